@@ -1,0 +1,132 @@
+/**
+ * Who owns a descriptor, and the calls that work on any kind of one.
+ *
+ * @module
+ */
+
+import { c, errnos } from "./abi.ts";
+import { check, errno, systemError } from "./errno.ts";
+import { libc } from "./libc.ts";
+
+/**
+ * Owns one file descriptor: it is closed by `close()` or by `using`, unless `take()` moves it to
+ * somebody else first.
+ *
+ * ```ts
+ * import { connect, Fd } from "@graceful/deno";
+ *
+ * function takeOver(received: Fd): number {
+ *   using fd = received; // closed at the end, unless taken
+ *   return fd.take(); // from here on the caller's
+ * }
+ * ```
+ */
+export class Fd {
+  #raw: number;
+
+  /** Takes the ownership of descriptor number `raw`. */
+  constructor(raw: number) {
+    if (!Number.isInteger(raw) || raw < 0 || raw > 0x7fff_ffff) {
+      throw new TypeError(`Not a descriptor number: ${raw}`);
+    }
+    this.#raw = raw;
+  }
+
+  /**
+   * The number, on loan: it stays valid until `take()` or `close()`.
+   *
+   * @throws {Deno.errors.BadResource} After either.
+   */
+  get raw(): number {
+    if (this.#raw < 0) throw new Deno.errors.BadResource("This Fd was taken or closed already");
+    return this.#raw;
+  }
+
+  /** Whether it still owns a descriptor. */
+  get owned(): boolean {
+    return this.#raw >= 0;
+  }
+
+  /**
+   * The number, for good: closing it is now up to the caller.
+   *
+   * @throws {Deno.errors.BadResource} When it was taken or closed already.
+   */
+  take(): number {
+    const raw = this.raw;
+    this.#raw = -1;
+    return raw;
+  }
+
+  /**
+   * A second owner of the same open file, socket or pipe (fcntl(2), F_DUPFD_CLOEXEC).
+   *
+   * @throws {Deno.errors.BadResource} When it was taken or closed already.
+   */
+  dup(): Fd {
+    return new Fd(dup(this.raw));
+  }
+
+  /**
+   * Closes the descriptor.
+   *
+   * @throws {Deno.errors.BadResource} When it was taken or closed already.
+   */
+  close(): void {
+    closeRaw(this.take());
+  }
+
+  /** Closes the descriptor unless it was taken or closed. */
+  [Symbol.dispose](): void {
+    if (this.owned) this.close();
+  }
+}
+
+/** The number of an `Fd` or of a number, on loan. */
+export function rawOf(fd: Fd | number): number {
+  return typeof fd === "number" ? fd : fd.raw;
+}
+
+/**
+ * Closes descriptor number `raw`. EINTR and EIO count as closed: Linux frees the number before it
+ * reports either (close(2), "Dealing with error returns from close()").
+ */
+export function closeRaw(raw: number): void {
+  if (libc().close(raw) < 0 && errno() === errnos.EBADF) {
+    throw systemError(errnos.EBADF, `Cannot close descriptor ${raw}`);
+  }
+}
+
+/** Closes every number in `raws` that is open. */
+export function closeAll(raws: Iterable<number>): void {
+  for (const raw of raws) libc().close(raw);
+}
+
+/** A new number for what `raw` is open on; the caller owns it. */
+export function dup(raw: number): number {
+  return check(
+    libc().fcntl(raw, c.F_DUPFD_CLOEXEC, 0),
+    () => `Cannot duplicate descriptor ${raw}`,
+  );
+}
+
+/** Makes number `to` refer to what `from` is open on; what `to` was is closed (dup(2)). */
+export function replace(from: number, to: number): void {
+  check(
+    libc().dup3(from, to, c.O_CLOEXEC),
+    () => `Cannot put descriptor ${from} in the place of ${to}`,
+  );
+}
+
+/** Whether descriptor number `raw` is open. */
+export function isOpen(raw: number): boolean {
+  return libc().fcntl(raw, c.F_GETFD, 0) >= 0;
+}
+
+/** Sets or clears O_NONBLOCK, which every descriptor of the same description shares (open(2)). */
+export function setNonblocking(raw: number, on: boolean): void {
+  const attempt = () => `Cannot set the status flags of descriptor ${raw}`;
+  const flags = check(libc().fcntl(raw, c.F_GETFL, 0), attempt);
+  const wanted = on ? flags | c.O_NONBLOCK : flags & ~c.O_NONBLOCK;
+  if (wanted !== flags) check(libc().fcntl(raw, c.F_SETFL, wanted), attempt);
+}

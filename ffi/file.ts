@@ -1,0 +1,107 @@
+/**
+ * Files by number or path: what fstat(2) tells, and the few calls on names.
+ *
+ * @module
+ */
+
+import { c, structs } from "./abi.ts";
+import { check, uninterrupted } from "./errno.ts";
+import { closeRaw } from "./fd.ts";
+import { libc } from "./libc.ts";
+
+/** A path as C reads it. */
+function cString(path: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(`${path}\0`);
+}
+
+/** What kind of file a descriptor is open on, and which one. */
+export interface FileStatus {
+  kind: "regular" | "pipe" | "directory" | "character device" | "block device" | "socket" | "other";
+  /** Device and inode: together they name one file. */
+  dev: bigint;
+  ino: bigint;
+  /** For a device: its own number. */
+  rdev: bigint;
+}
+
+const kinds: Record<number, FileStatus["kind"]> = {
+  [c.S_IFREG]: "regular",
+  [c.S_IFIFO]: "pipe",
+  [c.S_IFDIR]: "directory",
+  [c.S_IFCHR]: "character device",
+  [c.S_IFBLK]: "block device",
+  [c.S_IFSOCK]: "socket",
+};
+
+/** fstat(2). */
+export function fileStatus(raw: number): FileStatus {
+  const { stat } = structs;
+  const status = new Uint8Array(stat.size);
+  const { fstat, __fxstat } = libc();
+  // The version that __fxstat wants: _STAT_VER of bits/stat.h.
+  const version = Deno.build.arch === "x86_64" ? 1 : 0;
+  const result = fstat ? fstat(raw, status) : __fxstat!(version, raw, status);
+  check(result, () => `Cannot read the status of descriptor ${raw}`);
+  return {
+    kind: kinds[stat.read(status, "st_mode") & c.S_IFMT] ?? "other",
+    dev: stat.read(status, "st_dev"),
+    ino: stat.read(status, "st_ino"),
+    rdev: stat.read(status, "st_rdev"),
+  };
+}
+
+/** The status of the file at `path`; undefined when there is none. */
+export function pathStatus(path: string): FileStatus | undefined {
+  const raw = libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0);
+  if (raw < 0) return undefined;
+  try {
+    return fileStatus(raw);
+  } finally {
+    closeRaw(raw);
+  }
+}
+
+/** Reads a whole small file, such as those of proc(5); undefined when it cannot be opened. */
+export function readText(path: string): string | undefined {
+  const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
+  if (raw < 0) return undefined;
+  try {
+    const decoder = new TextDecoder();
+    const chunk = new Uint8Array(8192);
+    let text = "";
+    for (;;) {
+      const n = uninterrupted(libc().read, raw, chunk, BigInt(chunk.length));
+      if (n <= 0) return text + decoder.decode();
+      text += decoder.decode(chunk.subarray(0, n), { stream: true });
+    }
+  } finally {
+    closeRaw(raw);
+  }
+}
+
+/** What the symbolic link at `path` says; undefined when there is none. */
+export function readLink(path: string): string | undefined {
+  const target = new Uint8Array(c.PATH_MAX);
+  const n = Number(libc().readlink(cString(path), target, BigInt(target.length)));
+  return n < 0 ? undefined : new TextDecoder().decode(target.subarray(0, n));
+}
+
+/** unlink(2); gives whether there was something to remove. */
+export function unlink(path: string): boolean {
+  return libc().unlink(cString(path)) === 0;
+}
+
+/** rename(2): `to` is replaced in one step. */
+export function rename(from: string, to: string): void {
+  check(libc().rename(cString(from), cString(to)), () => `Cannot rename "${from}" to "${to}"`);
+}
+
+/** The offset of the open file description; -1 when it has none (a pipe, a terminal). */
+export function offsetOf(raw: number): number {
+  return Number(libc().lseek(raw, 0n, c.SEEK_CUR));
+}
+
+/** Moves the offset, for every descriptor of the same description. */
+export function seekTo(raw: number, offset: number): void {
+  libc().lseek(raw, BigInt(offset), c.SEEK_SET);
+}

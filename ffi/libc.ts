@@ -1,0 +1,143 @@
+/**
+ * The C library, opened at the first call: importing needs no permission.
+ *
+ * Addresses are `usize` numbers and buffers are `buffer`, never `pointer`: permission for one exact
+ * library path does not include `Deno.UnsafePointer`.
+ *
+ * @module
+ */
+
+import { libcPaths, supported } from "./abi.ts";
+
+const symbols = {
+  // int socket(int domain, int type, int protocol);
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // int socketpair(int domain, int type, int protocol, int sv[2]);
+  socketpair: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  // int bind(int sockfd, const struct sockaddr *addr, socklen_t addrlen);
+  bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  // int listen(int sockfd, int backlog);
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  // int accept4(int sockfd, struct sockaddr *addr, socklen_t *addrlen, int flags);
+  accept4: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32" },
+  // int connect(int sockfd, const struct sockaddr *addr, socklen_t addrlen);
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  // int getsockname(int sockfd, struct sockaddr *addr, socklen_t *addrlen);
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  // int getpeername(int sockfd, struct sockaddr *addr, socklen_t *addrlen);
+  getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  // int getsockopt(int sockfd, int level, int optname, void *optval, socklen_t *optlen);
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  // int setsockopt(int sockfd, int level, int optname, const void *optval, socklen_t optlen);
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  // int shutdown(int sockfd, int how);
+  shutdown: { parameters: ["i32", "i32"], result: "i32" },
+  // ssize_t sendmsg(int sockfd, const struct msghdr *msg, int flags);
+  sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+  // ssize_t recvmsg(int sockfd, struct msghdr *msg, int flags);
+  recvmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+
+  // int close(int fd);
+  close: { parameters: ["i32"], result: "i32" },
+  // int fcntl(int fd, int cmd, ... /* int arg */);
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // int ioctl(int fd, unsigned long request, ... /* int *arg */);
+  ioctl: { parameters: ["i32", "usize", "buffer"], result: "i32" },
+  // int dup3(int oldfd, int newfd, int flags);
+  dup3: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // int open(const char *pathname, int flags, ... /* mode_t mode */);
+  open: { parameters: ["buffer", "i32", "u32"], result: "i32" },
+  // ssize_t read(int fd, void *buf, size_t count);
+  read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  // ssize_t write(int fd, const void *buf, size_t count);
+  write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  // off_t lseek(int fd, off_t offset, int whence);
+  lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  // int fchmod(int fd, mode_t mode);
+  fchmod: { parameters: ["i32", "u32"], result: "i32" },
+  // int fstat(int fd, struct stat *statbuf);    a function since glibc 2.33
+  fstat: { parameters: ["i32", "buffer"], result: "i32", optional: true },
+  // int __fxstat(int version, int fd, struct stat *statbuf);    what fstat was before
+  __fxstat: { parameters: ["i32", "i32", "buffer"], result: "i32", optional: true },
+  // ssize_t readlink(const char *pathname, char *buf, size_t bufsiz);
+  readlink: { parameters: ["buffer", "buffer", "usize"], result: "isize" },
+  // int unlink(const char *pathname);
+  unlink: { parameters: ["buffer"], result: "i32" },
+  // int rename(const char *oldpath, const char *newpath);
+  rename: { parameters: ["buffer", "buffer"], result: "i32" },
+
+  // int epoll_create1(int flags);
+  epoll_create1: { parameters: ["i32"], result: "i32" },
+  // int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event);
+  epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  // int epoll_wait(int epfd, struct epoll_event *events, int maxevents, int timeout);
+  epoll_wait: { parameters: ["i32", "buffer", "i32", "i32"], result: "i32", nonblocking: true },
+  // int eventfd(unsigned int initval, int flags);
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
+
+  // void *memcpy(void *dest, const void *src, size_t n);
+  memcpy: { parameters: ["buffer", "usize", "usize"], result: "usize" },
+  // void *memmove(void *dest, const void *src, size_t n);    of nothing: gives dest
+  memmove: { parameters: ["buffer", "buffer", "usize"], result: "usize" },
+  // int *__errno_location(void);
+  __errno_location: { parameters: [], result: "usize" },
+  // int __xpg_strerror_r(int errnum, char *buf, size_t buflen);
+  __xpg_strerror_r: { parameters: ["i32", "buffer", "usize"], result: "i32" },
+} as const;
+
+/** The functions of libc that this library calls. */
+export type Libc = Deno.DynamicLibrary<typeof symbols>["symbols"];
+
+let opened: Libc | undefined;
+
+/**
+ * The C library; opens it at the first call.
+ *
+ * @throws {Deno.errors.NotCapable} Without permission for ffi.
+ * @throws {Deno.errors.NotSupported} On a system whose layouts `abi.ts` does not hold.
+ */
+export function libc(): Libc {
+  return opened ??= open();
+}
+
+/** The address of the first byte of `bytes`; it does not move while the buffer lives. */
+export function addressOf(bytes: Uint8Array<ArrayBuffer>): bigint {
+  return BigInt(libc().memmove(bytes, bytes, 0n));
+}
+
+function open(): Libc {
+  if (!supported) {
+    throw new Deno.errors.NotSupported(
+      `Descriptors are passed on Linux x86_64 and aarch64; this is ${Deno.build.os} ${Deno.build.arch}`,
+    );
+  }
+  const { symbols: loaded } = Deno.dlopen(libraryName(), symbols);
+  warm(loaded);
+  return loaded;
+}
+
+/**
+ * "libc.so.6" where any library may be opened; where only exact paths may (`--allow-ffi=PATH`), the
+ * one of the usual places that is allowed. Asking never prompts.
+ */
+function libraryName(): string {
+  const soname = "libc.so.6";
+  if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") return soname;
+  const allowed = libcPaths.find((path) =>
+    Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
+  );
+  return allowed ?? soname;
+}
+
+/**
+ * A call's first runs go through code that V8 still compiles, which may itself change errno between
+ * a failed call and its reading. Failing on purpose a thousand times (a millisecond) gets
+ * the two calls compiled before one matters.
+ */
+function warm(loaded: Libc): void {
+  const scratch = new Uint8Array(4);
+  for (let i = 0; i < 1000; i++) {
+    loaded.close(-1);
+    loaded.memcpy(scratch, loaded.__errno_location(), 4n);
+  }
+}

@@ -1,0 +1,167 @@
+/**
+ * One sendmsg(2) or recvmsg(2) with descriptors: SCM_RIGHTS of unix(7), in the layout of cmsg(3).
+ *
+ * The buffers are made once and used for every message: their addresses do not move.
+ *
+ * @module
+ */
+
+import { c, cmsg, errnos, structs } from "./abi.ts";
+import { errno, systemError, uninterrupted } from "./errno.ts";
+import { closeRaw, isOpen } from "./fd.ts";
+import { addressOf, libc } from "./libc.ts";
+
+const { iovec, msghdr, cmsghdr } = structs;
+const baseAt = iovec.offset("iov_base");
+const lengthAt = iovec.offset("iov_len");
+const controlAt = msghdr.offset("msg_control");
+const controlLengthAt = msghdr.offset("msg_controllen");
+const flagsAt = msghdr.offset("msg_flags");
+const firstData = cmsg.length(0);
+
+/** The most descriptors that one message carries (net/scm.h, `SCM_MAX_FD`). */
+export const maxDescriptors: number = c.SCM_MAX_FD;
+
+/** What `send` and `receive` give when they would have to wait. */
+export const wouldBlock = -1;
+
+/** Data, control message and header of one message, wired together. */
+class MessageBuffers {
+  readonly data: Uint8Array<ArrayBuffer>;
+  protected readonly control: Uint8Array<ArrayBuffer>;
+  protected readonly header: Uint8Array<ArrayBuffer>;
+  protected readonly headerView: DataView;
+  protected readonly iovView: DataView;
+  protected readonly dataAddress: bigint;
+  protected readonly controlAddress: bigint;
+
+  constructor(dataBytes: number, controlBytes: number) {
+    this.data = new Uint8Array(dataBytes);
+    this.control = new Uint8Array(controlBytes);
+    const iov = iovec.pack({ iov_base: this.data, iov_len: dataBytes }, addressOf);
+    this.header = msghdr.pack(
+      { msg_iov: iov, msg_iovlen: 1, msg_control: this.control },
+      addressOf,
+    );
+    this.iovView = new DataView(iov.buffer);
+    this.headerView = new DataView(this.header.buffer);
+    this.dataAddress = addressOf(this.data);
+    this.controlAddress = addressOf(this.control);
+  }
+}
+
+/** Room for one outgoing message: fill `data` and `descriptors`, then `send`. */
+export class OutgoingMessage extends MessageBuffers {
+  /** The numbers that `send` passes along: a view into the control message. */
+  readonly descriptors: Int32Array;
+  readonly #controlHead: DataView;
+
+  constructor(dataBytes: number) {
+    super(dataBytes, cmsg.space(4 * maxDescriptors));
+    this.control.set(cmsghdr.pack({ cmsg_level: c.SOL_SOCKET, cmsg_type: c.SCM_RIGHTS }));
+    this.descriptors = new Int32Array(this.control.buffer, firstData, maxDescriptors);
+    this.#controlHead = new DataView(this.control.buffer);
+  }
+
+  /**
+   * Sends the bytes of `data` from `start` to `end`, with the first `count` descriptors.
+   *
+   * Gives how many bytes went out: if some did, all the descriptors did, and the rest is to be sent
+   * with none. Gives `wouldBlock` when nothing went out because the socket's buffer is full.
+   */
+  send(raw: number, start: number, end: number, count: number): number {
+    this.iovView.setBigUint64(baseAt, this.dataAddress + BigInt(start), true);
+    this.iovView.setBigUint64(lengthAt, BigInt(end - start), true);
+    const used = count === 0 ? 0 : cmsg.space(4 * count);
+    this.headerView.setBigUint64(controlAt, count === 0 ? 0n : this.controlAddress, true);
+    this.headerView.setBigUint64(controlLengthAt, BigInt(used), true);
+    if (count > 0) this.#controlHead.setBigUint64(0, BigInt(cmsg.length(4 * count)), true);
+    const flags = c.MSG_DONTWAIT | c.MSG_NOSIGNAL;
+    const sent = uninterrupted(libc().sendmsg, raw, this.header, flags);
+    if (sent >= 0) return sent;
+    const code = errno();
+    if (code === errnos.EAGAIN) return wouldBlock;
+    throw this.#sendError(code, raw, count);
+  }
+
+  #sendError(code: number, raw: number, count: number): Error {
+    if (code === errnos.EBADF && isOpen(raw)) {
+      const bad = this.descriptors.subarray(0, count).find((descriptor) => !isOpen(descriptor));
+      if (bad !== undefined) return systemError(code, `Cannot send descriptor ${bad}`);
+    }
+    if (code === errnos.ETOOMANYREFS) {
+      return systemError(
+        code,
+        `Cannot send ${count} descriptors: more than RLIMIT_NOFILE are in flight, unread by receivers`,
+      );
+    }
+    return systemError(code, `Cannot send ${count} descriptors`);
+  }
+}
+
+/** Room for one incoming message. */
+export class IncomingMessage extends MessageBuffers {
+  /** The descriptors that came with the last message, in their order; the first `count` are set. */
+  readonly descriptors: Int32Array = new Int32Array(maxDescriptors);
+  /** How many descriptors came with the last message. Whoever received them owns them. */
+  count = 0;
+  /** Whether the kernel had to drop descriptors of the last message (`MSG_CTRUNC`). */
+  truncated = false;
+
+  constructor(dataBytes: number) {
+    // A full SCM_RIGHTS, and room for the credentials, pidfd and label that a socket may be set to.
+    super(dataBytes, 4096);
+  }
+
+  /**
+   * Receives at most `most` bytes into `data`, and descriptors, close-on-exec.
+   *
+   * Gives the number of bytes, 0 at the end of the stream, `wouldBlock` when there is nothing yet.
+   */
+  receive(raw: number, most: number = this.data.length): number {
+    this.count = 0;
+    this.truncated = false;
+    this.iovView.setBigUint64(lengthAt, BigInt(most), true);
+    this.headerView.setBigUint64(controlLengthAt, BigInt(this.control.length), true);
+    const flags = c.MSG_DONTWAIT | c.MSG_CMSG_CLOEXEC;
+    const received = uninterrupted(libc().recvmsg, raw, this.header, flags);
+    if (received < 0) {
+      const code = errno();
+      if (code === errnos.EAGAIN) return wouldBlock;
+      throw systemError(code, `Cannot receive from descriptor ${raw}`);
+    }
+    // MSG_CMSG_CLOEXEC is echoed here too (net/core/scm.c), so by mask.
+    this.truncated = (this.headerView.getInt32(flagsAt, true) & c.MSG_CTRUNC) !== 0;
+    this.#walk(Number(this.headerView.getBigUint64(controlLengthAt, true)));
+    return received;
+  }
+
+  /** CMSG_FIRSTHDR, CMSG_NXTHDR and CMSG_DATA of cmsg(3). */
+  #walk(controlLength: number): void {
+    for (let at = 0; at + cmsghdr.size <= controlLength;) {
+      const length = cmsghdr.read(this.control, "cmsg_len", at);
+      if (length < cmsghdr.size) return;
+      const type = cmsghdr.read(this.control, "cmsg_type", at);
+      if (cmsghdr.read(this.control, "cmsg_level", at) === c.SOL_SOCKET) {
+        const end = Math.min(at + length, controlLength);
+        if (type === c.SCM_RIGHTS) this.#collect(at + firstData, end);
+        if (type === c.SCM_PIDFD) this.#discard(at + firstData, end);
+      }
+      at += cmsg.align(length);
+    }
+  }
+
+  #collect(start: number, end: number): void {
+    const view = new DataView(this.control.buffer);
+    for (let at = start; at + 4 <= end; at += 4) {
+      this.descriptors[this.count++] = view.getInt32(at, true);
+    }
+  }
+
+  /** A pidfd that the socket was set to announce (SO_PASSPIDFD): nobody here asked for it. */
+  #discard(start: number, end: number): void {
+    if (start + 4 > end) return;
+    const raw = new DataView(this.control.buffer).getInt32(start, true);
+    if (raw >= 0) closeRaw(raw);
+  }
+}

@@ -1,0 +1,48 @@
+/**
+ * What proc(5) tells about this process's descriptors, read through libc: no read permission needed.
+ *
+ * @module
+ */
+
+import { isOpen } from "./fd.ts";
+import { readLink, readText } from "./file.ts";
+
+/** The numbers of every open descriptor, in order. */
+export function openDescriptors(): number[] {
+  const found: number[] = [];
+  const end = tableSize();
+  for (let raw = 0; raw < end; raw++) if (isOpen(raw)) found.push(raw);
+  return found;
+}
+
+/** What a descriptor is, as /proc names it: "socket:[8123]", "anon_inode:[eventpoll]", "/etc/hosts". */
+export function describeDescriptor(raw: number): string | undefined {
+  return readLink(`/proc/self/fd/${raw}`);
+}
+
+/** One line of an epoll's fdinfo: a descriptor it watches. */
+export interface Registration {
+  /** The number under which the descriptor was added. */
+  tfd: number;
+  events: number;
+  /** The opaque 64 bits that its events carry. */
+  data: bigint;
+}
+
+/** What the epoll `raw` watches (proc(5), "/proc/pid/fdinfo", epoll entries). */
+export function registrations(raw: number): Registration[] {
+  const text = readText(`/proc/self/fdinfo/${raw}`) ?? "";
+  const line = /^tfd:\s*(\d+)\s+events:\s*([0-9a-f]+)\s+data:\s*([0-9a-f]+)/gm;
+  return Array.from(text.matchAll(line), ([, tfd, events, data]) => ({
+    tfd: Number(tfd),
+    events: parseInt(events, 16),
+    data: BigInt(`0x${data}`),
+  }));
+}
+
+/** How many numbers the descriptor table has room for now (proc(5), "FDSize"). */
+function tableSize(): number {
+  const size = /^FDSize:\s*(\d+)/m.exec(readText("/proc/self/status") ?? "");
+  if (!size) throw new Deno.errors.NotSupported("/proc is not mounted: cannot list descriptors");
+  return Number(size[1]);
+}

@@ -1,0 +1,218 @@
+/**
+ * Sockets by number: the calls of socket(2) and what getsockopt(2) tells about one.
+ *
+ * Every socket made here is non-blocking and close-on-exec.
+ *
+ * @module
+ */
+
+import { c, errnos, structs } from "./abi.ts";
+import { check, errno, systemError, uninterrupted } from "./errno.ts";
+import { closeRaw } from "./fd.ts";
+import { libc } from "./libc.ts";
+import { type Address, maxAddressBytes, packUnix, unpackAddress } from "./sockaddr.ts";
+
+const socketFlags = c.SOCK_CLOEXEC | c.SOCK_NONBLOCK;
+
+const address = new Uint8Array(maxAddressBytes);
+const length = new Uint32Array(1);
+const lengthBytes = new Uint8Array(length.buffer);
+const option = new Int32Array(1);
+const optionBytes = new Uint8Array(option.buffer);
+
+function unixSocket(): number {
+  return check(libc().socket(c.AF_UNIX, c.SOCK_STREAM | socketFlags, 0), "Cannot make a socket");
+}
+
+/** Two connected unix sockets. */
+export function socketPair(type: "stream" | "datagram" = "stream"): [number, number] {
+  const pair = new Int32Array(2);
+  const number = type === "stream" ? c.SOCK_STREAM : c.SOCK_DGRAM;
+  check(
+    libc().socketpair(c.AF_UNIX, number | socketFlags, 0, new Uint8Array(pair.buffer)),
+    "Cannot make a socket pair",
+  );
+  return [pair[0], pair[1]];
+}
+
+/**
+ * A listening unix stream socket.
+ *
+ * @param mode Permissions of the file it makes. Linux gives the file the mode of the unbound
+ * socket's own inode (net/unix/af_unix.c, `unix_bind_bsd`), so there is no moment with another.
+ */
+export function listenUnix(
+  path: string,
+  attempt: string,
+  { mode = 0o600, backlog = 4096 }: { mode?: number; backlog?: number } = {},
+): number {
+  const name = packUnix(path, attempt);
+  const raw = unixSocket();
+  try {
+    check(libc().fchmod(raw, mode), attempt);
+    check(libc().bind(raw, name, name.length), attempt);
+    check(libc().listen(raw, backlog), attempt);
+    return raw;
+  } catch (error) {
+    closeRaw(raw);
+    throw error;
+  }
+}
+
+/**
+ * Connects a new unix stream socket; gives -1 while the listener's queue is full, which no readiness
+ * event announces the end of (connect(2), EAGAIN).
+ */
+export function connectUnix(path: string, attempt: string): number {
+  const name = packUnix(path, attempt);
+  const raw = unixSocket();
+  if (uninterrupted(libc().connect, raw, name, name.length) === 0) return raw;
+  const code = errno();
+  closeRaw(raw);
+  if (code === errnos.EAGAIN) return -1;
+  throw systemError(code, attempt);
+}
+
+/** The next connection in the queue; -1 when there is none. */
+export function accept(raw: number, attempt: string | (() => string)): number {
+  length[0] = address.length;
+  const accepted = uninterrupted(libc().accept4, raw, address, lengthBytes, socketFlags);
+  if (accepted >= 0) return accepted;
+  const code = errno();
+  // The peer that left while it queued is nobody's error.
+  if (code === errnos.EAGAIN || code === errnos.ECONNABORTED) return -1;
+  throw systemError(code, typeof attempt === "string" ? attempt : attempt());
+}
+
+/** What the socket is bound to. */
+export function localAddress(raw: number): Address | undefined {
+  length[0] = address.length;
+  check(
+    libc().getsockname(raw, address, lengthBytes),
+    () => `Cannot read the address of descriptor ${raw}`,
+  );
+  return unpackAddress(address, length[0], integerOption(raw, c.SO_TYPE));
+}
+
+/** What the socket is connected to; undefined when it is not connected. */
+export function peerAddress(raw: number): Address | undefined {
+  length[0] = address.length;
+  if (libc().getpeername(raw, address, lengthBytes) < 0) return undefined;
+  return unpackAddress(address, length[0], integerOption(raw, c.SO_TYPE));
+}
+
+/** An integer option of SOL_SOCKET: SO_TYPE, SO_DOMAIN, SO_ACCEPTCONN, ... (socket(7)). */
+function integerOption(raw: number, name: number): number {
+  length[0] = option.byteLength;
+  check(
+    libc().getsockopt(raw, c.SOL_SOCKET, name, optionBytes, lengthBytes),
+    () => `Cannot read a socket option of descriptor ${raw}`,
+  );
+  return option[0];
+}
+
+/** What kind of socket a descriptor is, in words. */
+export interface SocketKind {
+  domain: "unix" | "ipv4" | "ipv6" | "other";
+  type: "stream" | "datagram" | "seqpacket" | "other";
+  listening: boolean;
+}
+
+const domains: Record<number, SocketKind["domain"]> = {
+  [c.AF_UNIX]: "unix",
+  [c.AF_INET]: "ipv4",
+  [c.AF_INET6]: "ipv6",
+};
+
+const types: Record<number, SocketKind["type"]> = {
+  [c.SOCK_STREAM]: "stream",
+  [c.SOCK_DGRAM]: "datagram",
+  [c.SOCK_SEQPACKET]: "seqpacket",
+};
+
+/**
+ * The kind of socket behind `raw`; undefined for an open descriptor that is no socket.
+ *
+ * @throws {Deno.errors.BadResource} When nothing is open under that number.
+ */
+export function socketKind(raw: number): SocketKind | undefined {
+  length[0] = option.byteLength;
+  if (libc().getsockopt(raw, c.SOL_SOCKET, c.SO_TYPE, optionBytes, lengthBytes) < 0) {
+    const code = errno();
+    if (code === errnos.ENOTSOCK) return undefined;
+    throw systemError(code, `Cannot tell what descriptor ${raw} is`);
+  }
+  return {
+    type: types[option[0]] ?? "other",
+    domain: domains[integerOption(raw, c.SO_DOMAIN)] ?? "other",
+    listening: integerOption(raw, c.SO_ACCEPTCONN) !== 0,
+  };
+}
+
+/** The number that only this socket has since boot (SO_COOKIE); duplicates share it. */
+export function socketCookie(raw: number): bigint {
+  const cookie = new BigUint64Array(1);
+  length[0] = cookie.byteLength;
+  check(
+    libc().getsockopt(
+      raw,
+      c.SOL_SOCKET,
+      c.SO_COOKIE,
+      new Uint8Array(cookie.buffer),
+      lengthBytes,
+    ),
+    () => `Cannot read the cookie of descriptor ${raw}`,
+  );
+  return cookie[0];
+}
+
+/** Who is at the other end of a unix connection: as of its connect() or listen() (SO_PEERCRED). */
+export interface Credentials {
+  pid: number;
+  uid: number;
+  gid: number;
+}
+
+/** The peer's credentials, by the kernel's word. */
+export function peerCredentials(raw: number): Credentials {
+  const { ucred } = structs;
+  const credentials = new Uint8Array(ucred.size);
+  length[0] = credentials.length;
+  check(
+    libc().getsockopt(raw, c.SOL_SOCKET, c.SO_PEERCRED, credentials, lengthBytes),
+    () => `Cannot read the peer's credentials of descriptor ${raw}`,
+  );
+  return {
+    pid: ucred.read(credentials, "pid"),
+    uid: ucred.read(credentials, "uid"),
+    gid: ucred.read(credentials, "gid"),
+  };
+}
+
+/** Closing `raw` will reset the connection and leave no TIME_WAIT behind (socket(7), SO_LINGER). */
+export function resetOnClose(raw: number): void {
+  const linger = structs.linger.pack({ l_onoff: 1, l_linger: 0 });
+  check(
+    libc().setsockopt(raw, c.SOL_SOCKET, c.SO_LINGER, linger, linger.length),
+    () => `Cannot set SO_LINGER of descriptor ${raw}`,
+  );
+}
+
+/** Ends the sending half: the peer reads EOF after what is queued (shutdown(2), SHUT_WR). */
+export function shutdownWrite(raw: number): void {
+  check(libc().shutdown(raw, c.SHUT_WR), () => `Cannot shut down descriptor ${raw}`);
+}
+
+/** Ends the receiving half: reads give what is queued, then EOF (shutdown(2), SHUT_RD). */
+export function shutdownRead(raw: number): void {
+  check(libc().shutdown(raw, c.SHUT_RD), () => `Cannot shut down descriptor ${raw}`);
+}
+
+/** Bytes that arrived and were not read yet (FIONREAD). */
+export function unreadBytes(raw: number): number {
+  check(
+    libc().ioctl(raw, BigInt(c.FIONREAD), optionBytes),
+    () => `Cannot ask descriptor ${raw} for its unread bytes`,
+  );
+  return option[0];
+}

@@ -1,0 +1,450 @@
+/**
+ * Unix stream sockets that read and write plain bytes and never lose a descriptor.
+ *
+ * @module
+ */
+
+import { closeAll, Fd } from "../ffi/fd.ts";
+import { type FileStatus, pathStatus, readText, rename, unlink } from "../ffi/file.ts";
+import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
+import { ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { formatPath, type UnixAddress } from "../ffi/sockaddr.ts";
+import {
+  accept,
+  connectUnix,
+  type Credentials,
+  listenUnix,
+  localAddress,
+  peerCredentials,
+  shutdownWrite,
+  socketKind,
+} from "../ffi/socket.ts";
+import {
+  ControlTruncatedError,
+  NotUnixConnError,
+  NotUnixListenerError,
+  UnexpectedEofError,
+} from "./errors.ts";
+import { defaultMaxReceivedMeta, RecordReader, type WireRecord } from "./wire.ts";
+
+/** What waits takes a signal: aborting it rejects the wait with the signal's reason. */
+export interface WaitOptions {
+  /** Ends the wait. */
+  signal?: AbortSignal;
+}
+
+/** Options of {@linkcode listen}. */
+export interface ListenOptions {
+  /** Permissions of the socket's file. @default {0o600} */
+  mode?: number;
+  /**
+   * Takes the path over in one step if it is in use: the new socket is bound beside it and renamed
+   * over it, so that at no moment a client finds nothing there. @default {false}
+   */
+  replace?: boolean;
+}
+
+/**
+ * Listens on a unix stream socket at `path`; "\0name" is a name in the abstract namespace.
+ *
+ * ```ts
+ * import { connect, listen } from "@graceful/deno";
+ *
+ * const directory = await Deno.makeTempDir();
+ * using listener = listen(`${directory}/app.sock`);
+ * using client = await connect(listener.addr.path!);
+ * using server = await listener.accept();
+ * await client.write(new TextEncoder().encode("hello"));
+ * console.log(new TextDecoder().decode(await server.readFull(new Uint8Array(5))));
+ * ```
+ *
+ * @throws {Deno.errors.AddrInUse} When the path is taken, even by a stale file.
+ * @throws {RangeError} When the path is longer than the 107 bytes a socket address holds.
+ */
+export function listen(path: string, options: ListenOptions = {}): UnixListener {
+  const attempt = `Cannot listen on ${formatPath(path)}`;
+  const { mode, replace = false } = options;
+  const abstract = path.startsWith("\0");
+  const bound = replace && !abstract ? beside(path) : path;
+  let raw: number;
+  try {
+    raw = listenUnix(bound, attempt, { mode });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    const inUse = new Deno.errors.AddrInUse(`${attempt}: ${whoHolds(path)}`, { cause: error });
+    throw Object.assign(inUse, { code: "EADDRINUSE" });
+  }
+  const fd = new Fd(raw);
+  try {
+    if (bound !== path) rename(bound, path);
+    return new UnixListener(fd, path);
+  } catch (error) {
+    fd.close();
+    unlink(bound);
+    throw error;
+  }
+}
+
+/**
+ * Connects to the unix stream socket at `path`; "\0name" is a name in the abstract namespace.
+ *
+ * ```ts
+ * import { connect } from "@graceful/deno";
+ * import { assertRejects } from "@std/assert";
+ *
+ * await assertRejects(() => connect("/nonexistent/app.sock"), Deno.errors.NotFound);
+ * ```
+ *
+ * @throws {Deno.errors.NotFound} When there is no such path.
+ * @throws {Deno.errors.ConnectionRefused} When nobody listens there.
+ */
+export async function connect(path: string, options: WaitOptions = {}): Promise<UnixConn> {
+  const { signal } = options;
+  const attempt = `Cannot connect to ${formatPath(path)}`;
+  for (let delay = 1;; delay = Math.min(delay * 2, 50)) {
+    signal?.throwIfAborted();
+    const raw = connectUnix(path, attempt);
+    if (raw >= 0) return new UnixConn(new Fd(raw));
+    await pause(delay, signal);
+  }
+}
+
+/** A listening unix stream socket. Closing it removes its path, unless another socket has taken it. */
+export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
+  /** The descriptor, on loan: the listener owns it. */
+  readonly fd: Fd;
+  /** Where it listens. */
+  readonly addr: UnixAddress;
+  readonly #closing = new AbortController();
+  #file: FileStatus | undefined;
+  #referenced = true;
+
+  /**
+   * Takes over a listening unix stream socket.
+   *
+   * @param path Whose file to remove on close; without it no file is touched.
+   * @throws {NotUnixListenerError} When `fd` is something else; it stays open, with the caller.
+   */
+  constructor(fd: Fd, path?: string) {
+    if (!isUnixStream(fd.raw, { listening: true })) {
+      throw new NotUnixListenerError(`Descriptor ${fd.raw} is not a unix stream listener`);
+    }
+    this.fd = fd;
+    this.addr = path === undefined
+      ? localAddress(fd.raw) as UnixAddress
+      : { transport: "unix", path };
+    if (path !== undefined && !path.startsWith("\0")) this.#file = pathStatus(path);
+  }
+
+  /**
+   * Waits for the next connection.
+   *
+   * @throws {Deno.errors.BadResource} When the listener is closed, also while it waits.
+   */
+  async accept(options: WaitOptions = {}): Promise<UnixConn> {
+    const { signal } = options;
+    const attempt = () => `Cannot accept on ${formatPath(this.addr.path ?? "")}`;
+    for (;;) {
+      signal?.throwIfAborted();
+      const raw = accept(this.fd.raw, attempt);
+      if (raw >= 0) return new UnixConn(new Fd(raw));
+      await ready(this.fd.raw, "readable", {
+        keepsAlive: () => this.#referenced,
+        signal: either(this.#closing.signal, signal),
+      });
+    }
+  }
+
+  /** Connections as they come; ends quietly when the listener is closed. */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<UnixConn> {
+    for (;;) {
+      let connection: UnixConn;
+      try {
+        connection = await this.accept();
+      } catch (error) {
+        if (this.#closing.signal.aborted) return;
+        throw error;
+      }
+      yield connection;
+    }
+  }
+
+  /** Waiting for a connection keeps the process running; that is how it starts. */
+  ref(): void {
+    this.#referenced = true;
+    refreshKeepAlive();
+  }
+
+  /** Waiting for a connection does not keep the process running. */
+  unref(): void {
+    this.#referenced = false;
+    refreshKeepAlive();
+  }
+
+  /** Closing will leave the path alone, because the socket was passed on and lives elsewhere. */
+  keepPath(): void {
+    this.#file = undefined;
+  }
+
+  /**
+   * Stops listening and removes the path.
+   *
+   * @throws {Deno.errors.BadResource} When it is closed already.
+   */
+  close(): void {
+    const raw = this.fd.take();
+    const { path } = this.addr;
+    if (this.#file && path && same(pathStatus(path), this.#file)) unlink(path);
+    this.#closing.abort(new Deno.errors.BadResource("The listener was closed"));
+    closeAll([raw]);
+  }
+
+  /** Closes the listener unless it is closed. */
+  [Symbol.dispose](): void {
+    if (this.fd.owned) this.close();
+  }
+}
+
+// Shared by every connection of the thread: filled and emptied within one turn.
+const chunkBytes = 1 << 16;
+let incomingBuffers: IncomingMessage | undefined;
+let outgoingBuffers: OutgoingMessage | undefined;
+
+/** A connected unix stream socket: plain bytes and descriptors. */
+export class UnixConn implements Disposable {
+  /** The descriptor, on loan: the connection owns it. */
+  readonly fd: Fd;
+  readonly #closing = new AbortController();
+  readonly #reader = new RecordReader();
+  #wrote = false;
+
+  /**
+   * Takes over a connected unix stream socket.
+   *
+   * @throws {NotUnixConnError} When `fd` is something else; it stays open, with the caller.
+   */
+  constructor(fd: Fd) {
+    if (!isUnixStream(fd.raw, { listening: false })) {
+      throw new NotUnixConnError(`Descriptor ${fd.raw} is not a unix stream connection`);
+    }
+    this.fd = fd;
+  }
+
+  /** The other process, by the kernel's word (unix(7), SO_PEERCRED). */
+  get peer(): Credentials {
+    return peerCredentials(this.fd.raw);
+  }
+
+  /**
+   * Reads up to `into.length` plain bytes; resolves to how many, or to null at the end.
+   *
+   * Read no further than the peer's plain bytes go: what is read is not a record's any more. The
+   * descriptors that were attached to it stay queued.
+   */
+  async read(into: Uint8Array, options: WaitOptions = {}): Promise<number | null> {
+    if (into.length === 0) return 0;
+    const waiting = this.#reader.read(into);
+    if (waiting > 0) return waiting;
+    return await this.#fill(into.length, options.signal) ? this.#reader.read(into) : null;
+  }
+
+  /**
+   * Fills `into` with plain bytes: exactly so many, so that a message that follows stays whole.
+   *
+   * @throws {UnexpectedEofError} When the stream ends before.
+   */
+  async readFull<T extends Uint8Array>(into: T, options: WaitOptions = {}): Promise<T> {
+    let filled = 0;
+    while (filled < into.length) {
+      const n = await this.read(into.subarray(filled), options);
+      if (n === null) {
+        throw new UnexpectedEofError(
+          `The stream ended after ${filled} of ${into.length} bytes`,
+        );
+      }
+      filled += n;
+    }
+    return into;
+  }
+
+  /** Writes all of `bytes`; resolves to how many that are. */
+  async write(bytes: Uint8Array, options: WaitOptions = {}): Promise<number> {
+    const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
+    for (let sent = 0; sent < bytes.length;) {
+      const chunk = bytes.subarray(sent, sent + chunkBytes);
+      buffers.data.set(chunk);
+      const n = buffers.send(this.fd.raw, 0, chunk.length, 0);
+      if (n === wouldBlock) await this.#wait("writable", options.signal);
+      else sent += n;
+      this.#wrote = true;
+    }
+    return bytes.length;
+  }
+
+  /** Says that no more will be written: the peer reads the end after what is queued. */
+  closeWrite(): void {
+    shutdownWrite(this.fd.raw);
+  }
+
+  /**
+   * Sends `length` bytes of `message` with its first `count` descriptors, whole.
+   *
+   * @ignore
+   */
+  async send(
+    message: OutgoingMessage,
+    length: number,
+    count: number,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    for (let sent = 0; sent < length;) {
+      // The kernel attaches all descriptors to the first part; the rest goes without.
+      const n = message.send(this.fd.raw, sent, length, sent === 0 ? count : 0);
+      if (n === wouldBlock) await this.#wait("writable", signal);
+      else sent += n;
+    }
+  }
+
+  /**
+   * The next record that is whole already, without waiting.
+   *
+   * @ignore
+   */
+  whole(): WireRecord | undefined {
+    return this.#checked(() => this.#reader.next());
+  }
+
+  /**
+   * The next record; undefined at the end of the stream. Its descriptor is the caller's.
+   *
+   * @ignore
+   */
+  async record(
+    maxMetaBytes: number = defaultMaxReceivedMeta,
+    signal?: AbortSignal,
+  ): Promise<WireRecord | undefined> {
+    this.#reader.limit(maxMetaBytes);
+    for (;;) {
+      const record = this.whole();
+      if (record) return record;
+      if (await this.#fill(chunkBytes, signal)) continue;
+      this.#checked(() => this.#reader.end());
+      return undefined;
+    }
+  }
+
+  /**
+   * Closes the connection, and every descriptor that arrived and was not handed out.
+   *
+   * @throws {Deno.errors.BadResource} When it is closed already.
+   */
+  close(): void {
+    const raw = this.fd.take();
+    this.#closing.abort(new Deno.errors.BadResource("The connection was closed"));
+    closeAll([raw, ...this.#reader.surrender()]);
+  }
+
+  /** Closes the connection unless it is closed. */
+  [Symbol.dispose](): void {
+    if (this.fd.owned) this.close();
+  }
+
+  /** Waits for bytes and takes them in; false at the end of the stream. */
+  async #fill(most: number, signal: AbortSignal | undefined): Promise<boolean> {
+    const buffers = incomingBuffers ??= new IncomingMessage(chunkBytes);
+    for (;;) {
+      signal?.throwIfAborted();
+      const n = this.#receive(buffers, Math.min(most, chunkBytes));
+      if (n === 0) return false;
+      if (n !== wouldBlock) {
+        this.#checked(() => this.#take(buffers, n));
+        return true;
+      }
+      await this.#wait("readable", signal);
+    }
+  }
+
+  #receive(buffers: IncomingMessage, most: number): number {
+    try {
+      return buffers.receive(this.fd.raw, most);
+    } catch (error) {
+      // A peer that closes without having read what we wrote resets: after whole records that is
+      // its end like any other.
+      const reset = error instanceof Deno.errors.ConnectionReset;
+      if (reset && this.#wrote && this.#reader.empty) return 0;
+      throw error;
+    }
+  }
+
+  #take(buffers: IncomingMessage, n: number): void {
+    const descriptors = buffers.descriptors.subarray(0, buffers.count);
+    this.#reader.push(buffers.data.subarray(0, n), descriptors);
+    if (buffers.truncated) {
+      throw new ControlTruncatedError(
+        `Descriptors of a message were dropped by the kernel after ${buffers.count}: the process ` +
+          `has reached its limit of open ones (RLIMIT_NOFILE); raise it with ulimit -n`,
+      );
+    }
+  }
+
+  /** What fails has lost the line between records: whatever waits is closed. */
+  #checked<T>(step: () => T): T {
+    try {
+      return step();
+    } catch (error) {
+      closeAll(this.#reader.surrender());
+      throw error;
+    }
+  }
+
+  #wait(readiness: "readable" | "writable", signal: AbortSignal | undefined): Promise<void> {
+    return ready(this.fd.raw, readiness, { signal: either(this.#closing.signal, signal) });
+  }
+}
+
+function isUnixStream(raw: number, { listening }: { listening: boolean }): boolean {
+  const kind = socketKind(raw);
+  return kind?.domain === "unix" && kind.type === "stream" && kind.listening === listening;
+}
+
+function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
+  return given ? AbortSignal.any([own, given]) : own;
+}
+
+function same(a: FileStatus | undefined, b: FileStatus): boolean {
+  return a !== undefined && a.dev === b.dev && a.ino === b.ino;
+}
+
+/** A name in the directory of `path` that nobody else uses. */
+function beside(path: string): string {
+  const directory = path.slice(0, path.lastIndexOf("/") + 1);
+  return `${directory}.${crypto.randomUUID().slice(0, 13)}`;
+}
+
+/** Whether somebody listens there, found without connecting: that could start a handover. */
+function whoHolds(path: string): string {
+  const table = readText("/proc/net/unix") ?? "";
+  const listening = table.split("\n").some((line) => {
+    const fields = line.split(/\s+/);
+    // Flags with __SO_ACCEPTCON (net/unix/af_unix.c, unix_seq_show).
+    return fields.length > 7 && fields[3] === "00010000" && fields.slice(7).join(" ") === path;
+  });
+  return listening
+    ? "another instance is serving there"
+    : "the path exists; if no instance serves there any more, remove it or pass `replace: true`";
+}
+
+function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(done, milliseconds);
+    function done(): void {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }
+    function abort(): void {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    }
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+}

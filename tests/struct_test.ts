@@ -1,0 +1,111 @@
+import { assertEquals, assertThrows } from "@std/assert";
+import { type Arch, c, cmsg, errnos, structsOf } from "../ffi/abi.ts";
+import { bytes, struct } from "../ffi/struct.ts";
+import layouts from "./data/layouts.json" with { type: "json" };
+
+const rows: [Arch, typeof layouts.linux_x86_64 | typeof layouts.linux_aarch64][] = [
+  ["x86_64", layouts.linux_x86_64],
+  ["aarch64", layouts.linux_aarch64],
+];
+
+for (const [arch, row] of rows) {
+  Deno.test(`every struct of Linux ${arch} has the size, alignment and offsets of the C compiler`, () => {
+    const structs = structsOf(arch);
+    assertEquals(Object.keys(structs).sort(), Object.keys(row.structs).sort());
+    for (const [name, expected] of Object.entries(row.structs)) {
+      const layout = structs[name];
+      assertEquals([name, layout.size, layout.align], [name, expected.size, expected.align]);
+      for (const [field, [offset, size]] of Object.entries(expected.fields)) {
+        assertEquals([name, field, layout.offset(field)], [name, field, offset]);
+        // A field's size shows in how many bytes it may be filled with.
+        const value = layout.fields[field];
+        const filled = layout.read(new Uint8Array(layout.size), field);
+        if (filled instanceof Uint8Array) {
+          assertEquals([name, field, filled.length], [name, field, size]);
+        } else assertEquals([name, field, bits(value)], [name, field, size * 8]);
+      }
+    }
+  });
+
+  Deno.test(`every constant of Linux ${arch} has the value of its header`, () => {
+    const known: Record<string, number> = { ...c, ...errnos };
+    for (const [name, value] of Object.entries(row.constants)) {
+      assertEquals([name, known[name]], [name, value]);
+    }
+  });
+
+  Deno.test(`the control message macros give the sizes of Linux ${arch}`, () => {
+    assertEquals(cmsg.align(1), row.cmsg.CMSG_ALIGN);
+    for (const [size, length] of Object.entries(row.cmsg.CMSG_LEN)) {
+      assertEquals(cmsg.length(Number(size)), length);
+    }
+    for (const [size, space] of Object.entries(row.cmsg.CMSG_SPACE)) {
+      assertEquals(cmsg.space(Number(size)), space);
+    }
+  });
+}
+
+function bits(field: unknown): number {
+  if (field === "pointer" || field === "usize") return 64;
+  return Number(/\d+/.exec(String(field))?.[0]);
+}
+
+Deno.test("pack() puts every kind of value where read() finds it, and zeroes the rest", () => {
+  const inner = struct({ a: "u8", b: "u16be" });
+  const layout = struct({
+    flag: "u8",
+    count: "u64",
+    signed: "i32",
+    small: "i16",
+    size: "usize",
+    inner,
+    name: bytes(3),
+  });
+  const packed = layout.pack({
+    flag: 200,
+    count: 2n ** 63n,
+    signed: -2,
+    small: -3,
+    size: 4096,
+    inner: { a: 1, b: 0x1234 },
+    name: Uint8Array.of(7, 8),
+  });
+  assertEquals(packed.length, layout.size);
+  assertEquals(layout.read(packed, "flag"), 200);
+  assertEquals(layout.read(packed, "count"), 2n ** 63n);
+  assertEquals(layout.read(packed, "signed"), -2);
+  assertEquals(layout.read(packed, "small"), -3);
+  assertEquals(layout.read(packed, "size"), 4096);
+  assertEquals([...layout.read(packed, "inner")], [1, 0, 0x12, 0x34]);
+  assertEquals([...layout.read(packed, "name")], [7, 8, 0]);
+  assertEquals([...packed.subarray(1, 8)], [0, 0, 0, 0, 0, 0, 0]);
+});
+
+Deno.test("pack() refuses an unknown field, bytes that do not fit and a pointer without addresses", () => {
+  const layout = struct({ name: bytes(2), at: "pointer" });
+  assertThrows(() => layout.pack({ nam: Uint8Array.of(1) } as never), TypeError, `"nam"`);
+  assertThrows(() => layout.pack({ name: new Uint8Array(3) }), RangeError, `"name"`);
+  assertThrows(() => layout.pack({ at: new Uint8Array(1) }), TypeError, `"at"`);
+});
+
+Deno.test("a packed struct keeps what its pointers point at alive, through nesting too", async () => {
+  const layout = struct({ at: "pointer" });
+  const outer = struct({ inner: layout });
+  const address = () => 1n;
+  let collected = 0;
+  const registry = new FinalizationRegistry(() => collected++);
+  function make(keep: boolean): Uint8Array | undefined {
+    const target = new Uint8Array(1 << 16);
+    registry.register(target, 0);
+    const packed = outer.pack({ inner: { at: target } }, address);
+    return keep ? packed : undefined;
+  }
+  const kept = Array.from({ length: 20 }, () => make(true));
+  for (let i = 0; i < 20; i++) make(false);
+  for (let round = 0; round < 500 && collected < 20; round++) {
+    // Garbage, so that the collector has a reason to run.
+    new Array(100_000).fill({});
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  assertEquals([kept.length, collected], [20, 20]);
+});
