@@ -34,8 +34,7 @@ const shared = {
   sockaddr_in: struct({
     sin_family: "u16",
     sin_port: "u16be",
-    // Four bytes that C aligns as an in_addr_t.
-    sin_addr: struct({ s_addr: "u32" }),
+    sin_addr: struct({ s_addr: "u32be" }),
     sin_zero: bytes(8),
   }),
   sockaddr_in6: struct({
@@ -219,6 +218,8 @@ export const c = {
   SCM_PIDFD: 4,
   /** limits.h */
   PATH_MAX: 4096,
+  /** netinet/in.h, in host order */
+  INADDR_LOOPBACK: 0x7f000001,
 } as const;
 
 /** errno numbers by name. */

@@ -84,6 +84,23 @@ export function refreshKeepAlive(): void {
   waits.refresh();
 }
 
+/** Waits for time to pass; rejects with the signal's reason when it is aborted. */
+export function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
+  signal?.throwIfAborted();
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(done, milliseconds);
+    function done(): void {
+      signal?.removeEventListener("abort", abort);
+      resolve();
+    }
+    function abort(): void {
+      clearTimeout(timer);
+      reject(signal?.reason);
+    }
+    signal?.addEventListener("abort", abort, { once: true });
+  });
+}
+
 /** The waits of this thread. */
 class Waits {
   #epoll = -1;

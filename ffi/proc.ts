@@ -20,6 +20,14 @@ export function describeDescriptor(raw: number): string | undefined {
   return readLink(`/proc/self/fd/${raw}`);
 }
 
+/**
+ * Whether a number is a socket now. Another thread may close a number while the table is read: asking
+ * the socket itself would throw then.
+ */
+export function isSocket(raw: number): boolean {
+  return describeDescriptor(raw)?.startsWith("socket:") ?? false;
+}
+
 /** One line of an epoll's fdinfo: a descriptor it watches. */
 export interface Registration {
   /** The number under which the descriptor was added. */

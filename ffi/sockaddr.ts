@@ -8,7 +8,9 @@ import { c, structs } from "./abi.ts";
 
 /** A unix socket's name: a file's path, "\0name" in the abstract namespace, or null for none. */
 export interface UnixAddress {
+  /** A stream socket, or one of datagrams. */
   transport: "unix" | "unixpacket";
+  /** Where it is bound. */
   path: string | null;
 }
 

@@ -10,7 +10,13 @@ import { c, errnos, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
 import { libc } from "./libc.ts";
-import { type Address, maxAddressBytes, packUnix, unpackAddress } from "./sockaddr.ts";
+import {
+  type Address,
+  type InetAddress,
+  maxAddressBytes,
+  packUnix,
+  unpackAddress,
+} from "./sockaddr.ts";
 
 const socketFlags = c.SOCK_CLOEXEC | c.SOCK_NONBLOCK;
 
@@ -53,6 +59,24 @@ export function listenUnix(
     check(libc().bind(raw, name, name.length), attempt);
     check(libc().listen(raw, backlog), attempt);
     return raw;
+  } catch (error) {
+    closeRaw(raw);
+    throw error;
+  }
+}
+
+/** A listening TCP socket on a free port of 127.0.0.1. */
+export function listenLoopback(): { raw: number; port: number } {
+  const attempt = "Cannot listen on 127.0.0.1";
+  const loopback = structs.sockaddr_in.pack({
+    sin_family: c.AF_INET,
+    sin_addr: { s_addr: c.INADDR_LOOPBACK },
+  });
+  const raw = check(libc().socket(c.AF_INET, c.SOCK_STREAM | socketFlags, 0), attempt);
+  try {
+    check(libc().bind(raw, loopback, loopback.length), attempt);
+    check(libc().listen(raw, 1), attempt);
+    return { raw, port: (localAddress(raw) as InetAddress).port };
   } catch (error) {
     closeRaw(raw);
     throw error;
@@ -168,8 +192,11 @@ export function socketCookie(raw: number): bigint {
 
 /** Who is at the other end of a unix connection: as of its connect() or listen() (SO_PEERCRED). */
 export interface Credentials {
+  /** Process. */
   pid: number;
+  /** Effective user. */
   uid: number;
+  /** Effective group. */
   gid: number;
 }
 

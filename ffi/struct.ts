@@ -11,7 +11,7 @@ export interface Bytes {
 }
 
 /**
- * What a field may be. `u16be` is in network order; `usize` is `size_t`, as a number;
+ * What a field may be. `u16be` and `u32be` are in network order; `usize` is `size_t`, as a number;
  * `pointer` takes the bytes it points at.
  */
 export type Field =
@@ -21,6 +21,7 @@ export type Field =
   | "u16be"
   | "i32"
   | "u32"
+  | "u32be"
   | "i64"
   | "u64"
   | "usize"
@@ -75,6 +76,7 @@ const scalarSizes = {
   u16be: 2,
   i32: 4,
   u32: 4,
+  u32be: 4,
   i64: 8,
   u64: 8,
   usize: 8,
@@ -182,6 +184,8 @@ function writeScalar(view: DataView, at: number, field: Scalar, value: number | 
       return view.setInt32(at, Number(value), true);
     case "u32":
       return view.setUint32(at, Number(value), true);
+    case "u32be":
+      return view.setUint32(at, Number(value), false);
     case "i64":
       return view.setBigInt64(at, BigInt(value), true);
     default:
@@ -203,6 +207,8 @@ function readScalar(view: DataView, at: number, field: Scalar): number | bigint 
       return view.getInt32(at, true);
     case "u32":
       return view.getUint32(at, true);
+    case "u32be":
+      return view.getUint32(at, false);
     case "i64":
       return view.getBigInt64(at, true);
     case "usize":

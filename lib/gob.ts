@@ -343,10 +343,13 @@ function readType(reader: Reader, inInterface: boolean): string {
 
 /** Go's struct wireType: of its fields, one for each kind of type, one is set. */
 function readDefinition(reader: Reader): string {
-  let type = "not a slice or a map";
+  let type = "opaque";
   let key = 0;
   const common = () => readStruct(reader, [() => reader.string(), () => reader.id()]);
-  const opaque = () => readStruct(reader, [common]);
+  const opaque = () => {
+    type = "opaque"; // values are whatever the type's own encoder makes
+    readStruct(reader, [common]);
+  };
   readStruct(reader, [
     () => readStruct(reader, [common, () => reader.id(), () => reader.int()]), // array
     () => readStruct(reader, [common, () => type = sliceOf(reader.id())]),
@@ -366,7 +369,8 @@ function readDefinition(reader: Reader): string {
 
 function readStruct(reader: Reader, fields: (() => unknown)[]): void {
   let field = -1;
-  while (true) {
+  // Go takes the end of the message for the end of a struct, too.
+  while (!reader.messageEnded) {
     const distance = reader.uint();
     if (distance === 0) return;
     if (distance >= fields.length - field) throw reader.error("a field that is not known");

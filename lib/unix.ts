@@ -7,7 +7,7 @@
 import { closeAll, Fd } from "../ffi/fd.ts";
 import { type FileStatus, pathStatus, readText, rename, unlink } from "../ffi/file.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { pause, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, type UnixAddress } from "../ffi/sockaddr.ts";
 import {
   accept,
@@ -320,8 +320,7 @@ export class UnixConn implements Disposable {
    * @ignore
    */
   async record(
-    maxMetaBytes: number = defaultMaxReceivedMeta,
-    signal?: AbortSignal,
+    { maxMetaBytes = defaultMaxReceivedMeta, signal }: WaitOptions & { maxMetaBytes?: number } = {},
   ): Promise<WireRecord | undefined> {
     this.#reader.limit(maxMetaBytes);
     for (;;) {
@@ -334,6 +333,15 @@ export class UnixConn implements Disposable {
   }
 
   /**
+   * Closes every descriptor that arrived and was not handed out.
+   *
+   * @ignore
+   */
+  discard(): void {
+    closeAll(this.#reader.surrender());
+  }
+
+  /**
    * Closes the connection, and every descriptor that arrived and was not handed out.
    *
    * @throws {Deno.errors.BadResource} When it is closed already.
@@ -341,7 +349,8 @@ export class UnixConn implements Disposable {
   close(): void {
     const raw = this.fd.take();
     this.#closing.abort(new Deno.errors.BadResource("The connection was closed"));
-    closeAll([raw, ...this.#reader.surrender()]);
+    closeAll([raw]);
+    this.discard();
   }
 
   /** Closes the connection unless it is closed. */
@@ -392,7 +401,7 @@ export class UnixConn implements Disposable {
     try {
       return step();
     } catch (error) {
-      closeAll(this.#reader.surrender());
+      this.discard();
       throw error;
     }
   }
@@ -432,19 +441,4 @@ function whoHolds(path: string): string {
   return listening
     ? "another instance is serving there"
     : "the path exists; if no instance serves there any more, remove it or pass `replace: true`";
-}
-
-function pause(milliseconds: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(done, milliseconds);
-    function done(): void {
-      signal?.removeEventListener("abort", abort);
-      resolve();
-    }
-    function abort(): void {
-      clearTimeout(timer);
-      reject(signal?.reason);
-    }
-    signal?.addEventListener("abort", abort, { once: true });
-  });
 }

@@ -302,7 +302,7 @@ Deno.test("decode() says at which byte it failed", () => {
   const bytes = encode([["port", 8000]]);
   assertGobError(bytes.subarray(0, -1), "at byte 21: a length of 19, but 18 bytes are left");
   assertGobError(new Uint8Array(), "at byte 0: the bytes end here, more are expected");
-  assertGobError(gobOf(counted(hexOf("int8")) + "04" + "04" + "00" + "fe0258"), "at byte 37: 300 ");
+  assertGobError(gobOf(counted(hexOf("int8")) + "04" + "04" + "00" + "fe0258"), "at byte 36: 300 ");
 });
 
 Deno.test("decode() reads every name that a Go receiver knows, and lists of each", () => {
@@ -554,9 +554,8 @@ Deno.test("decode() returns or throws a GobError whatever byte is wrong", () => 
   const random = randomFrom(67);
   const start = performance.now();
   for (const vector of [...vectors.gob, ...vectors.gob_decoder_tolerance]) {
-    if (!vector.hex || vector.name === "string_70000") continue;
-    const bytes = fromHex(vector.hex);
-    if (bytes.length === 0) continue;
+    if (!vector.hex) continue;
+    const bytes = "canonical" in vector ? fromHex(vector.hex) : goldenBytes(vector);
     for (let round = 0; round < 3000; round++) {
       const mutated = bytes.slice();
       mutated[random(bytes.length)] = random(256);

@@ -58,6 +58,7 @@ Deno.test("pack() puts every kind of value where read() finds it, and zeroes the
     signed: "i32",
     small: "i16",
     size: "usize",
+    address: "u32be",
     inner,
     name: bytes(3),
   });
@@ -67,6 +68,7 @@ Deno.test("pack() puts every kind of value where read() finds it, and zeroes the
     signed: -2,
     small: -3,
     size: 4096,
+    address: 0x7f000001,
     inner: { a: 1, b: 0x1234 },
     name: Uint8Array.of(7, 8),
   });
@@ -76,6 +78,8 @@ Deno.test("pack() puts every kind of value where read() finds it, and zeroes the
   assertEquals(layout.read(packed, "signed"), -2);
   assertEquals(layout.read(packed, "small"), -3);
   assertEquals(layout.read(packed, "size"), 4096);
+  assertEquals(layout.read(packed, "address"), 0x7f000001);
+  assertEquals(packed[layout.offset("address")], 0x7f);
   assertEquals([...layout.read(packed, "inner")], [1, 0, 0x12, 0x34]);
   assertEquals([...layout.read(packed, "name")], [7, 8, 0]);
   assertEquals([...packed.subarray(1, 8)], [0, 0, 0, 0, 0, 0, 0]);

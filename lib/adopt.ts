@@ -1,0 +1,280 @@
+/**
+ * A descriptor becomes a native Deno object.
+ *
+ * What is not of the kind asked for is an error, and the descriptor stays open, with the caller: made
+ * into the wrong object it would hang or lose connections silently.
+ *
+ * @module
+ */
+
+import { closeRaw, type Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import { fileStatus } from "../ffi/file.ts";
+import { openDescriptors } from "../ffi/proc.ts";
+import { type Address, formatAddress } from "../ffi/sockaddr.ts";
+import {
+  accept,
+  listenLoopback,
+  listenUnix,
+  localAddress,
+  peerAddress,
+  resetOnClose,
+  type SocketKind,
+  socketKind,
+} from "../ffi/socket.ts";
+import { capture, place } from "./capture.ts";
+import { remember } from "./descriptor.ts";
+import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
+
+/**
+ * Makes a listening TCP or unix socket a native `Deno.Listener`. The descriptor becomes the
+ * listener's: an `Fd` is taken, a number must not be used any more.
+ *
+ * Closing the listener of a unix path leaves the path where it is.
+ *
+ * ```ts
+ * import { fdListener, listenAndServe, listenerHandler, receive } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * using old = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * await using _server = listenAndServe(path, listenerHandler(old));
+ *
+ * let listener: Deno.Listener | undefined;
+ * await receive(path, (fd) => {
+ *   listener = fdListener(fd);
+ * });
+ * using conn = await Deno.connect({ hostname: "127.0.0.1", port: old.addr.port });
+ * using accepted = await listener!.accept();
+ * console.log("accepted on the inherited listener:", conn.localAddr, accepted.remoteAddr);
+ * listener!.close();
+ * ```
+ *
+ * @throws {WrongDescriptorError} When it is not a listening TCP or unix stream socket.
+ * @throws {Deno.errors.BadResource} When it is not open.
+ * @throws {UnsupportedRuntimeError} When this Deno does not let it.
+ */
+export function fdListener(fd: Fd | number): Deno.Listener {
+  const raw = rawOf(fd);
+  const kind = listenerKind(raw);
+  const unix = kind.domain === "unix";
+  const { dummy, slot } = capture<Deno.Listener>(
+    () =>
+      unix
+        ? Deno.listen({ transport: "unix", path: privateName() })
+        : Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    (listener) => listener.close(),
+  );
+  closing(() => place(slot, raw), dummy);
+  Object.assign(dummy.addr, localAddress(raw));
+  remember(dummy, slot.tfd);
+  release(fd);
+  return dummy;
+}
+
+/**
+ * Makes a connected TCP or unix stream socket a native `Deno.TcpConn` or `Deno.UnixConn`, with its
+ * own addresses. The descriptor becomes the connection's once this resolves.
+ *
+ * ```ts
+ * import { connHandler, fdConn, listenAndServe, receive } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * using peer = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const old = await Deno.connect({ hostname: "127.0.0.1", port: peer.addr.port });
+ * await using _server = listenAndServe(path, connHandler(old));
+ *
+ * await receive(path, async (fd) => {
+ *   using conn = await fdConn(fd);
+ *   await conn.write(new TextEncoder().encode(`hello to ${JSON.stringify(conn.remoteAddr)}`));
+ * });
+ * (await peer.accept()).close();
+ * ```
+ *
+ * @throws {WrongDescriptorError} When it is not a connected TCP or unix stream socket.
+ * @throws {Deno.errors.BadResource} When it is not open.
+ * @throws {UnsupportedRuntimeError} When this Deno does not let it.
+ */
+export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn> {
+  const raw = rawOf(fd);
+  const unix = connKind(raw).domain === "unix";
+  const name = privateName();
+  const attempt = "Cannot make a connection to stand in";
+  const loopback = unix ? { raw: listenUnix(name, attempt), port: 0 } : listenLoopback();
+  let connecting: Promise<Deno.TcpConn | Deno.UnixConn>;
+  try {
+    const { dummy, slot } = capture<Promise<Deno.TcpConn | Deno.UnixConn>>(
+      () =>
+        unix
+          ? Deno.connect({ transport: "unix", path: name })
+          : Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
+      (promise) => void promise.then((conn) => conn.close()),
+    );
+    connecting = dummy.then((conn) => {
+      remember(conn, slot.tfd);
+      return conn;
+    });
+    connecting.catch(() => {});
+    closeRaw(accept(loopback.raw, attempt));
+    if (!unix) resetOnClose(slot.tfd);
+    place(slot, raw);
+  } finally {
+    closeRaw(loopback.raw);
+  }
+  const conn = await connecting;
+  release(fd);
+  return conn;
+}
+
+/**
+ * Makes a UDP or unix datagram socket a native `Deno.DatagramConn`; needs `--unstable-net`, as
+ * `Deno.listenDatagram` does. The descriptor becomes the socket's.
+ *
+ * ```ts
+ * import { fdPacketConn, listenAndServe, packetConnHandler, receive } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * const old = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+ * await using _server = listenAndServe(path, packetConnHandler(old));
+ *
+ * await receive(path, async (fd) => {
+ *   const socket = fdPacketConn(fd);
+ *   await socket.send(new TextEncoder().encode("hello"), socket.addr);
+ *   console.log("received", await socket.receive());
+ *   socket.close();
+ * });
+ * old.close();
+ * ```
+ *
+ * @throws {WrongDescriptorError} When it is not a datagram socket.
+ * @throws {Deno.errors.BadResource} When it is not open.
+ * @throws {UnsupportedRuntimeError} Without `--unstable-net`.
+ */
+export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
+  const raw = rawOf(fd);
+  const kind = socketKind(raw);
+  if (kind?.type !== "datagram" || kind.domain === "other") throw wrong(raw, "a datagram socket");
+  if (typeof Deno.listenDatagram !== "function") {
+    throw new UnsupportedRuntimeError(
+      "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
+    );
+  }
+  const unix = kind.domain === "unix";
+  const { dummy, slot } = capture<Deno.DatagramConn>(
+    () =>
+      unix
+        ? Deno.listenDatagram({ transport: "unixpacket", path: privateName() })
+        : Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }),
+    (conn) => conn.close(),
+  );
+  closing(() => place(slot, raw), dummy);
+  Object.assign(dummy.addr, localAddress(raw));
+  remember(dummy, slot.tfd);
+  release(fd);
+  return dummy;
+}
+
+/**
+ * Makes a file, pipe or terminal a native `Deno.FsFile`; the offset stays shared with whoever else
+ * has the file open. The descriptor becomes the file's.
+ *
+ * ```ts
+ * import { fdFile, fileHandler, listenAndServe, receive } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * using old = await Deno.open(await Deno.makeTempFile(), { append: true });
+ * await using _server = listenAndServe(path, fileHandler(old));
+ *
+ * await receive(path, async (fd) => {
+ *   using file = fdFile(fd);
+ *   await file.write(new TextEncoder().encode("one more line\n"));
+ * });
+ * ```
+ *
+ * @throws {WrongDescriptorError} When it is a socket or something else that Deno cannot read.
+ * @throws {Deno.errors.BadResource} When it is not open.
+ */
+export function fdFile(fd: Fd | number): Deno.FsFile {
+  const raw = rawOf(fd);
+  const { kind } = fileStatus(raw);
+  if (kind === "socket" || kind === "directory" || kind === "other") throw wrong(raw, "a file");
+  // Deno reads files on a thread that blocks; one that does not would give EAGAIN.
+  if (kind !== "regular") setNonblocking(raw, false);
+  const before = new Set(openDescriptors());
+  const dummy = Deno.openSync("/dev/null", { read: true, write: true });
+  const null_ = dummy.statSync();
+  const slots = openDescriptors().filter((number) => {
+    if (before.has(number)) return false;
+    const status = fileStatus(number);
+    return Number(status.rdev) === null_.rdev && Number(status.ino) === null_.ino;
+  });
+  closing(() => {
+    if (slots.length !== 1) {
+      throw new UnsupportedRuntimeError(
+        `Cannot adopt a file: ${slots.length} new descriptors where one was expected`,
+      );
+    }
+    replace(raw, slots[0]);
+  }, dummy);
+  remember(dummy, slots[0]);
+  release(fd);
+  return dummy;
+}
+
+/**
+ * The kind of a listening stream socket.
+ *
+ * @throws {WrongDescriptorError} When `raw` is something else.
+ */
+export function listenerKind(raw: number): SocketKind {
+  const kind = socketKind(raw);
+  if (!kind || kind.domain === "other" || kind.type !== "stream" || !kind.listening) {
+    throw wrong(raw, "a listening TCP or unix socket");
+  }
+  return kind;
+}
+
+/** A name in the abstract namespace that nobody else has. */
+export function privateName(): string {
+  return `\0graceful-${crypto.randomUUID()}`;
+}
+
+/** The descriptor belongs to the new object from here on. */
+export function release(fd: Fd | number): void {
+  closeRaw(typeof fd === "number" ? fd : fd.take());
+}
+
+function connKind(raw: number): SocketKind {
+  const kind = socketKind(raw);
+  const stream = kind && kind.domain !== "other" && kind.type === "stream" && !kind.listening;
+  if (!stream || peerAddress(raw) === undefined) {
+    throw wrong(raw, "a connected TCP or unix stream socket");
+  }
+  return kind;
+}
+
+/** Runs `step`, and closes `dummy` if it fails. */
+function closing(step: () => void, dummy: { close(): void }): void {
+  try {
+    step();
+  } catch (error) {
+    dummy.close();
+    throw error;
+  }
+}
+
+function wrong(raw: number, wanted: string): WrongDescriptorError {
+  return new WrongDescriptorError(`Descriptor ${raw} is ${describe(raw)}, not ${wanted}`);
+}
+
+/** "a connected TCP socket (127.0.0.1:80 to 127.0.0.1:4711)", "a pipe". */
+function describe(raw: number): string {
+  const kind = socketKind(raw);
+  if (!kind) return `a ${fileStatus(raw).kind}`;
+  const { domain, type, listening } = kind;
+  const local: Address | undefined = localAddress(raw);
+  if (domain === "other" || type === "other") return "a socket of another family";
+  const family = domain === "unix" ? `unix ${type}` : type === "stream" ? "TCP" : "UDP";
+  if (listening) return `a listening ${family} socket (${formatAddress(local)})`;
+  const peer = peerAddress(raw);
+  if (!peer) return `an unconnected ${family} socket (${formatAddress(local)})`;
+  return `a connected ${family} socket (${formatAddress(local)} to ${formatAddress(peer)})`;
+}

@@ -1,0 +1,146 @@
+/**
+ * How a native Deno object comes to stand on a descriptor of ours.
+ *
+ * A Deno socket object is a handle on a descriptor number that its runtime (tokio, through mio) has
+ * registered in an epoll, with an opaque token. So: make a dummy object of the right kind, catch the
+ * registration it makes, put the descriptor in the dummy's place, and register that again with the
+ * very same events and token.
+ *
+ * mio holds two descriptors of a thread's epoll: it waits on one and registers through the other, a
+ * duplicate. For the instant in which the dummy is made, the second is swapped for an epoll of ours.
+ *
+ * @module
+ */
+
+import { closeAll, closeRaw, dup, replace, setNonblocking } from "../ffi/fd.ts";
+import { createEpoll, unwatch, watch } from "../ffi/poll.ts";
+import {
+  describeDescriptor,
+  isSocket,
+  openDescriptors,
+  type Registration,
+  registrations,
+} from "../ffi/proc.ts";
+import { localAddress, socketKind } from "../ffi/socket.ts";
+import { UnsupportedRuntimeError } from "./errors.ts";
+
+/** The place of a dummy: the number that the native object uses, and how its runtime watches it. */
+export type Slot = Registration;
+
+/** The epoll that catches, and the one of this thread's runtime: the number it registers through. */
+interface Loop {
+  trap: number;
+  runtime: number;
+}
+
+let loop: Loop | undefined;
+
+/**
+ * Makes a dummy and catches its place; `place` has to follow in the same turn.
+ *
+ * @throws {UnsupportedRuntimeError} When this runtime does not work as described above.
+ */
+export function capture<T>(make: () => T, discard: (dummy: T) => void): { dummy: T; slot: Slot } {
+  const { trap, runtime } = loop ??= findLoop();
+  const dummy = through(trap, runtime, make);
+  const caught = registrations(trap);
+  if (caught.length === 1) return { dummy, slot: caught[0] };
+  for (const registration of caught) {
+    unwatch(trap, registration.tfd);
+    watch(runtime, registration);
+  }
+  discard(dummy);
+  throw unsupported(`${caught.length} registrations where one was expected`);
+}
+
+/**
+ * Puts what `raw` is open on in the place of the dummy. `raw` stays open, with the caller.
+ *
+ * The dummy's registration goes first: left in, a duplicate or a child of a fork would keep it, with
+ * a token that may be freed by then.
+ */
+export function place(slot: Slot, raw: number): void {
+  const { trap, runtime } = loop!;
+  setNonblocking(raw, true);
+  unwatch(trap, slot.tfd);
+  replace(raw, slot.tfd);
+  watch(runtime, slot);
+}
+
+/** Puts what `raw` is open on in a place that is in use; `raw` stays open, with the caller. */
+export function exchange(slot: Slot, raw: number): void {
+  const { runtime } = loop!;
+  unwatch(runtime, slot.tfd);
+  replace(raw, slot.tfd);
+  watch(runtime, slot);
+}
+
+/** The places that this thread's runtime watches. */
+export function slots(): Slot[] {
+  loop ??= findLoop();
+  return registrations(loop.runtime);
+}
+
+/** Runs `make` while number `runtime` refers to the epoll `trap`. */
+function through<T>(trap: number, runtime: number, make: () => T): T {
+  const kept = dup(runtime);
+  try {
+    replace(trap, runtime);
+    return make();
+  } finally {
+    replace(kept, runtime);
+    closeRaw(kept);
+  }
+}
+
+/**
+ * Finds the number through which this thread's runtime registers. Other threads have epolls too;
+ * this thread's are those that a listener made here appears in, and the one that registers is the
+ * one through which a second listener lands in the trap.
+ */
+function findLoop(): Loop {
+  const trap = createEpoll();
+  const first = trial();
+  try {
+    const raw = descriptorOfTrial(first);
+    const mine = openDescriptors().filter((candidate) =>
+      describeDescriptor(candidate) === "anon_inode:[eventpoll]" &&
+      registrations(candidate).some(({ tfd }) => tfd === raw)
+    );
+    for (const runtime of mine) {
+      const second = through(trap, runtime, trial);
+      const caught = registrations(trap).length === 1;
+      second.close();
+      if (caught) return { trap, runtime };
+    }
+    throw unsupported(`${mine.length} epolls watch a new listener, none through a trap`);
+  } catch (error) {
+    closeAll([trap]);
+    throw error;
+  } finally {
+    first.close();
+  }
+}
+
+function trial(): Deno.Listener {
+  return Deno.listen({ hostname: "127.0.0.1", port: 0 });
+}
+
+function descriptorOfTrial(listener: Deno.Listener): number {
+  const { port } = listener.addr as Deno.NetAddr;
+  const found = openDescriptors().find((raw) => {
+    const kind = isSocket(raw) ? socketKind(raw) : undefined;
+    if (!kind?.listening || kind.domain !== "ipv4") return false;
+    const address = localAddress(raw);
+    return address !== undefined && "port" in address && address.port === port;
+  });
+  if (found === undefined) throw unsupported("a new listener has no descriptor");
+  return found;
+}
+
+function unsupported(found: string): UnsupportedRuntimeError {
+  return new UnsupportedRuntimeError(
+    `Cannot adopt descriptors on Deno ${Deno.version.deno}: its event loop is not as expected ` +
+      `(${found}). node:net and node:http take a descriptor with listen({ fd }), at lower speed`,
+  );
+}

@@ -1,0 +1,220 @@
+/**
+ * A process that wants descriptors: it connects, says nothing and reads to the end.
+ *
+ * @module
+ */
+
+import { Fd } from "../ffi/fd.ts";
+import { NotUnixConnError } from "./errors.ts";
+import { connect, UnixConn } from "./unix.ts";
+import type { WireRecord } from "./wire.ts";
+
+/**
+ * Called with each descriptor and the meta that came with it, or null. What it does not take, or hand
+ * to something that does, is closed when it returns. When it throws, nothing more is delivered, the
+ * rest is closed, and the receiving function rejects with what it threw.
+ */
+export type ReceiveCallback = (fd: Fd, meta: Uint8Array | null) => void | Promise<void>;
+
+/** A descriptor and its meta, as iterated over; not taken, it is closed at the next step. */
+export interface Received {
+  /** The descriptor. */
+  fd: Fd;
+  /** What came with it; null when nothing did. */
+  meta: Uint8Array | null;
+}
+
+/** Options of everything that receives. */
+export interface ReceiveOptions {
+  /** The longest meta to accept, in bytes; a longer one is an error. @default {1048576} */
+  maxMetaBytes?: number;
+  /** Ends a wait for the sender; the wait rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Connects to the unix socket at `path` and delivers every descriptor that is sent, to the end of the
+ * stream: to `callback`, resolving to how many there were; or, without one, as an async iterator.
+ *
+ * ```ts
+ * import { fdHandler, fdListener, listenAndServe, receive } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * await using _server = listenAndServe(path, fdHandler(0));
+ *
+ * const count = await receive(path, (fd, meta) => console.log(fd.raw, meta));
+ *
+ * for await (const { fd, meta } of receive(path)) console.log(fd.raw, meta, "of", count);
+ * ```
+ *
+ * @throws {Deno.errors.NotFound} When there is no such path: no instance is running.
+ * @throws {Deno.errors.ConnectionRefused} When nobody listens there: an instance died.
+ * @throws {UnexpectedEofError} When the sender failed half-way.
+ */
+export function receive(path: string, options?: ReceiveOptions): AsyncGenerator<Received>;
+/** Connects to `path` and delivers every descriptor to `callback`; resolves to how many. */
+export function receive(
+  path: string,
+  callback: ReceiveCallback,
+  options?: ReceiveOptions,
+): Promise<number>;
+export function receive(
+  path: string,
+  callback?: ReceiveCallback | ReceiveOptions,
+  options?: ReceiveOptions,
+): AsyncGenerator<Received> | Promise<number> {
+  if (typeof callback === "function") return new Client(options).receive(path, callback);
+  return new Client(callback).receive(path);
+}
+
+/**
+ * Delivers the descriptors of one message, or of what has arrived: waits for at least one. Resolves
+ * to how many there were, to 0 at the end of the stream.
+ *
+ * ```ts
+ * import { connect, listen, receiveFrom, sendTo } from "@graceful/deno";
+ *
+ * using listener = listen(`${await Deno.makeTempDir()}/app.sock`);
+ * using client = await connect(listener.addr.path!);
+ * using server = await listener.accept();
+ * await sendTo(server, 0);
+ * console.log(await receiveFrom(client, (fd) => console.log("got", fd.raw)), "descriptor");
+ * ```
+ */
+export function receiveFrom(
+  conn: UnixConn,
+  callback: ReceiveCallback,
+  options?: ReceiveOptions,
+): Promise<number> {
+  return new Client(options).receiveFrom(conn, callback);
+}
+
+/**
+ * Delivers every descriptor that is sent over `conn`, to the end of the stream: to `callback`,
+ * resolving to how many there were; or, without one, as an async iterator. `conn` stays the caller's.
+ *
+ * ```ts
+ * import { connect, listen, receiveAllFrom, sendTo } from "@graceful/deno";
+ *
+ * using listener = listen(`${await Deno.makeTempDir()}/app.sock`);
+ * using client = await connect(listener.addr.path!);
+ * using server = await listener.accept();
+ * for (const fd of [0, 1, 2]) await sendTo(server, fd);
+ * server.close();
+ * console.log(await receiveAllFrom(client, (fd) => console.log("got", fd.raw)), "descriptors");
+ * ```
+ */
+export function receiveAllFrom(conn: UnixConn, options?: ReceiveOptions): AsyncGenerator<Received>;
+/** Delivers every descriptor sent over `conn` to `callback`; resolves to how many. */
+export function receiveAllFrom(
+  conn: UnixConn,
+  callback: ReceiveCallback,
+  options?: ReceiveOptions,
+): Promise<number>;
+export function receiveAllFrom(
+  conn: UnixConn,
+  callback?: ReceiveCallback | ReceiveOptions,
+  options?: ReceiveOptions,
+): AsyncGenerator<Received> | Promise<number> {
+  if (typeof callback === "function") return new Client(options).receiveAllFrom(conn, callback);
+  return new Client(callback).receiveAllFrom(conn);
+}
+
+/**
+ * The receiving functions with options in common.
+ *
+ * ```ts
+ * import { Client, fdHandler, listenAndServe } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * await using _server = listenAndServe(path, fdHandler(0));
+ * const client = new Client({ signal: AbortSignal.timeout(5000) });
+ * await client.receive(path, (fd) => console.log("got", fd.raw));
+ * ```
+ */
+export class Client {
+  readonly #options: ReceiveOptions;
+
+  /** Receives with these options. */
+  constructor(options: ReceiveOptions = {}) {
+    this.#options = options;
+  }
+
+  /** {@linkcode receive} */
+  receive(path: string): AsyncGenerator<Received>;
+  /** {@linkcode receive} */
+  receive(path: string, callback: ReceiveCallback): Promise<number>;
+  receive(path: string, callback?: ReceiveCallback): AsyncGenerator<Received> | Promise<number> {
+    const all = this.#connected(path);
+    return callback ? deliver(all, callback) : all;
+  }
+
+  /** {@linkcode receiveFrom} */
+  receiveFrom(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
+    return deliver(this.#message(carrier(conn)), callback);
+  }
+
+  /** {@linkcode receiveAllFrom} */
+  receiveAllFrom(conn: UnixConn): AsyncGenerator<Received>;
+  /** {@linkcode receiveAllFrom} */
+  receiveAllFrom(conn: UnixConn, callback: ReceiveCallback): Promise<number>;
+  receiveAllFrom(
+    conn: UnixConn,
+    callback?: ReceiveCallback,
+  ): AsyncGenerator<Received> | Promise<number> {
+    const all = this.#all(carrier(conn));
+    return callback ? deliver(all, callback) : all;
+  }
+
+  async *#connected(path: string): AsyncGenerator<Received> {
+    using conn = await connect(path, this.#options);
+    yield* this.#all(conn);
+  }
+
+  #all(conn: UnixConn): AsyncGenerator<Received> {
+    return this.#records(conn, () => conn.record(this.#options));
+  }
+
+  #message(conn: UnixConn): AsyncGenerator<Received> {
+    let first = true;
+    return this.#records(conn, () => {
+      if (!first) return conn.whole();
+      first = false;
+      return conn.record(this.#options);
+    });
+  }
+
+  async *#records(
+    conn: UnixConn,
+    next: () => WireRecord | undefined | Promise<WireRecord | undefined>,
+  ): AsyncGenerator<Received> {
+    let whole = false;
+    try {
+      for (let record = await next(); record; record = await next()) {
+        using fd = new Fd(record.descriptor);
+        yield { fd, meta: record.meta };
+      }
+      whole = true;
+    } finally {
+      // Left early, nobody will ask for the rest.
+      if (!whole) conn.discard();
+    }
+  }
+}
+
+async function deliver(all: AsyncGenerator<Received>, callback: ReceiveCallback): Promise<number> {
+  let count = 0;
+  for await (const { fd, meta } of all) {
+    await callback(fd, meta);
+    count++;
+  }
+  return count;
+}
+
+function carrier(conn: UnixConn): UnixConn {
+  if (conn instanceof UnixConn) return conn;
+  throw new NotUnixConnError(
+    "Descriptors arrive on connections that connect(), or accept() of listen(), of this module " +
+      "gives; a Deno.UnixConn reads without room for them, and the kernel closes them",
+  );
+}

@@ -1,0 +1,182 @@
+/**
+ * Where a handler writes the descriptors that it sends.
+ *
+ * @module
+ */
+
+import { closeAll, type Fd, rawOf } from "../ffi/fd.ts";
+import { OutgoingMessage } from "../ffi/message.ts";
+import { NotUnixConnError } from "./errors.ts";
+import { metaBytes, type MetaLike } from "./meta.ts";
+import { UnixConn } from "./unix.ts";
+import { Batch, headerBytes, maxMetaBytes as defaultMaxMetaBytes } from "./wire.ts";
+
+/** Takes messages for the log; `console` is one. What is absent is not logged. */
+export interface Logger {
+  /** What happens all the time. */
+  debug?(message: string, ...details: unknown[]): void;
+  /** What an operator may want to know. */
+  info?(message: string, ...details: unknown[]): void;
+  /** What went wrong. */
+  error?(message: string, ...details: unknown[]): void;
+}
+
+/** Options of everything that sends. */
+export interface SendOptions {
+  /**
+   * The longest meta to send, in bytes. More than the default only to receivers of this library: the
+   * Go library would cut it silently. @default {4092}
+   */
+  maxMetaBytes?: number;
+  /** Ends a wait for the receiver to read; the wait rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Collects descriptors into messages and sends them over one connection, in order.
+ *
+ * ```ts
+ * import { type Handler, Meta } from "@graceful/deno";
+ *
+ * const handler: Handler = async (_conn, response) => {
+ *   response.info("sending the standard streams");
+ *   for (const fd of [0, 1, 2]) await response.write(fd, new Meta({ stream: fd }));
+ * };
+ * ```
+ */
+export class ResponseWriter implements Disposable {
+  readonly #conn: UnixConn;
+  readonly #message: OutgoingMessage;
+  readonly #batch: Batch;
+  readonly #logger: Logger;
+  readonly #signal: AbortSignal | undefined;
+  #owned: Fd[] = [];
+  #afterwards: (() => void)[] = [];
+  #sending: Promise<void> | undefined;
+  #failure: { error: unknown } | undefined;
+  #sent = 0;
+
+  /**
+   * Writes to `conn`, which stays the caller's.
+   *
+   * @throws {NotUnixConnError} When `conn` is not a connection of this library's: another kind cannot
+   * carry descriptors.
+   */
+  constructor(conn: UnixConn, options: SendOptions & { logger?: Logger } = {}) {
+    if (!(conn instanceof UnixConn)) {
+      throw new NotUnixConnError(
+        "Descriptors travel over connections that connect(), or accept() of listen(), of this module gives",
+      );
+    }
+    const { maxMetaBytes = defaultMaxMetaBytes, logger = {}, signal } = options;
+    this.#conn = conn;
+    this.#message = new OutgoingMessage(headerBytes + maxMetaBytes);
+    this.#batch = new Batch(this.#message.data, this.#message.descriptors);
+    this.#logger = logger;
+    this.#signal = signal;
+  }
+
+  /** How many descriptors were sent. */
+  get sent(): number {
+    return this.#sent;
+  }
+
+  /**
+   * Adds a descriptor and its meta to the message, which is sent when it is full and at `flush`. The
+   * descriptor stays the caller's, who keeps it open until then.
+   *
+   * @throws {LongWriteError} When no message has room for the meta; the others are not affected.
+   */
+  async write(fd: Fd | number, meta?: MetaLike): Promise<void> {
+    const raw = rawOf(fd);
+    const bytes = metaBytes(meta);
+    for (;;) {
+      if (this.#sending) {
+        await this.#sending;
+        continue;
+      }
+      if (this.#failure) throw this.#failure.error;
+      if (this.#batch.add(raw, bytes)) return;
+      await this.flush();
+    }
+  }
+
+  /**
+   * The same for a descriptor that is not the caller's any more: it is closed once it is sent, and
+   * `afterwards` runs.
+   *
+   * @ignore
+   */
+  async give(fd: Fd, meta?: MetaLike, afterwards?: () => void): Promise<void> {
+    try {
+      await this.write(fd, meta);
+    } catch (error) {
+      fd.close();
+      throw error;
+    }
+    this.#owned.push(fd);
+    if (afterwards) this.#afterwards.push(afterwards);
+  }
+
+  /**
+   * Sends what was written and not sent yet.
+   *
+   * @throws {Deno.errors.BadResource} When one of the descriptors is not open; the message names it,
+   * and none of those that were waiting with it was sent.
+   */
+  flush(): Promise<void> {
+    if (this.#failure) return Promise.reject(this.#failure.error);
+    return this.#sending ??= this.#send().finally(() => this.#sending = undefined);
+  }
+
+  /** Logs what happens all the time. */
+  debug(message: string, ...details: unknown[]): void {
+    this.#logger.debug?.(message, ...details);
+  }
+
+  /** Logs what an operator may want to know. */
+  info(message: string, ...details: unknown[]): void {
+    this.#logger.info?.(message, ...details);
+  }
+
+  /** Logs what went wrong. */
+  error(message: string, ...details: unknown[]): void {
+    this.#logger.error?.(message, ...details);
+  }
+
+  /**
+   * Makes the receiver see that this response is not whole: a stream that ends inside a record is an
+   * error at every receiver, and one that ends after whole records is not.
+   *
+   * @ignore
+   */
+  async abort(): Promise<void> {
+    try {
+      await this.#conn.write(new Uint8Array(1), { signal: this.#signal });
+    } catch (error) {
+      this.debug("The receiver is gone already", error);
+    }
+  }
+
+  /** Closes what it owns; what was written and not sent is not sent. */
+  [Symbol.dispose](): void {
+    this.#batch.clear();
+    this.#afterwards = [];
+    closeAll(this.#owned.splice(0).map((fd) => fd.take()));
+  }
+
+  async #send(): Promise<void> {
+    if (this.#batch.count === 0) return;
+    try {
+      await this.#conn.send(this.#message, this.#batch.length, this.#batch.count, this.#signal);
+    } catch (error) {
+      this.#failure = { error };
+      this[Symbol.dispose]();
+      throw error;
+    }
+    this.#sent += this.#batch.count;
+    const afterwards = this.#afterwards;
+    this[Symbol.dispose]();
+    for (const step of afterwards) step();
+  }
+}

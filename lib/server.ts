@@ -1,0 +1,199 @@
+/**
+ * A process that owns descriptors and sends them to each client that connects.
+ *
+ * @module
+ */
+
+import { pause } from "../ffi/poll.ts";
+import type { UnixAddress } from "../ffi/sockaddr.ts";
+import { closeNative, listenerDescriptor } from "./descriptor.ts";
+import { NotUnixListenerError } from "./errors.ts";
+import { handle, type Handler } from "./handler.ts";
+import { type Logger, ResponseWriter, type SendOptions } from "./response.ts";
+import { listen, type ListenOptions, type UnixConn, UnixListener } from "./unix.ts";
+
+/** Options of a server. */
+export interface ServerOptions extends Omit<SendOptions, "signal"> {
+  /** Where to log. @default {errors alone, to console.error} */
+  logger?: Logger;
+  /** Shuts the server down: it serves the clients it has, and no more. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Listens on the unix socket at `path` and runs `handler` for each client.
+ *
+ * ```ts
+ * import { fdListener, listenAndServe, listenerHandler, receive } from "@graceful/deno";
+ *
+ * using http = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * await using server = listenAndServe(path, listenerHandler(http));
+ * await receive(path, (fd) => {
+ *   using inherited = fdListener(fd);
+ *   console.log(server.addr.path, "gave", inherited.addr);
+ * });
+ * ```
+ *
+ * @throws {Deno.errors.AddrInUse} When another instance is serving there, or left its file behind.
+ */
+export function listenAndServe(
+  path: string,
+  handler: Handler,
+  options: ServerOptions & ListenOptions = {},
+): Server {
+  return new Server(listen(path, options), handler, options);
+}
+
+/**
+ * Runs `handler` for each client of `listener`, which becomes the server's: closing either ends both.
+ *
+ * ```ts
+ * import { fdHandler, listen, receive, serve } from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ * await using _server = serve(listen(path, { mode: 0o660 }), fdHandler(0));
+ * await receive(path, (fd) => console.log("got", fd.raw));
+ * ```
+ *
+ * @throws {NotUnixListenerError} When it does not listen on a unix stream socket.
+ */
+export function serve(
+  listener: UnixListener | Deno.Listener,
+  handler: Handler,
+  options: ServerOptions = {},
+): Server {
+  return new Server(listener, handler, options);
+}
+
+/**
+ * A running server. The functions {@linkcode serve} and {@linkcode listenAndServe} make one.
+ *
+ * ```ts
+ * import { fdHandler, listen, Server } from "@graceful/deno";
+ *
+ * const listener = listen(`${await Deno.makeTempDir()}/app.sock`);
+ * const server = new Server(listener, fdHandler(0), { logger: console });
+ * await server.shutdown();
+ * ```
+ */
+export class Server implements AsyncDisposable {
+  /** Where it listens. */
+  readonly addr: UnixAddress;
+  /** Resolves when it has stopped and every client has been served. */
+  readonly finished: Promise<void>;
+  readonly #listener: UnixListener;
+  readonly #native: Deno.Listener | undefined;
+  readonly #handler: Handler;
+  readonly #options: ServerOptions;
+  readonly #logger: Logger;
+  readonly #conversations = new Set<Promise<void>>();
+
+  /** Starts serving; see {@linkcode serve}. */
+  constructor(
+    listener: UnixListener | Deno.Listener,
+    handler: Handler,
+    options: ServerOptions = {},
+  ) {
+    if (listener instanceof UnixListener) {
+      this.#listener = listener;
+    } else {
+      this.#listener = ownListener(listener);
+      this.#native = listener;
+    }
+    this.addr = this.#listener.addr;
+    this.#handler = handler;
+    this.#options = options;
+    this.#logger = options.logger ?? { error: console.error };
+    this.finished = this.#run();
+  }
+
+  /** Waiting for clients keeps the process running; that is how it starts. */
+  ref(): void {
+    this.#listener.ref();
+  }
+
+  /** Waiting for clients does not keep the process running. */
+  unref(): void {
+    this.#listener.unref();
+  }
+
+  /** Stops listening, and resolves when every client has been served. */
+  async shutdown(): Promise<void> {
+    this.#listener[Symbol.dispose]();
+    await this.finished;
+  }
+
+  /** {@linkcode Server.shutdown} */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.shutdown();
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#options;
+    const stop = () => this.#listener[Symbol.dispose]();
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop);
+    try {
+      await this.#accept();
+    } finally {
+      signal?.removeEventListener("abort", stop);
+      stop();
+      closeNative(this.#native);
+      await Promise.all(this.#conversations);
+    }
+  }
+
+  async #accept(): Promise<void> {
+    while (this.#listener.fd.owned) {
+      try {
+        for await (const conn of this.#listener) {
+          const conversation = this.#converse(conn);
+          this.#conversations.add(conversation);
+          conversation.finally(() => this.#conversations.delete(conversation));
+        }
+      } catch (error) {
+        if (!passing.has((error as { code?: string }).code ?? "")) throw error;
+        this.#logger.error?.(`Cannot accept on ${this.addr.path}; trying again`, error);
+        await pause(acceptDelay);
+      }
+    }
+  }
+
+  /** Serves one client; never rejects. */
+  async #converse(conn: UnixConn): Promise<void> {
+    using _conn = conn;
+    const client = `process ${conn.peer.pid}`;
+    this.#logger.debug?.(`Accepted a connection from ${client}`);
+    const { maxMetaBytes } = this.#options;
+    using response = new ResponseWriter(conn, { maxMetaBytes, logger: this.#logger });
+    try {
+      await handle(this.#handler, conn, response);
+      await response.flush();
+      this.#logger.info?.(`Sent ${response.sent} descriptors to ${client}`);
+    } catch (error) {
+      this.#logger.error?.(`Cannot send descriptors to ${client}`, error);
+      await response.abort();
+    }
+  }
+}
+
+/** Out of descriptors or memory: that passes, and the client waits in the queue meanwhile. */
+const passing = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
+
+/** Milliseconds before accepting again after it failed; the Go library waits as long. */
+const acceptDelay = 5;
+
+/** A listener of ours on the socket of a native one. */
+function ownListener(listener: Deno.Listener): UnixListener {
+  if ((listener.addr as Deno.Addr | undefined)?.transport !== "unix") {
+    throw new NotUnixListenerError("Descriptors can be served on a unix stream listener only");
+  }
+  const fd = listenerDescriptor(listener);
+  try {
+    return new UnixListener(fd);
+  } catch (error) {
+    fd.close();
+    throw error;
+  }
+}

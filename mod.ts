@@ -1,0 +1,106 @@
+/**
+ * Passes descriptors (listeners, connections, datagram sockets, files, anything) between processes
+ * over unix sockets, with metadata, and turns a received one into a native Deno object; so that a
+ * service is replaced by its next instance and no request fails. Speaks the protocol of the Go library
+ * `graceful`, in both directions.
+ *
+ * A process that owns descriptors is a server, one that wants them a client:
+ *
+ * ```ts
+ * import * as graceful from "@graceful/deno";
+ *
+ * const path = `${await Deno.makeTempDir()}/app.sock`;
+ *
+ * // The running instance: serves HTTP, and sends its listener to whoever connects.
+ * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const old = graceful.serveHttp(listener, () => new Response("from the old one"));
+ * const control = graceful.listenAndServe(path, graceful.listenerHandler(listener));
+ *
+ * // The next instance, usually another process: receives it and serves on.
+ * let next: Deno.HttpServer | undefined;
+ * await graceful.receive(path, (fd) => {
+ *   next = graceful.serveHttp(fd, () => new Response("from the next one"));
+ * });
+ *
+ * // The old one leaves when its clients have.
+ * await control.shutdown();
+ * await graceful.drain(old);
+ *
+ * const { port } = next!.addr as Deno.NetAddr;
+ * console.log(await (await fetch(`http://127.0.0.1:${port}`)).text());
+ * await next!.shutdown();
+ * ```
+ *
+ * @module
+ */
+
+export { Fd } from "./ffi/fd.ts";
+export type { UnixAddress } from "./ffi/sockaddr.ts";
+export type { Credentials } from "./ffi/socket.ts";
+export { fdConn, fdFile, fdListener, fdPacketConn } from "./lib/adopt.ts";
+export {
+  Client,
+  receive,
+  receiveAllFrom,
+  type ReceiveCallback,
+  type Received,
+  receiveFrom,
+  type ReceiveOptions,
+} from "./lib/client.ts";
+export type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "./lib/descriptor.ts";
+export {
+  ControlTruncatedError,
+  EmptyControlMessageError,
+  GobError,
+  GracefulError,
+  LongReadError,
+  LongWriteError,
+  NoDescriptorError,
+  NotUnixConnError,
+  NotUnixListenerError,
+  SurplusDescriptorsError,
+  UnexpectedEofError,
+  UnsupportedRuntimeError,
+  WrongDescriptorError,
+} from "./lib/errors.ts";
+export {
+  callbackHandler,
+  connHandler,
+  fdHandler,
+  fileHandler,
+  type Handler,
+  type HandlerFunction,
+  listenerHandler,
+  packetConnHandler,
+  sendConn,
+  sendFile,
+  sendListener,
+  sendPacketConn,
+  sequenceHandler,
+} from "./lib/handler.ts";
+export {
+  drain,
+  type DrainOptions,
+  type HttpHandler,
+  serveHttp,
+  type ServeHttpOptions,
+} from "./lib/http.ts";
+export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
+export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";
+export {
+  send,
+  sendConnTo,
+  sendFileTo,
+  sendListenerTo,
+  sendPacketConnTo,
+  sendTo,
+} from "./lib/send.ts";
+export { listenAndServe, serve, Server, type ServerOptions } from "./lib/server.ts";
+export {
+  connect,
+  listen,
+  type ListenOptions,
+  UnixConn,
+  UnixListener,
+  type WaitOptions,
+} from "./lib/unix.ts";
