@@ -7,8 +7,9 @@
  * @module
  */
 
-import http from "node:http";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { Pool } from "undici";
 
 const usage = `Replaces a web server several times under load, and counts what fails.
 
@@ -17,11 +18,12 @@ Usage: deno task example [options]
   --restarts N     how many times to replace it (6)
   --seconds S      how long the load lasts (14)
   --connections N  how many keep-alive connections ask, each as fast as it is answered (16)
+  --web FILE       the server to replace, with the flags of the web example (examples/web.ts)
   --help           this text
 
 Exits with 0 if every request was answered, with 1 if one failed, with 2 for a wrong argument.`;
 
-const { restarts, seconds, connections } = readFlags();
+const { restarts, seconds, connections, web } = readFlags();
 
 /** One running web server. */
 interface Instance {
@@ -75,7 +77,6 @@ if (failures.length > 0) {
 
 /** Starts a web server, which takes over from the one that runs; resolves when it serves. */
 async function startInstance(listen: string): Promise<Instance> {
-  const web = new URL("web.ts", import.meta.url).pathname;
   const options = ["--graceful", `${directory}/web.sock`, "--listen", listen, "--sleep", "0"];
   const child = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", web, ...options],
@@ -130,17 +131,23 @@ async function replaceRepeatedly(first: Instance): Promise<Instance> {
   return current;
 }
 
-/** Keep-alive connections that never try a request again, and count every failure. */
+/**
+ * Keep-alive connections that never try a request again, and count every failure. (Deno's `fetch` and
+ * `node:http` repeat what fails on a reused connection, and would hide it; undici does not.)
+ */
 function startLoad(port: number): { stop(): Promise<void> } {
-  const agent = new http.Agent({ keepAlive: true, maxSockets: connections });
+  const pool = new Pool(`http://127.0.0.1:${port}`, { connections, pipelining: 1 });
   let running = true;
   const clients = Array.from({ length: connections }, async () => {
     while (running) {
       const from = performance.now();
       try {
-        const name = /"(\w+)"/.exec(await get(agent, port))?.[1] ?? "";
-        const instance = instances.get(name);
-        if (instance) instance.answered++;
+        const { statusCode, body } = await pool.request({ method: "GET", path: "/" });
+        const text = await body.text();
+        if (statusCode !== 200) throw new Error(`HTTP ${statusCode}: ${text}`);
+        const instance = instances.get(/"(\w+)"/.exec(text)?.[1] ?? "");
+        if (!instance) throw new Error(`An answer that no instance gives: ${text}`);
+        instance.answered++;
       } catch (error) {
         failures.push(String(error));
       }
@@ -151,25 +158,9 @@ function startLoad(port: number): { stop(): Promise<void> } {
     async stop() {
       running = false;
       await Promise.all(clients);
-      agent.destroy();
+      await pool.close();
     },
   };
-}
-
-function get(agent: http.Agent, port: number): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const request = http.get({ agent, host: "127.0.0.1", port }, (response) => {
-      let body = "";
-      response.setEncoding("utf8");
-      response.on("data", (chunk: string) => body += chunk);
-      response.on("error", reject);
-      response.on("end", () => {
-        if (response.statusCode === 200 && response.complete) resolve(body);
-        else reject(new Error(`HTTP ${response.statusCode}, ${body.length} bytes`));
-      });
-    });
-    request.on("error", reject);
-  });
 }
 
 /** A line that is rewritten in a terminal, one a second in a log. */
@@ -256,13 +247,22 @@ function until(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, Math.max(0, left)));
 }
 
-function readFlags(): { restarts: number; seconds: number; connections: number } {
+/** What the command line says. */
+interface Flags {
+  restarts: number;
+  seconds: number;
+  connections: number;
+  web: string;
+}
+
+function readFlags(): Flags {
   try {
     const { values } = parseArgs({
       options: {
         restarts: { type: "string", default: "6" },
         seconds: { type: "string", default: "14" },
         connections: { type: "string", default: "16" },
+        web: { type: "string", default: fileURLToPath(new URL("web.ts", import.meta.url)) },
         help: { type: "boolean", default: false },
       },
     });
@@ -274,6 +274,7 @@ function readFlags(): { restarts: number; seconds: number; connections: number }
       restarts: positive("restarts", values.restarts),
       seconds: positive("seconds", values.seconds),
       connections: positive("connections", values.connections),
+      web: values.web,
     };
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${usage}`);

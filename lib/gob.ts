@@ -369,8 +369,7 @@ function readDefinition(reader: Reader): string {
 
 function readStruct(reader: Reader, fields: (() => unknown)[]): void {
   let field = -1;
-  // Go takes the end of the message for the end of a struct, too.
-  while (!reader.messageEnded) {
+  while (true) {
     const distance = reader.uint();
     if (distance === 0) return;
     if (distance >= fields.length - field) throw reader.error("a field that is not known");
@@ -379,6 +378,7 @@ function readStruct(reader: Reader, fields: (() => unknown)[]): void {
   }
 }
 
+/** What reads an element must take a byte or more, or a count alone would keep it busy. */
 function readList<T>(reader: Reader, read: () => T): T[] {
   const list: T[] = [];
   for (let left = reader.count(); left > 0; left--) list.push(read());

@@ -58,12 +58,14 @@ export class Meta extends Map<string, MetaValue> {
  */
 export type MetaLike = Uint8Array | { encode(): Uint8Array } | null;
 
+const none = new Uint8Array();
+
 /**
  * The bytes of a meta, empty for none. Throws a `TypeError` that names what was passed if it is
  * not a {@linkcode MetaLike}, or if its `encode()` gives anything but bytes.
  */
 export function metaBytes(meta: MetaLike | undefined): Uint8Array {
-  if (meta === null || meta === undefined) return new Uint8Array();
+  if (meta === null || meta === undefined) return none;
   if (meta instanceof Uint8Array) return meta;
   if (typeof meta.encode !== "function") {
     throw new TypeError(

@@ -540,6 +540,17 @@ Deno.test("decode() believes no length and no count", () => {
   }
 });
 
+Deno.test("decode() is not kept busy by definitions that only count", () => {
+  // Structs that end right after the count of their fields, each as large as the whole input.
+  const definitions = Array.from({ length: 50_000 }, (_, i) => {
+    const id = (2 * (64 + i) - 1).toString(16).padStart(8, "0");
+    return counted(`fc${id}` + "03" + "02" + "fd080000");
+  });
+  const start = performance.now();
+  assert(!decodes(fromHex(definitions.join(""))));
+  assert(performance.now() - start < 10_000);
+});
+
 Deno.test("decode() refuses a vector that is cut anywhere", () => {
   for (const golden of vectors.gob.filter(({ hex }) => hex)) {
     const bytes = goldenBytes(golden);

@@ -1,0 +1,44 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { test } from "./guard.ts";
+
+test("the restart demo loses no request, and sees the other instances answer", async () => {
+  const { code, text } = await demo("--restarts", "3", "--seconds", "6");
+  assertEquals([code, text.match(/^failed +(\d+)$/m)?.[1]], [0, "0"], text);
+  assertEquals(text.match(/^restarts +(\d+)$/m)?.[1], "3");
+  const answered = [...text.matchAll(/^ {2}by \w+ +([\d,]+)/gm)].map(([, n]) =>
+    Number(n.replace(",", ""))
+  );
+  assertEquals(answered.length, 4);
+  assert(answered.every((n) => n > 0), text);
+});
+
+test("the control: the same demo does lose requests when the old instance just shuts down", async () => {
+  const web = new URL("./fixtures/web_shutdown.ts", import.meta.url).pathname;
+  const { code, text } = await demo("--restarts", "3", "--seconds", "6", "--web", web);
+  assertEquals(code, 1, text);
+  assertMatch(text, /^Failed: \d+ requests, the first with: /m);
+});
+
+test("the examples print their usage, and refuse what they do not know", async () => {
+  for (const example of ["restart.ts", "web.ts"]) {
+    const help = await run(example, "--help");
+    assertEquals(help.code, 0);
+    assertMatch(help.text, /Usage: /);
+    const unknown = await run(example, "--bogus");
+    assertEquals(unknown.code, 2);
+    assertMatch(unknown.text, /--bogus/);
+  }
+});
+
+function demo(...args: string[]): Promise<{ code: number; text: string }> {
+  return run("restart.ts", ...args);
+}
+
+async function run(example: string, ...args: string[]): Promise<{ code: number; text: string }> {
+  const path = new URL(`../examples/${example}`, import.meta.url).pathname;
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", path, ...args],
+  }).output();
+  const decoder = new TextDecoder();
+  return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
+}
