@@ -145,13 +145,13 @@ export class Client {
   /** {@linkcode receive} */
   receive(path: string, callback: ReceiveCallback): Promise<number>;
   receive(path: string, callback?: ReceiveCallback): AsyncGenerator<Received> | Promise<number> {
-    const all = this.#connected(path);
-    return callback ? deliver(all, callback) : all;
+    return callback ? this.#receive(path, callback) : this.#iterate(path);
   }
 
   /** {@linkcode receiveFrom} */
-  receiveFrom(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
-    return deliver(this.#message(carrier(conn)), callback);
+  async receiveFrom(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
+    const first = await carrier(conn).record(this.#options);
+    return first ? await deliver(conn, first, callback, () => undefined) : 0;
   }
 
   /** {@linkcode receiveAllFrom} */
@@ -162,53 +162,63 @@ export class Client {
     conn: UnixConn,
     callback?: ReceiveCallback,
   ): AsyncGenerator<Received> | Promise<number> {
-    const all = this.#all(carrier(conn));
-    return callback ? deliver(all, callback) : all;
+    return callback ? this.#receiveAll(carrier(conn), callback) : this.#iterateAll(carrier(conn));
   }
 
-  async *#connected(path: string): AsyncGenerator<Received> {
+  async #receive(path: string, callback: ReceiveCallback): Promise<number> {
     using conn = await connect(path, this.#options);
-    yield* this.#all(conn);
+    return await this.#receiveAll(conn, callback);
   }
 
-  #all(conn: UnixConn): AsyncGenerator<Received> {
-    return this.#records(conn, () => conn.record(this.#options));
+  async #receiveAll(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
+    const next = () => conn.record(this.#options);
+    const first = await next();
+    return first ? await deliver(conn, first, callback, next) : 0;
   }
 
-  #message(conn: UnixConn): AsyncGenerator<Received> {
-    let first = true;
-    return this.#records(conn, () => {
-      if (!first) return conn.whole();
-      first = false;
-      return conn.record(this.#options);
-    });
+  async *#iterate(path: string): AsyncGenerator<Received> {
+    using conn = await connect(path, this.#options);
+    yield* this.#iterateAll(conn);
   }
 
-  async *#records(
-    conn: UnixConn,
-    next: () => WireRecord | undefined | Promise<WireRecord | undefined>,
-  ): AsyncGenerator<Received> {
-    let whole = false;
+  async *#iterateAll(conn: UnixConn): AsyncGenerator<Received> {
     try {
-      for (let record = await next(); record; record = await next()) {
+      for (;;) {
+        const record = await conn.record(this.#options);
+        if (!record) return;
         using fd = new Fd(record.descriptor);
         yield { fd, meta: record.meta };
       }
-      whole = true;
     } finally {
       // Left early, nobody will ask for the rest.
-      if (!whole) conn.discard();
+      conn.discard();
     }
   }
 }
 
-async function deliver(all: AsyncGenerator<Received>, callback: ReceiveCallback): Promise<number> {
+/** Delivers `first`, what has arrived with it, and what `next` waits for; gives how many. */
+async function deliver(
+  conn: UnixConn,
+  first: WireRecord,
+  callback: ReceiveCallback,
+  next: () => Promise<WireRecord | undefined> | undefined,
+): Promise<number> {
   let count = 0;
-  for await (const { fd, meta } of all) {
-    await callback(fd, meta);
-    count++;
+  try {
+    let record: WireRecord | undefined = first;
+    while (record) {
+      using fd = new Fd(record.descriptor);
+      const done = callback(fd, record.meta);
+      // Thousands arrive at once: a turn of the event loop for each would take most of the time.
+      if (done) await done;
+      count++;
+      record = conn.whole() ?? await next();
+    }
+    return count;
+  } catch (error) {
+    conn.discard();
+    throw error;
   }
-  return count;
 }
 
 function carrier(conn: UnixConn): UnixConn {
