@@ -12,7 +12,6 @@ import { fileStatus } from "../ffi/file.ts";
 import { openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
-  accept,
   listenLoopback,
   listenUnix,
   localAddress,
@@ -22,7 +21,7 @@ import {
   socketKind,
 } from "../ffi/socket.ts";
 import { capture, place } from "./capture.ts";
-import { remember } from "./descriptor.ts";
+import { probeFile, remember } from "./descriptor.ts";
 import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
 
 /**
@@ -113,10 +112,10 @@ export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixC
       return conn;
     });
     connecting.catch(() => {});
-    closeRaw(accept(loopback.raw, attempt));
     if (!unix) resetOnClose(slot.tfd);
     place(slot, raw);
   } finally {
+    // Nobody accepts what connected to it: the far end goes with the listener.
     closeRaw(loopback.raw);
   }
   const conn = await connecting;
@@ -201,11 +200,13 @@ export function fdFile(fd: Fd | number): Deno.FsFile {
   const before = new Set(openDescriptors());
   const dummy = Deno.openSync("/dev/null", { read: true, write: true });
   const null_ = dummy.statSync();
-  const slots = openDescriptors().filter((number) => {
+  const opened = openDescriptors().filter((number) => {
     if (before.has(number)) return false;
     const status = fileStatus(number);
     return Number(status.rdev) === null_.rdev && Number(status.ino) === null_.ino;
   });
+  // Another thread may have opened it in the same moment.
+  const slots = opened.length > 1 ? probeFile(dummy, opened) : opened;
   closing(() => {
     if (slots.length !== 1) {
       throw new UnsupportedRuntimeError(

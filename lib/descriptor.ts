@@ -241,7 +241,7 @@ function probeUnixConn(conn: Deno.UnixConn): number[] {
 }
 
 /** Several descriptors of one file: the one whose swap the object notices. */
-function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
+export function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
   const [probe, other] = socketPair();
   const { dev, ino } = fileStatus(probe);
   try {

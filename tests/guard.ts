@@ -28,7 +28,6 @@ export function test(
 
 /** Runs `fn`, and throws if it leaves descriptors open. */
 export async function guarded(fn: () => void | Promise<void>): Promise<void> {
-  await warmUp();
   const before = counted();
   await fn();
   // Deno closes some of its own a moment later, on other threads.
@@ -40,22 +39,20 @@ export async function guarded(fn: () => void | Promise<void>): Promise<void> {
   assertEquals(leaked, [], "descriptors were left open");
 }
 
-let warm: Promise<void> | undefined;
-
 /** What the library opens once for the thread, and keeps, is open before the first count. */
-function warmUp(): Promise<void> {
-  return warm ??= (async () => {
-    using listener = listen(`\0guard-${crypto.randomUUID()}`);
-    const aborted = new AbortController();
-    const accepting = listener.accept({ signal: aborted.signal });
-    aborted.abort();
-    await accepting.catch(() => {});
-    const native = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const own = listen(`\0guard-${crypto.randomUUID()}`);
-    fdListener(own.fd).close();
-    native.close();
-  })();
+async function warmUp(): Promise<void> {
+  using listener = listen(`\0guard-${crypto.randomUUID()}`);
+  const aborted = new AbortController();
+  const accepting = listener.accept({ signal: aborted.signal });
+  aborted.abort();
+  await accepting.catch(() => {});
+  const native = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const own = listen(`\0guard-${crypto.randomUUID()}`);
+  fdListener(own.fd).close();
+  native.close();
 }
+
+await warmUp();
 
 type Counted = Map<number, string>;
 
