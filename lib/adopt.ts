@@ -20,7 +20,7 @@ import {
   type SocketKind,
   socketKind,
 } from "../ffi/socket.ts";
-import { capture, place } from "./capture.ts";
+import { capture, exchange, keep, place } from "./capture.ts";
 import { probeFile, remember } from "./descriptor.ts";
 import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
 
@@ -93,34 +93,37 @@ export function fdListener(fd: Fd | number): Deno.Listener {
  * @throws {UnsupportedRuntimeError} When this Deno does not let it.
  */
 export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn> {
-  const raw = rawOf(fd);
-  const unix = connKind(raw).domain === "unix";
+  const unix = connKind(rawOf(fd)).domain === "unix";
   const name = privateName();
-  const attempt = "Cannot make a connection to stand in";
-  const loopback = unix ? { raw: listenUnix(name, attempt), port: 0 } : listenLoopback();
-  let connecting: Promise<Deno.TcpConn | Deno.UnixConn>;
+  const loopback = unix
+    ? { raw: listenUnix(name, "Cannot make a connection to stand in"), port: 0 }
+    : listenLoopback();
   try {
     const { dummy, slot } = capture<Promise<Deno.TcpConn | Deno.UnixConn>>(
       () =>
         unix
           ? Deno.connect({ transport: "unix", path: name })
           : Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
-      (promise) => void promise.then((conn) => conn.close()),
+      (connecting) => void connecting.then((conn) => conn.close()),
     );
-    connecting = dummy.then((conn) => {
-      remember(conn, slot.tfd);
-      return conn;
-    });
-    connecting.catch(() => {});
     if (!unix) resetOnClose(slot.tfd);
-    place(slot, raw);
+    // The dummy connects to the end, and only then gives its place: the descriptor itself might not
+    // be writable for long, which is what a connection attempt waits for.
+    keep(slot);
+    const conn = await dummy;
+    closing(() => {
+      const raw = rawOf(fd);
+      exchange(slot, raw);
+      Object.assign(conn.localAddr, localAddress(raw));
+      Object.assign(conn.remoteAddr, peerAddress(raw));
+    }, conn);
+    remember(conn, slot.tfd);
+    release(fd);
+    return conn;
   } finally {
     // Nobody accepts what connected to it: the far end goes with the listener.
     closeRaw(loopback.raw);
   }
-  const conn = await connecting;
-  release(fd);
-  return conn;
 }
 
 /**

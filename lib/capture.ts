@@ -36,7 +36,7 @@ interface Loop {
 let loop: Loop | undefined;
 
 /**
- * Makes a dummy and catches its place; `place` has to follow in the same turn.
+ * Makes a dummy and catches its place; `place` or `keep` has to follow in the same turn.
  *
  * @throws {UnsupportedRuntimeError} When this runtime does not work as described above.
  */
@@ -67,9 +67,17 @@ export function place(slot: Slot, raw: number): void {
   watch(runtime, slot);
 }
 
+/** Lets the dummy keep its place for now; `exchange` takes it later. */
+export function keep(slot: Slot): void {
+  const { trap, runtime } = loop!;
+  unwatch(trap, slot.tfd);
+  watch(runtime, slot);
+}
+
 /** Puts what `raw` is open on in a place that is in use; `raw` stays open, with the caller. */
 export function exchange(slot: Slot, raw: number): void {
   const { runtime } = loop!;
+  setNonblocking(raw, true);
   unwatch(runtime, slot.tfd);
   replace(raw, slot.tfd);
   watch(runtime, slot);
