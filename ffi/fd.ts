@@ -26,10 +26,7 @@ export class Fd {
 
   /** Takes the ownership of descriptor number `raw`. */
   constructor(raw: number) {
-    if (!Number.isInteger(raw) || raw < 0 || raw > 0x7fff_ffff) {
-      throw new TypeError(`Not a descriptor number: ${raw}`);
-    }
-    this.#raw = raw;
+    this.#raw = rawOf(raw);
   }
 
   /**
@@ -82,9 +79,11 @@ export class Fd {
   }
 }
 
-/** The number of an `Fd` or of a number, on loan. */
+/** The number of an `Fd` or of a number, on loan; what C would make another number of is refused. */
 export function rawOf(fd: Fd | number): number {
-  return typeof fd === "number" ? fd : fd.raw;
+  if (typeof fd !== "number") return fd.raw;
+  if (Number.isInteger(fd) && fd >= 0 && fd <= 0x7fff_ffff) return fd;
+  throw new TypeError(`Not a descriptor number: ${fd}`);
 }
 
 /**

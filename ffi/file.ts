@@ -7,12 +7,7 @@
 import { c, structs } from "./abi.ts";
 import { check, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
-import { libc } from "./libc.ts";
-
-/** A path as C reads it. */
-function cString(path: string): Uint8Array<ArrayBuffer> {
-  return new TextEncoder().encode(`${path}\0`);
-}
+import { cString, libc } from "./libc.ts";
 
 /** What kind of file a descriptor is open on, and which one. */
 export interface FileStatus {
@@ -84,6 +79,14 @@ export function readLink(path: string): string | undefined {
   const target = new Uint8Array(c.PATH_MAX);
   const n = Number(libc().readlink(cString(path), target, BigInt(target.length)));
   return n < 0 ? undefined : new TextDecoder().decode(target.subarray(0, n));
+}
+
+/** Opens a directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
+export function openDirectory(path: string): number {
+  return check(
+    libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0),
+    () => `Cannot open the directory "${path}"`,
+  );
 }
 
 /** unlink(2); gives whether there was something to remove. */

@@ -55,6 +55,8 @@ const symbols = {
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   // int fchmod(int fd, mode_t mode);
   fchmod: { parameters: ["i32", "u32"], result: "i32" },
+  // int chmod(const char *pathname, mode_t mode);
+  chmod: { parameters: ["buffer", "u32"], result: "i32" },
   // int fstat(int fd, struct stat *statbuf);    a function since glibc 2.33
   fstat: { parameters: ["i32", "buffer"], result: "i32", optional: true },
   // int __fxstat(int version, int fd, struct stat *statbuf);    what fstat was before
@@ -103,6 +105,11 @@ export function libc(): Libc {
 /** The address of the first byte of `bytes`; it does not move while the buffer lives. */
 export function addressOf(bytes: Uint8Array<ArrayBuffer>): bigint {
   return BigInt(libc().memmove(bytes, bytes, 0n));
+}
+
+/** A path as C reads it. */
+export function cString(path: string): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(`${path}\0`);
 }
 
 function open(): Libc {

@@ -9,7 +9,7 @@
 import { c, errnos, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
-import { libc } from "./libc.ts";
+import { cString, libc } from "./libc.ts";
 import {
   type Address,
   type InetAddress,
@@ -45,7 +45,8 @@ export function socketPair(type: "stream" | "datagram" = "stream"): [number, num
  * A listening unix stream socket.
  *
  * @param mode Permissions of the file it makes. Linux gives the file the mode of the unbound
- * socket's own inode (net/unix/af_unix.c, `unix_bind_bsd`), so there is no moment with another.
+ * socket's own inode, less the umask (net/unix/af_unix.c, `unix_bind_bsd`), so there is no moment
+ * with more; what the umask took comes back before anyone can connect.
  */
 export function listenUnix(
   path: string,
@@ -57,12 +58,30 @@ export function listenUnix(
   try {
     check(libc().fchmod(raw, mode), attempt);
     check(libc().bind(raw, name, name.length), attempt);
+    if (!path.startsWith("\0")) check(libc().chmod(cString(path), mode), attempt);
     check(libc().listen(raw, backlog), attempt);
     return raw;
   } catch (error) {
     closeRaw(raw);
     throw error;
   }
+}
+
+/**
+ * Whether some process still holds a socket bound to `path`, found without connecting to it, which
+ * might start a handover: a datagram socket is told EPROTOTYPE by a living stream socket, and
+ * ECONNREFUSED by a file that outlived its own (net/unix/af_unix.c, `unix_find_bsd`).
+ */
+export function isBound(path: string): boolean {
+  const name = packUnix(path, "Cannot look for a listener");
+  const raw = check(
+    libc().socket(c.AF_UNIX, c.SOCK_DGRAM | socketFlags, 0),
+    "Cannot make a socket",
+  );
+  const connected = libc().connect(raw, name, name.length);
+  const code = connected < 0 ? errno() : errnos.EPROTOTYPE;
+  closeRaw(raw);
+  return code !== errnos.ECONNREFUSED && code !== errnos.ENOENT;
 }
 
 /** A listening TCP socket on a free port of 127.0.0.1. */

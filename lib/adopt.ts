@@ -9,7 +9,7 @@
 
 import { closeRaw, type Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus } from "../ffi/file.ts";
-import { openDescriptors } from "../ffi/proc.ts";
+import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
   listenLoopback,
@@ -272,7 +272,7 @@ function wrong(raw: number, wanted: string): WrongDescriptorError {
 /** "a connected TCP socket (127.0.0.1:80 to 127.0.0.1:4711)", "a pipe". */
 function describe(raw: number): string {
   const kind = socketKind(raw);
-  if (!kind) return `a ${fileStatus(raw).kind}`;
+  if (!kind) return describeFile(raw);
   const { domain, type, listening } = kind;
   const local: Address | undefined = localAddress(raw);
   if (domain === "other" || type === "other") return "a socket of another family";
@@ -281,4 +281,11 @@ function describe(raw: number): string {
   const peer = peerAddress(raw);
   if (!peer) return `an unconnected ${family} socket (${formatAddress(local)})`;
   return `a connected ${family} socket (${formatAddress(local)} to ${formatAddress(peer)})`;
+}
+
+/** "a regular file", "a pipe", "anon_inode:[eventpoll]". */
+function describeFile(raw: number): string {
+  const { kind } = fileStatus(raw);
+  if (kind === "other") return describeDescriptor(raw) ?? "of an unknown kind";
+  return kind === "regular" ? "a regular file" : `a ${kind}`;
 }

@@ -162,7 +162,7 @@ export class Client {
     conn: UnixConn,
     callback?: ReceiveCallback,
   ): AsyncGenerator<Received> | Promise<number> {
-    return callback ? this.#receiveAll(carrier(conn), callback) : this.#iterateAll(carrier(conn));
+    return callback ? this.#receiveAll(conn, callback) : this.#iterateAll(conn);
   }
 
   async #receive(path: string, callback: ReceiveCallback): Promise<number> {
@@ -171,7 +171,7 @@ export class Client {
   }
 
   async #receiveAll(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
-    const next = () => conn.record(this.#options);
+    const next = () => carrier(conn).record(this.#options);
     const first = await next();
     return first ? await deliver(conn, first, callback, next) : 0;
   }
@@ -182,16 +182,18 @@ export class Client {
   }
 
   async *#iterateAll(conn: UnixConn): AsyncGenerator<Received> {
-    try {
-      for (;;) {
-        const record = await conn.record(this.#options);
-        if (!record) return;
-        using fd = new Fd(record.descriptor);
+    for (;;) {
+      const record = await carrier(conn).record(this.#options);
+      if (!record) return;
+      using fd = new Fd(record.descriptor);
+      let left = true;
+      try {
         yield { fd, meta: record.meta };
+        left = false;
+      } finally {
+        // Nobody will ask for the rest.
+        if (left) conn.discard();
       }
-    } finally {
-      // Left early, nobody will ask for the rest.
-      conn.discard();
     }
   }
 }
@@ -204,21 +206,19 @@ async function deliver(
   next: () => Promise<WireRecord | undefined> | undefined,
 ): Promise<number> {
   let count = 0;
-  try {
-    let record: WireRecord | undefined = first;
-    while (record) {
-      using fd = new Fd(record.descriptor);
+  for (let record: WireRecord | undefined = first; record; record = conn.whole() ?? await next()) {
+    using fd = new Fd(record.descriptor);
+    try {
       const done = callback(fd, record.meta);
       // Thousands arrive at once: a turn of the event loop for each would take most of the time.
       if (done) await done;
-      count++;
-      record = conn.whole() ?? await next();
+    } catch (error) {
+      conn.discard();
+      throw error;
     }
-    return count;
-  } catch (error) {
-    conn.discard();
-    throw error;
+    count++;
   }
+  return count;
 }
 
 function carrier(conn: UnixConn): UnixConn {

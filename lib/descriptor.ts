@@ -76,23 +76,12 @@ export function listenerDescriptor(listener: ListenerLike): Fd {
 export function connDescriptor(conn: ConnLike): Fd {
   return known(conn) ?? search(
     () => {
-      const { localAddr, remoteAddr } = conn as Deno.Conn;
       if ("handshake" in (conn as Deno.TlsConn)) {
         throw new NoDescriptorError(
           "A TLS connection cannot be passed on: its keys live in this process",
         );
       }
-      if (localAddr.transport === "unix") {
-        return { candidates: probeUnixConn(conn as Deno.UnixConn), what: "the unix connection" };
-      }
-      const [local, remote] = [fromDeno(localAddr), fromDeno(remoteAddr)].map(formatAddress);
-      return {
-        candidates: sockets((raw, { listening, type }) =>
-          !listening && type === "stream" &&
-          formatAddress(localAddress(raw)) === local && formatAddress(peerAddress(raw)) === remote
-        ),
-        what: `the connection from ${local} to ${remote}`,
-      };
+      return { candidates: places(conn as Deno.Conn), what: describeConn(conn as Deno.Conn) };
     },
     conn,
     "connection",
@@ -105,9 +94,10 @@ export function connDescriptor(conn: ConnLike): Fd {
  * object is put on a dead socket first.
  */
 export function leaveConn(conn: Deno.Conn): void {
-  using fd = connDescriptor(conn);
-  const identity = identityOf(fd.raw);
-  const slot = slots().find(({ tfd }) => isSocket(tfd) && identityOf(tfd) === identity);
+  connDescriptor(conn).close();
+  const own = remembered(conn);
+  const [place] = own === undefined ? places(conn) : [own];
+  const slot = slots().find(({ tfd }) => tfd === place);
   if (slot) {
     const [dead, other] = socketPair();
     closeRaw(other);
@@ -145,15 +135,19 @@ export function packetConnDescriptor(conn: PacketConnLike): Fd {
 
 /** The descriptor of a file, as a duplicate that is the caller's. */
 export function fileDescriptor(file: FileLike): Fd {
-  return known(file) ?? search(
+  if (typeof file === "number" || file instanceof Fd) return known(file)!;
+  return search(
     () => {
-      const { dev, ino } = (file as Deno.FsFile).statSync();
+      // Of a closed file this throws, even if its number is open on the same file again.
+      const { dev, ino } = file.statSync();
+      const own = remembered(file);
+      if (own !== undefined) return { candidates: [own], what: `the file with inode ${ino}` };
       const candidates = openDescriptors().filter((raw) => {
         const status = isOpen(raw) ? fileStatus(raw) : undefined;
         return status && Number(status.dev) === dev && Number(status.ino) === ino;
       });
       return {
-        candidates: candidates.length > 1 ? probeFile(file as Deno.FsFile, candidates) : candidates,
+        candidates: candidates.length > 1 ? probeFile(file, candidates) : candidates,
         what: `the file with inode ${ino}`,
       };
     },
@@ -213,21 +207,41 @@ function identityOf(raw: number): string {
   return `file ${dev} ${ino}`;
 }
 
-/**
- * A unix connection has no address of its own. For each one that this thread's runtime watches, a
- * probe takes its place; an empty write is sent at once and lands on exactly one probe, where, the
- * probes being datagram sockets, it shows. All within one turn, so that nobody sees it.
- */
-function probeUnixConn(conn: Deno.UnixConn): number[] {
+/** The number that this thread's runtime has a connection on; none for a closed one. */
+function places(conn: Deno.Conn): number[] {
+  const [local, remote] = [conn.localAddr, conn.remoteAddr].map((addr) =>
+    formatAddress(fromDeno(addr))
+  );
+  const unix = conn.localAddr.transport === "unix";
   const suspects = slots().map(({ tfd }) => tfd).filter((raw) => {
     const kind = isSocket(raw) ? socketKind(raw) : undefined;
-    return kind?.domain === "unix" && kind.type === "stream" && !kind.listening;
+    if (!kind || kind.listening || kind.type !== "stream") return false;
+    // A unix connection has no address of its own.
+    if (unix || kind.domain === "unix") return unix && kind.domain === "unix";
+    return formatAddress(localAddress(raw)) === local &&
+      formatAddress(peerAddress(raw)) === remote;
   });
+  for (let i = 0; i < suspects.length; i += probesAtOnce) {
+    const found = probeConn(conn, suspects.slice(i, i + probesAtOnce));
+    if (found.length > 0) return found;
+  }
+  return [];
+}
+
+/** Each probe takes three descriptors, for as long as it takes. */
+const probesAtOnce = 64;
+
+/**
+ * For each suspect a probe takes its place; an empty write is sent at once and lands on exactly one
+ * probe, where, the probes being datagram sockets, it shows. All within one turn, so that nobody
+ * sees it.
+ */
+function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
   const probes = suspects.map((raw) => ({ raw, kept: dup(raw), pair: socketPair("datagram") }));
   const message = new IncomingMessage(1);
   try {
     for (const { raw, pair } of probes) replace(pair[0], raw);
-    // Written in this turn or never: nobody waits for it.
+    // Written in this turn or never: nobody waits for it, and a closed object refuses it.
     conn.write(new Uint8Array(0)).catch(() => {});
     return probes.filter(({ pair }) => message.receive(pair[1]) !== wouldBlock).map(({ raw }) =>
       raw
@@ -238,6 +252,12 @@ function probeUnixConn(conn: Deno.UnixConn): number[] {
       for (const number of [kept, ...pair]) closeRaw(number);
     }
   }
+}
+
+function describeConn({ localAddr, remoteAddr }: Deno.Conn): string {
+  if (localAddr.transport === "unix") return "this unix connection";
+  const [local, remote] = [localAddr, remoteAddr].map((addr) => formatAddress(fromDeno(addr)));
+  return `the connection from ${local} to ${remote}`;
 }
 
 /** Several descriptors of one file: the one whose swap the object notices. */

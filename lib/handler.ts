@@ -5,6 +5,7 @@
  */
 
 import type { Fd } from "../ffi/fd.ts";
+import { pause } from "../ffi/poll.ts";
 import {
   connDescriptor,
   type ConnLike,
@@ -16,6 +17,7 @@ import {
   packetConnDescriptor,
   type PacketConnLike,
 } from "./descriptor.ts";
+import { NoDescriptorError } from "./errors.ts";
 import type { MetaLike } from "./meta.ts";
 import type { ResponseWriter } from "./response.ts";
 import { UnixConn, UnixListener } from "./unix.ts";
@@ -216,7 +218,7 @@ export async function sendConn(
   conn: ConnLike,
   meta?: MetaLike,
 ): Promise<void> {
-  const fd = connDescriptor(conn);
+  const fd = await settled(() => connDescriptor(conn));
   const native = isNative(conn) ? conn : undefined;
   await response.give(fd, meta, native && (() => leaveConn(native)));
 }
@@ -264,6 +266,19 @@ export async function sendFile(
   meta?: MetaLike,
 ): Promise<void> {
   await response.give(fileDescriptor(file), meta);
+}
+
+/** A connection of this very turn is not found before its runtime has looked at it once. */
+async function settled(search: () => Fd): Promise<Fd> {
+  for (let turns = 0; turns < 10; turns++) {
+    try {
+      return search();
+    } catch (error) {
+      if (!(error instanceof NoDescriptorError)) throw error;
+      await pause(0);
+    }
+  }
+  return search();
 }
 
 function isNative(conn: ConnLike): conn is Deno.Conn {

@@ -11,7 +11,7 @@ import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import { listenUnix, localAddress, socketKind } from "../ffi/socket.ts";
 import { listenerKind, privateName, release } from "./adopt.ts";
 import { capture, exchange, place, type Slot } from "./capture.ts";
-import { closeNative, listenerDescriptor, remember } from "./descriptor.ts";
+import { closeNative, listenerDescriptor, remember, remembered } from "./descriptor.ts";
 
 /** Answers one request, as in `Deno.serve`. */
 export type HttpHandler = (
@@ -132,7 +132,7 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
   const serving = servers.get(server);
   if (!serving) throw new TypeError("Cannot drain a server that serveHttp() did not make");
   signal?.throwIfAborted();
-  if (!serving.leaving) stopAccepting(serving.slot);
+  if (!serving.leaving && remembered(server) !== undefined) stopAccepting(serving.slot);
   serving.leaving = true;
   const end = performance.now() + deadline;
   let open = connections(serving.address);
@@ -157,16 +157,23 @@ function serveOn(
   const address = localAddress(raw);
   const serving = { address, leaving: false } as Serving;
   const where = domain === "unix" ? { path: privateName() } : { hostname: "127.0.0.1", port: 0 };
-  const { onListen, ...rest } = options;
+  const { onListen, onError = internalServerError, ...rest } = options;
+  /** The client is to leave after an answer that is given while the server leaves. */
+  const finish = (answer: Response) => serving.leaving ? withConnectionClose(answer) : answer;
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
   const serveAny = Deno.serve as any;
   const { dummy: server, slot } = capture<Deno.HttpServer>(
     () =>
       serveAny(
-        { ...rest, ...where, onListen: () => {} },
+        {
+          ...rest,
+          ...where,
+          onListen: () => {},
+          onError: async (error: unknown) => finish(await onError(error)),
+        },
         (request: Request, info: Deno.ServeHandlerInfo) => {
           const answer = handler(request, info);
-          return serving.leaving ? lastAnswer(answer) : answer;
+          return answer instanceof Response ? finish(answer) : answer.then(finish);
         },
       ),
     (server) => void server.shutdown(),
@@ -186,19 +193,24 @@ function serveOn(
   return server;
 }
 
-/** The answer after which the client is to leave. Headers may be immutable, so they are made anew. */
-async function lastAnswer(answer: Response | Promise<Response>): Promise<Response> {
-  const response = await answer;
-  if (response.status === 101) return response;
+/** What Deno.serve does with what a handler throws. */
+function internalServerError(error: unknown): Response {
+  console.error(error);
+  return new Response("Internal Server Error", { status: 500 });
+}
+
+/** Deno does not close then: the client does, so that no request of its can be on the way. */
+function withConnectionClose(answer: Response): Response {
+  if (answer.status === 101) return answer;
   try {
-    response.headers.set("connection", "close");
-    return response;
+    answer.headers.set("connection", "close");
+    return answer;
   } catch (error) {
     // Response.redirect() and fetch() give immutable headers.
     if (!(error instanceof TypeError)) throw error;
-    const headers = new Headers(response.headers);
+    const headers = new Headers(answer.headers);
     headers.set("connection", "close");
-    const { body, status, statusText } = response;
+    const { body, status, statusText } = answer;
     return new Response(body, { headers, status, statusText });
   }
 }

@@ -5,7 +5,7 @@
  */
 
 import { closeAll, Fd } from "../ffi/fd.ts";
-import { type FileStatus, pathStatus, readText, rename, unlink } from "../ffi/file.ts";
+import { type FileStatus, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
 import { pause, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, type UnixAddress } from "../ffi/sockaddr.ts";
@@ -13,8 +13,10 @@ import {
   accept,
   connectUnix,
   type Credentials,
+  isBound,
   listenUnix,
   localAddress,
+  peerAddress,
   peerCredentials,
   shutdownWrite,
   socketKind,
@@ -64,25 +66,10 @@ export interface ListenOptions {
 export function listen(path: string, options: ListenOptions = {}): UnixListener {
   const attempt = `Cannot listen on ${formatPath(path)}`;
   const { mode, replace = false } = options;
-  const abstract = path.startsWith("\0");
-  const bound = replace && !abstract ? beside(path) : path;
-  let raw: number;
-  try {
-    raw = listenUnix(bound, attempt, { mode });
-  } catch (error) {
-    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    const inUse = new Deno.errors.AddrInUse(`${attempt}: ${whoHolds(path)}`, { cause: error });
-    throw Object.assign(inUse, { code: "EADDRINUSE" });
-  }
-  const fd = new Fd(raw);
-  try {
-    if (bound !== path) rename(bound, path);
-    return new UnixListener(fd, path);
-  } catch (error) {
-    fd.close();
-    unlink(bound);
-    throw error;
-  }
+  const raw = replace && !path.startsWith("\0")
+    ? listenOver(path, attempt, mode)
+    : listenAt(path, attempt, mode);
+  return new UnixListener(new Fd(raw), path);
 }
 
 /**
@@ -217,6 +204,11 @@ export class UnixConn implements Disposable {
   readonly #closing = new AbortController();
   readonly #reader = new RecordReader();
   #wrote = false;
+  /** Why no more can be read, or written: what came before was left half done. */
+  #readEnd: Error | undefined;
+  #writeEnd: Error | undefined;
+  /** Settles when the writer that waits for room is done. */
+  #writing: Promise<void> | undefined;
 
   /**
    * Takes over a connected unix stream socket.
@@ -224,7 +216,7 @@ export class UnixConn implements Disposable {
    * @throws {NotUnixConnError} When `fd` is something else; it stays open, with the caller.
    */
   constructor(fd: Fd) {
-    if (!isUnixStream(fd.raw, { listening: false })) {
+    if (!isUnixStream(fd.raw, { listening: false }) || !peerAddress(fd.raw)) {
       throw new NotUnixConnError(`Descriptor ${fd.raw} is not a unix stream connection`);
     }
     this.fd = fd;
@@ -243,6 +235,7 @@ export class UnixConn implements Disposable {
    */
   async read(into: Uint8Array, options: WaitOptions = {}): Promise<number | null> {
     if (into.length === 0) return 0;
+    if (this.#readEnd) throw this.#readEnd;
     const waiting = this.#reader.read(into);
     if (waiting > 0) return waiting;
     return await this.#fill(into.length, options.signal) ? this.#reader.read(into) : null;
@@ -270,14 +263,12 @@ export class UnixConn implements Disposable {
   /** Writes all of `bytes`; resolves to how many that are. */
   async write(bytes: Uint8Array, options: WaitOptions = {}): Promise<number> {
     const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
-    for (let sent = 0; sent < bytes.length;) {
+    await this.#write(bytes.length, options.signal, (sent) => {
       const chunk = bytes.subarray(sent, sent + chunkBytes);
       buffers.data.set(chunk);
-      const n = buffers.send(this.fd.raw, 0, chunk.length, 0);
-      if (n === wouldBlock) await this.#wait("writable", options.signal);
-      else sent += n;
-      this.#wrote = true;
-    }
+      return buffers.send(this.fd.raw, 0, chunk.length, 0);
+    });
+    this.#wrote = true;
     return bytes.length;
   }
 
@@ -297,12 +288,12 @@ export class UnixConn implements Disposable {
     count: number,
     signal?: AbortSignal,
   ): Promise<void> {
-    for (let sent = 0; sent < length;) {
-      // The kernel attaches all descriptors to the first part; the rest goes without.
-      const n = message.send(this.fd.raw, sent, length, sent === 0 ? count : 0);
-      if (n === wouldBlock) await this.#wait("writable", signal);
-      else sent += n;
-    }
+    // The kernel attaches all descriptors to the first part; the rest goes without.
+    await this.#write(
+      length,
+      signal,
+      (sent) => message.send(this.fd.raw, sent, length, sent === 0 ? count : 0),
+    );
   }
 
   /**
@@ -322,6 +313,7 @@ export class UnixConn implements Disposable {
   async record(
     { maxMetaBytes = defaultMaxReceivedMeta, signal }: WaitOptions & { maxMetaBytes?: number } = {},
   ): Promise<WireRecord | undefined> {
+    if (this.#readEnd) throw this.#readEnd;
     this.#reader.limit(maxMetaBytes);
     for (;;) {
       const record = this.whole();
@@ -333,11 +325,17 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Closes every descriptor that arrived and was not handed out.
+   * Closes every descriptor that arrived and was not handed out. Between two messages that is none;
+   * inside one, what follows could not be told apart any more.
    *
    * @ignore
    */
   discard(): void {
+    if (!this.#reader.empty) {
+      this.#readEnd ??= new Deno.errors.BadResource(
+        "Nothing more can be received on this connection: a message was left half read",
+      );
+    }
     closeAll(this.#reader.surrender());
   }
 
@@ -381,6 +379,7 @@ export class UnixConn implements Disposable {
       // its end like any other.
       const reset = error instanceof Deno.errors.ConnectionReset;
       if (reset && this.#wrote && this.#reader.empty) return 0;
+      this.discard();
       throw error;
     }
   }
@@ -406,6 +405,44 @@ export class UnixConn implements Disposable {
     }
   }
 
+  /** Writes `length` bytes by `attempt`s, which tell how many went out; one writer at a time. */
+  async #write(
+    length: number,
+    signal: AbortSignal | undefined,
+    attempt: (sent: number) => number,
+  ): Promise<void> {
+    while (this.#writing) await this.#writing;
+    signal?.throwIfAborted();
+    if (this.#writeEnd) throw this.#writeEnd;
+    let turn: PromiseWithResolvers<void> | undefined;
+    let sent = 0;
+    try {
+      while (sent < length) {
+        const n = attempt(sent);
+        if (n !== wouldBlock) {
+          sent += n;
+          continue;
+        }
+        turn ??= Promise.withResolvers<void>();
+        this.#writing = turn.promise;
+        await this.#wait("writable", signal);
+      }
+    } catch (cause) {
+      if (sent > 0) {
+        this.#writeEnd = new Deno.errors.BadResource(
+          `Nothing more can be written to this connection: a write ended after ${sent} of ${length} bytes`,
+          { cause },
+        );
+      }
+      throw cause;
+    } finally {
+      if (turn) {
+        this.#writing = undefined;
+        turn.resolve();
+      }
+    }
+  }
+
   #wait(readiness: "readable" | "writable", signal: AbortSignal | undefined): Promise<void> {
     return ready(this.fd.raw, readiness, { signal: either(this.#closing.signal, signal) });
   }
@@ -424,21 +461,38 @@ function same(a: FileStatus | undefined, b: FileStatus): boolean {
   return a !== undefined && a.dev === b.dev && a.ino === b.ino;
 }
 
-/** A name in the directory of `path` that nobody else uses. */
-function beside(path: string): string {
-  const directory = path.slice(0, path.lastIndexOf("/") + 1);
-  return `${directory}.${crypto.randomUUID().slice(0, 13)}`;
+function listenAt(path: string, attempt: string, mode: number | undefined): number {
+  try {
+    return listenUnix(path, attempt, { mode });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    const holder = isBound(path)
+      ? "another instance is serving there"
+      : "nobody is serving there any more: remove the file, or pass `replace: true`";
+    const inUse = new Deno.errors.AddrInUse(`${attempt}: ${holder}`, { cause: error });
+    throw Object.assign(inUse, { code: "EADDRINUSE" });
+  }
 }
 
-/** Whether somebody listens there, found without connecting: that could start a handover. */
-function whoHolds(path: string): string {
-  const table = readText("/proc/net/unix") ?? "";
-  const listening = table.split("\n").some((line) => {
-    const fields = line.split(/\s+/);
-    // Flags with __SO_ACCEPTCON (net/unix/af_unix.c, unix_seq_show).
-    return fields.length > 7 && fields[3] === "00010000" && fields.slice(7).join(" ") === path;
-  });
-  return listening
-    ? "another instance is serving there"
-    : "the path exists; if no instance serves there any more, remove it or pass `replace: true`";
+/**
+ * Binds beside `path` and renames over it. A name beside it may be too long for a socket address; by
+ * way of its directory's descriptor it is not.
+ */
+function listenOver(path: string, attempt: string, mode: number | undefined): number {
+  const directory = path.slice(0, path.lastIndexOf("/") + 1);
+  const name = `.${crypto.randomUUID().slice(0, 13)}`;
+  const beside = openDirectory(directory || ".");
+  try {
+    const raw = listenUnix(`/proc/self/fd/${beside}/${name}`, attempt, { mode });
+    try {
+      rename(`${directory}${name}`, path);
+      return raw;
+    } catch (error) {
+      closeAll([raw]);
+      unlink(`${directory}${name}`);
+      throw error;
+    }
+  } finally {
+    closeAll([beside]);
+  }
 }
