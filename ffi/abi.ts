@@ -299,6 +299,9 @@ export const cmsg = {
   space: (size: number): number => cmsg.align(shared.cmsghdr.size) + cmsg.align(size),
 };
 
+/** `_STAT_VER` of bits/stat.h, for `__fxstat`. */
+export const statVersion: number = Deno.build.arch === "x86_64" ? 1 : 0;
+
 /** Where the C library is found when only one exact path may be opened. */
 export const libcPaths: readonly string[] = [
   `/lib/${Deno.build.arch}-linux-gnu/libc.so.6`,

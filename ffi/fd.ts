@@ -26,7 +26,7 @@ export class Fd {
 
   /** Takes the ownership of descriptor number `raw`. */
   constructor(raw: number) {
-    this.#raw = rawOf(raw);
+    this.#raw = checkNumber(raw);
   }
 
   /**
@@ -79,11 +79,15 @@ export class Fd {
   }
 }
 
-/** The number of an `Fd` or of a number, on loan; what C would make another number of is refused. */
+/** The number of an `Fd` or of a number, on loan. */
 export function rawOf(fd: Fd | number): number {
-  if (typeof fd !== "number") return fd.raw;
-  if (Number.isInteger(fd) && fd >= 0 && fd <= 0x7fff_ffff) return fd;
-  throw new TypeError(`Not a descriptor number: ${fd}`);
+  return fd instanceof Fd ? fd.raw : checkNumber(fd);
+}
+
+/** C would make another number of what is none, and so another descriptor. */
+function checkNumber(raw: number): number {
+  if (Number.isInteger(raw) && raw >= 0 && raw <= 0x7fff_ffff) return raw;
+  throw new TypeError(`Not a descriptor number: ${String(raw)}`);
 }
 
 /**

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { c, structs } from "./abi.ts";
+import { c, statVersion, structs } from "./abi.ts";
 import { check, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
 import { cString, libc } from "./libc.ts";
@@ -33,9 +33,7 @@ export function fileStatus(raw: number): FileStatus {
   const { stat } = structs;
   const status = new Uint8Array(stat.size);
   const { fstat, __fxstat } = libc();
-  // The version that __fxstat wants: _STAT_VER of bits/stat.h.
-  const version = Deno.build.arch === "x86_64" ? 1 : 0;
-  const result = fstat ? fstat(raw, status) : __fxstat!(version, raw, status);
+  const result = fstat ? fstat(raw, status) : __fxstat!(statVersion, raw, status);
   check(result, () => `Cannot read the status of descriptor ${raw}`);
   return {
     kind: kinds[stat.read(status, "st_mode") & c.S_IFMT] ?? "other",
@@ -82,11 +80,8 @@ export function readLink(path: string): string | undefined {
 }
 
 /** Opens a directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
-export function openDirectory(path: string): number {
-  return check(
-    libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0),
-    () => `Cannot open the directory "${path}"`,
-  );
+export function openDirectory(path: string, attempt: string): number {
+  return check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
 }
 
 /** unlink(2); gives whether there was something to remove. */

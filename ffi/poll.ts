@@ -7,6 +7,7 @@
 
 import { c, structs } from "./abi.ts";
 import { check, uninterrupted } from "./errno.ts";
+import { closeAll } from "./fd.ts";
 import { libc } from "./libc.ts";
 import type { Registration } from "./proc.ts";
 
@@ -135,12 +136,20 @@ class Waits {
 
   #open(): void {
     if (this.#epoll >= 0) return;
-    this.#epoll = createEpoll();
-    this.#wakeUp = check(
+    const wakeUp = check(
       libc().eventfd(0, c.EFD_CLOEXEC | c.EFD_NONBLOCK),
       "Cannot make an eventfd",
     );
-    watch(this.#epoll, { tfd: this.#wakeUp, events: c.EPOLLIN, data: BigInt(this.#wakeUp) });
+    let epoll = -1;
+    try {
+      epoll = createEpoll();
+      watch(epoll, { tfd: wakeUp, events: c.EPOLLIN, data: BigInt(wakeUp) });
+    } catch (error) {
+      closeAll([wakeUp, epoll]);
+      throw error;
+    }
+    this.#wakeUp = wakeUp;
+    this.#epoll = epoll;
   }
 
   async #run(): Promise<void> {

@@ -112,11 +112,14 @@ function formatIpv6(address: Uint8Array): string {
   if (groups.slice(0, 5).every((group) => group === 0) && groups[5] === 0xffff) {
     return `::ffff:${address.subarray(12).join(".")}`;
   }
-  const text = groups.map((group) => group.toString(16)).join(":");
-  const runs = text.match(/\b0(?::0)+\b/g) ?? [];
-  const longest = runs.reduce((a, b) => (b.length > a.length ? b : a), "");
-  if (!longest) return text;
-  const at = text.indexOf(longest);
-  const before = text.slice(0, at).replace(/:$/, "");
-  return `${before}::${text.slice(at + longest.length).replace(/^:/, "")}`;
+  let longest = { start: 0, length: 1 };
+  for (let start = 0; start < 8; start++) {
+    const next = groups.findIndex((group, i) => i >= start && group !== 0);
+    const length = (next < 0 ? 8 : next) - start;
+    if (length > longest.length) longest = { start, length };
+  }
+  const hex = (part: number[]) => part.map((group) => group.toString(16)).join(":");
+  if (longest.length === 1) return hex(groups);
+  const { start, length } = longest;
+  return `${hex(groups.slice(0, start))}::${hex(groups.slice(start + length))}`;
 }

@@ -42,15 +42,26 @@ let loop: Loop | undefined;
  */
 export function capture<T>(make: () => T, discard: (dummy: T) => void): { dummy: T; slot: Slot } {
   const { trap, runtime } = loop ??= findLoop();
-  const dummy = through(trap, runtime, make);
+  let dummy: T;
+  try {
+    dummy = through(trap, runtime, make);
+  } catch (error) {
+    handBack({ trap, runtime });
+    throw error;
+  }
   const caught = registrations(trap);
   if (caught.length === 1) return { dummy, slot: caught[0] };
-  for (const registration of caught) {
+  handBack({ trap, runtime });
+  discard(dummy);
+  throw unsupported(`${caught.length} registrations where one was expected`);
+}
+
+/** What was caught and is not wanted is the runtime's. */
+function handBack({ trap, runtime }: Loop): void {
+  for (const registration of registrations(trap)) {
     unwatch(trap, registration.tfd);
     watch(runtime, registration);
   }
-  discard(dummy);
-  throw unsupported(`${caught.length} registrations where one was expected`);
 }
 
 /**

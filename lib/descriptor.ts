@@ -5,7 +5,7 @@
  * @module
  */
 
-import { closeRaw, dup, Fd, isOpen, replace } from "../ffi/fd.ts";
+import { closeRaw, dup, Fd, isOpen, rawOf, replace } from "../ffi/fd.ts";
 import { fileStatus } from "../ffi/file.ts";
 import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
 import { describeDescriptor, isSocket, openDescriptors } from "../ffi/proc.ts";
@@ -158,8 +158,7 @@ export function fileDescriptor(file: FileLike): Fd {
 
 /** What needs no search. */
 function known(object: unknown): Fd | undefined {
-  if (typeof object === "number") return new Fd(dup(object));
-  if (object instanceof Fd) return object.dup();
+  if (typeof object === "number" || object instanceof Fd) return new Fd(dup(rawOf(object)));
   if (object instanceof UnixListener || object instanceof UnixConn) return object.fd.dup();
   const raw = typeof object === "object" && object ? remembered(object) : undefined;
   return raw === undefined ? undefined : new Fd(dup(raw));

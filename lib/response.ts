@@ -52,7 +52,8 @@ export class ResponseWriter implements Disposable {
   readonly #signal: AbortSignal | undefined;
   #owned: Fd[] = [];
   #afterwards: (() => void)[] = [];
-  #sending: Promise<void> | undefined;
+  /** Settles when everything that was called before is done; undefined when nothing is under way. */
+  #last: Promise<void> | undefined;
   #failure: { error: unknown } | undefined;
   #sent = 0;
 
@@ -90,15 +91,12 @@ export class ResponseWriter implements Disposable {
   async write(fd: Fd | number, meta?: MetaLike): Promise<void> {
     const raw = rawOf(fd);
     const bytes = metaBytes(meta);
-    for (;;) {
-      if (this.#sending) {
-        await this.#sending;
-        continue;
-      }
-      if (this.#failure) throw this.#failure.error;
-      if (this.#batch.add(raw, bytes)) return;
-      await this.flush();
-    }
+    if (!this.#last && this.#add(raw, bytes)) return;
+    await this.#inTurn(async () => {
+      if (this.#add(raw, bytes)) return;
+      await this.#send();
+      this.#add(raw, bytes);
+    });
   }
 
   /**
@@ -124,9 +122,8 @@ export class ResponseWriter implements Disposable {
    * @throws {Deno.errors.BadResource} When one of the descriptors is not open; the message names it,
    * and none of those that were waiting with it was sent.
    */
-  flush(): Promise<void> {
-    if (this.#failure) return Promise.reject(this.#failure.error);
-    return this.#sending ??= this.#send().finally(() => this.#sending = undefined);
+  async flush(): Promise<void> {
+    await this.#inTurn(() => this.#send());
   }
 
   /** Logs what happens all the time. */
@@ -165,7 +162,24 @@ export class ResponseWriter implements Disposable {
     closeAll(this.#owned.splice(0).map((fd) => fd.take()));
   }
 
+  /** Whether the message had room; throws what sending the one before threw. */
+  #add(raw: number, bytes: Uint8Array): boolean {
+    if (this.#failure) throw this.#failure.error;
+    return this.#batch.add(raw, bytes);
+  }
+
+  /** Runs a step when those before it are done, however they ended. */
+  #inTurn(step: () => Promise<void>): Promise<void> {
+    const done = this.#last ? this.#last.then(step) : step();
+    const last = done.catch(() => {}).finally(() => {
+      if (this.#last === last) this.#last = undefined;
+    });
+    this.#last = last;
+    return done;
+  }
+
   async #send(): Promise<void> {
+    if (this.#failure) throw this.#failure.error;
     if (this.#batch.count === 0) return;
     try {
       await this.#conn.send(this.#message, this.#batch.length, this.#batch.count, this.#signal);

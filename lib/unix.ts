@@ -96,7 +96,21 @@ export async function connect(path: string, options: WaitOptions = {}): Promise<
   }
 }
 
-/** A listening unix stream socket. Closing it removes its path, unless another socket has taken it. */
+/**
+ * A listening unix stream socket. Closing it removes its path, unless another socket has taken it.
+ *
+ * ```ts
+ * import { connect, listen, UnixListener } from "@graceful/deno";
+ *
+ * const listener: UnixListener = listen(`${await Deno.makeTempDir()}/app.sock`);
+ * using _client = await connect(listener.addr.path!);
+ * for await (const conn of listener) {
+ *   console.log("process", conn.peer.pid, "has connected");
+ *   conn.close();
+ *   listener.close();
+ * }
+ * ```
+ */
 export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   /** The descriptor, on loan: the listener owns it. */
   readonly fd: Fd;
@@ -197,7 +211,21 @@ const chunkBytes = 1 << 16;
 let incomingBuffers: IncomingMessage | undefined;
 let outgoingBuffers: OutgoingMessage | undefined;
 
-/** A connected unix stream socket: plain bytes and descriptors. */
+/**
+ * A connected unix stream socket: plain bytes and descriptors.
+ *
+ * ```ts
+ * import { connect, listen, receiveFrom, sendTo, UnixConn } from "@graceful/deno";
+ *
+ * using listener = listen(`${await Deno.makeTempDir()}/app.sock`);
+ * using conn: UnixConn = await connect(listener.addr.path!);
+ * using other = await listener.accept();
+ * await other.write(new TextEncoder().encode("26 bytes, then descriptors"));
+ * await sendTo(other, 0);
+ * await conn.readFull(new Uint8Array(26));
+ * await receiveFrom(conn, (fd) => console.log("got", fd.raw));
+ * ```
+ */
 export class UnixConn implements Disposable {
   /** The descriptor, on loan: the connection owns it. */
   readonly fd: Fd;
@@ -313,6 +341,7 @@ export class UnixConn implements Disposable {
   async record(
     { maxMetaBytes = defaultMaxReceivedMeta, signal }: WaitOptions & { maxMetaBytes?: number } = {},
   ): Promise<WireRecord | undefined> {
+    signal?.throwIfAborted();
     if (this.#readEnd) throw this.#readEnd;
     this.#reader.limit(maxMetaBytes);
     for (;;) {
@@ -466,7 +495,7 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
     return listenUnix(path, attempt, { mode });
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    const holder = isBound(path)
+    const holder = path.startsWith("\0") || isBound(path)
       ? "another instance is serving there"
       : "nobody is serving there any more: remove the file, or pass `replace: true`";
     const inUse = new Deno.errors.AddrInUse(`${attempt}: ${holder}`, { cause: error });
@@ -481,7 +510,7 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
 function listenOver(path: string, attempt: string, mode: number | undefined): number {
   const directory = path.slice(0, path.lastIndexOf("/") + 1);
   const name = `.${crypto.randomUUID().slice(0, 13)}`;
-  const beside = openDirectory(directory || ".");
+  const beside = openDirectory(directory || ".", attempt);
   try {
     const raw = listenUnix(`/proc/self/fd/${beside}/${name}`, attempt, { mode });
     try {
