@@ -144,11 +144,16 @@ export function peerAddress(raw: number): Address | undefined {
   return unpackAddress(address, length[0], integerOption(raw, c.SO_TYPE));
 }
 
-/** An integer option of SOL_SOCKET: SO_TYPE, SO_DOMAIN, SO_ACCEPTCONN, ... (socket(7)). */
-function integerOption(raw: number, name: number): number {
+/** Whether small writes are sent at once (tcp(7), TCP_NODELAY). */
+export function noDelay(raw: number): boolean {
+  return integerOption(raw, c.TCP_NODELAY, c.IPPROTO_TCP) !== 0;
+}
+
+/** An integer option: SO_TYPE, SO_DOMAIN, SO_ACCEPTCONN, ... (socket(7)). */
+function integerOption(raw: number, name: number, level: number = c.SOL_SOCKET): number {
   length[0] = option.byteLength;
   check(
-    libc().getsockopt(raw, c.SOL_SOCKET, name, optionBytes, lengthBytes),
+    libc().getsockopt(raw, level, name, optionBytes, lengthBytes),
     () => `Cannot read a socket option of descriptor ${raw}`,
   );
   return option[0];

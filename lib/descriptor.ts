@@ -12,6 +12,7 @@ import { describeDescriptor, isSocket, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
   localAddress,
+  noDelay,
   peerAddress,
   socketCookie,
   type SocketKind,
@@ -220,11 +221,25 @@ function places(conn: Deno.Conn): number[] {
     return formatAddress(localAddress(raw)) === local &&
       formatAddress(peerAddress(raw)) === remote;
   });
+  if (!unix && suspects.length > 0 && !isOpenTcp(conn as Deno.TcpConn, suspects[0])) return [];
+  // Four numbers name one TCP connection; but several objects may stand on it.
+  if (!unix && suspects.length === 1) return suspects;
   for (let i = 0; i < suspects.length; i += probesAtOnce) {
     const found = probeConn(conn, suspects.slice(i, i + probesAtOnce));
     if (found.length > 0) return found;
   }
   return [];
+}
+
+/** Whether the object is open, told by a call that fails on a closed one and changes nothing here. */
+function isOpenTcp(conn: Deno.TcpConn, raw: number): boolean {
+  try {
+    conn.setNoDelay(noDelay(raw));
+    return true;
+  } catch (error) {
+    // An open one in the middle of a write says that it is busy.
+    return !(error instanceof Deno.errors.BadResource);
+  }
 }
 
 /** Each probe takes three descriptors, for as long as it takes. */
