@@ -37,7 +37,7 @@
 export { Fd } from "./ffi/fd.ts";
 export type { UnixAddress } from "./ffi/sockaddr.ts";
 export type { Credentials } from "./ffi/socket.ts";
-export { fdConn, fdFile, fdListener, fdPacketConn } from "./lib/adopt.ts";
+export { fdConn, fdFile, fdListener, fdPacketConn, type TlsOptions } from "./lib/adopt.ts";
 export {
   Client,
   receive,
@@ -47,7 +47,14 @@ export {
   receiveFrom,
   type ReceiveOptions,
 } from "./lib/client.ts";
-export type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "./lib/descriptor.ts";
+export type {
+  ConnLike,
+  FileLike,
+  ListenerLike,
+  NodeServer,
+  NodeSocket,
+  PacketConnLike,
+} from "./lib/descriptor.ts";
 export {
   ControlTruncatedError,
   EmptyControlMessageError,

@@ -24,6 +24,16 @@ import { capture, exchange, keep, place } from "./capture.ts";
 import { probeFile, remember } from "./descriptor.ts";
 import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
 
+/** What a TLS listener needs beside a descriptor, as in `Deno.listenTls`. */
+export interface TlsOptions {
+  /** PEM certificate chain. */
+  cert: string;
+  /** PEM private key of the certificate. */
+  key: string;
+  /** Protocols to agree on with the client, the preferred first: `["h2", "http/1.1"]`. */
+  alpnProtocols?: string[];
+}
+
 /**
  * Makes a listening TCP or unix socket a native `Deno.Listener`. The descriptor becomes the
  * listener's: an `Fd` is taken, a number must not be used any more.
@@ -51,15 +61,23 @@ import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
  * @throws {Deno.errors.BadResource} When it is not open.
  * @throws {UnsupportedRuntimeError} When this Deno does not let it.
  */
-export function fdListener(fd: Fd | number): Deno.Listener {
+export function fdListener(fd: Fd | number): Deno.Listener;
+/**
+ * Makes a listening TCP socket a native `Deno.TlsListener`, with a certificate of the caller's.
+ *
+ * @throws {WrongDescriptorError} When it is not a listening TCP socket.
+ */
+export function fdListener(fd: Fd | number, tls: TlsOptions): Deno.TlsListener;
+export function fdListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   const raw = rawOf(fd);
-  const kind = listenerKind(raw);
-  const unix = kind.domain === "unix";
+  const unix = listenerKind(raw).domain === "unix";
+  if (unix && tls) throw wrong(raw, "a listening TCP socket, as TLS needs");
+  const loopback = { hostname: "127.0.0.1", port: 0 };
   const { dummy, slot } = capture<Deno.Listener>(
-    () =>
-      unix
-        ? Deno.listen({ transport: "unix", path: privateName() })
-        : Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    () => {
+      if (unix) return Deno.listen({ transport: "unix", path: privateName() });
+      return tls ? Deno.listenTls({ ...loopback, ...tls }) : Deno.listen(loopback);
+    },
     (listener) => listener.close(),
   );
   closing(() => place(slot, raw), dummy);

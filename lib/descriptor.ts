@@ -9,7 +9,7 @@ import { closeRaw, dup, Fd, isOpen, rawOf, replace } from "../ffi/fd.ts";
 import { fileStatus } from "../ffi/file.ts";
 import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
 import { describeDescriptor, isSocket, openDescriptors } from "../ffi/proc.ts";
-import { type Address, formatAddress } from "../ffi/sockaddr.ts";
+import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import {
   localAddress,
   noDelay,
@@ -23,17 +23,43 @@ import { exchange, slots } from "./capture.ts";
 import { NoDescriptorError } from "./errors.ts";
 import { UnixConn, UnixListener } from "./unix.ts";
 
-/** A listening socket, as an object of Deno's or of this library's, or by its descriptor. */
-export type ListenerLike = Deno.Listener | Deno.HttpServer | UnixListener | Fd | number;
+/** A listening or datagram socket of node's: a server of node:net, node:http and their like. */
+export interface NodeServer {
+  /** Where it is bound. */
+  address(): { address: string; port: number } | string | null;
+}
 
-/** A connected stream socket, as an object of Deno's or of this library's, or by its descriptor. */
-export type ConnLike = Deno.Conn | UnixConn | Fd | number;
+/** A connection of node's: a `Socket` of node:net. */
+export interface NodeSocket {
+  /** The local address. */
+  readonly localAddress?: string;
+  /** The local port. */
+  readonly localPort?: number;
+  /** The peer's address. */
+  readonly remoteAddress?: string;
+  /** The peer's port. */
+  readonly remotePort?: number;
+  /** Forgets the connection here. */
+  destroy(): unknown;
+}
 
-/** A datagram socket, as Deno's object or by its descriptor. */
-export type PacketConnLike = Deno.DatagramConn | Fd | number;
+/** A listening socket, as an object of Deno's, node's or this library's, or by its descriptor. */
+export type ListenerLike =
+  | Deno.Listener
+  | Deno.HttpServer
+  | NodeServer
+  | UnixListener
+  | Fd
+  | number;
 
-/** A file, pipe or terminal, as Deno's object or by its descriptor. */
-export type FileLike = Deno.FsFile | Fd | number;
+/** A connected stream socket, as an object of Deno's, node's or this library's, or by its descriptor. */
+export type ConnLike = Deno.Conn | NodeSocket | UnixConn | Fd | number;
+
+/** A datagram socket, as an object of Deno's or node's, or by its descriptor. */
+export type PacketConnLike = Deno.DatagramConn | NodeServer | Fd | number;
+
+/** A file, pipe or terminal, as Deno's object, node's `FileHandle`, or by its descriptor. */
+export type FileLike = Deno.FsFile | { readonly fd: number } | Fd | number;
 
 /** Which open socket or file a number meant when it was written down. */
 interface Remembered {
@@ -59,8 +85,7 @@ export function remembered(object: object): number | undefined {
 export function listenerDescriptor(listener: ListenerLike): Fd {
   return known(listener) ?? search(
     () => {
-      const { addr } = listener as Deno.Listener;
-      const wanted = formatAddress(fromDeno(addr));
+      const wanted = boundTo(listener as Deno.Listener | NodeServer);
       return {
         candidates: sockets((raw, { listening, type }) =>
           listening && type === "stream" && formatAddress(localAddress(raw)) === wanted
@@ -77,12 +102,13 @@ export function listenerDescriptor(listener: ListenerLike): Fd {
 export function connDescriptor(conn: ConnLike): Fd {
   return known(conn) ?? search(
     () => {
-      if ("handshake" in (conn as Deno.TlsConn)) {
+      if ("handshake" in (conn as Deno.TlsConn) || "encrypted" in (conn as NodeSocket)) {
         throw new NoDescriptorError(
           "A TLS connection cannot be passed on: its keys live in this process",
         );
       }
-      return { candidates: places(conn as Deno.Conn), what: describeConn(conn as Deno.Conn) };
+      const ends = endsOf(conn as Deno.Conn | NodeSocket);
+      return { candidates: places(conn as Deno.Conn | NodeSocket, ends), what: describeEnds(ends) };
     },
     conn,
     "connection",
@@ -94,10 +120,10 @@ export function connDescriptor(conn: ConnLike): Fd {
  * the process, would shut it down there too (tokio's `OwnedWriteHalf` does when dropped); so the
  * object is put on a dead socket first.
  */
-export function leaveConn(conn: Deno.Conn): void {
+export function leaveConn(conn: Deno.Conn | NodeSocket): void {
   connDescriptor(conn).close();
   const own = remembered(conn);
-  const [place] = own === undefined ? places(conn) : [own];
+  const [place] = own === undefined ? places(conn, endsOf(conn)) : [own];
   const slot = slots().find(({ tfd }) => tfd === place);
   if (slot) {
     const [dead, other] = socketPair();
@@ -105,7 +131,8 @@ export function leaveConn(conn: Deno.Conn): void {
     exchange(slot, dead);
     closeRaw(dead);
   }
-  conn.close();
+  if ("destroy" in conn) conn.destroy();
+  else conn.close();
 }
 
 /** Closes a native object that its owner may have closed already: the end that both wanted. */
@@ -121,7 +148,7 @@ export function closeNative(object: { close(): void } | undefined): void {
 export function packetConnDescriptor(conn: PacketConnLike): Fd {
   return known(conn) ?? search(
     () => {
-      const wanted = formatAddress(fromDeno((conn as Deno.DatagramConn).addr));
+      const wanted = boundTo(conn as Deno.DatagramConn | NodeServer);
       return {
         candidates: sockets((raw, { type }) =>
           type === "datagram" && formatAddress(localAddress(raw)) === wanted
@@ -139,6 +166,7 @@ export function fileDescriptor(file: FileLike): Fd {
   if (typeof file === "number" || file instanceof Fd) return known(file)!;
   return search(
     () => {
+      if ("fd" in file) return { candidates: [rawOf(file.fd)], what: `file ${file.fd}` };
       // Of a closed file this throws, even if its number is open on the same file again.
       const { dev, ino } = file.statSync();
       const own = remembered(file);
@@ -207,23 +235,48 @@ function identityOf(raw: number): string {
   return `file ${dev} ${ino}`;
 }
 
+/** Where a connection starts and ends, as text; undefined for a unix connection. */
+interface Ends {
+  local: string;
+  remote: string;
+}
+
+function endsOf(conn: Deno.Conn | NodeSocket): Ends | undefined {
+  if ("localAddr" in conn) {
+    const { localAddr, remoteAddr } = conn;
+    if (localAddr.transport === "unix") return undefined;
+    return { local: format(localAddr), remote: format(remoteAddr) };
+  }
+  const { localAddress, localPort, remoteAddress, remotePort } = conn;
+  if (localAddress === undefined || localPort === undefined) return undefined;
+  const address = (hostname = "", port = 0): Address => ({ transport: "tcp", hostname, port });
+  return {
+    local: formatAddress(address(localAddress, localPort)),
+    remote: formatAddress(address(remoteAddress, remotePort)),
+  };
+}
+
+function describeEnds(ends: Ends | undefined): string {
+  return ends ? `the connection from ${ends.local} to ${ends.remote}` : "this unix connection";
+}
+
 /** The number that this thread's runtime has a connection on; none for a closed one. */
-function places(conn: Deno.Conn): number[] {
-  const [local, remote] = [conn.localAddr, conn.remoteAddr].map((addr) =>
-    formatAddress(fromDeno(addr))
-  );
-  const unix = conn.localAddr.transport === "unix";
+function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] {
   const suspects = slots().map(({ tfd }) => tfd).filter((raw) => {
     const kind = isSocket(raw) ? socketKind(raw) : undefined;
     if (!kind || kind.listening || kind.type !== "stream") return false;
     // A unix connection has no address of its own.
-    if (unix || kind.domain === "unix") return unix && kind.domain === "unix";
-    return formatAddress(localAddress(raw)) === local &&
-      formatAddress(peerAddress(raw)) === remote;
+    if (!ends || kind.domain === "unix") return !ends && kind.domain === "unix";
+    return formatAddress(localAddress(raw)) === ends.local &&
+      formatAddress(peerAddress(raw)) === ends.remote;
   });
-  if (!unix && suspects.length > 0 && !isOpenTcp(conn as Deno.TcpConn, suspects[0])) return [];
+  if (!("localAddr" in conn)) {
+    const handle = (conn as { _handle?: { fd?: number } })._handle?.fd;
+    return ends ? suspects : suspects.filter((raw) => raw === handle);
+  }
+  if (ends && suspects.length > 0 && !isOpenTcp(conn as Deno.TcpConn, suspects[0])) return [];
   // Four numbers name one TCP connection; but several objects may stand on it.
-  if (!unix && suspects.length === 1) return suspects;
+  if (ends && suspects.length === 1) return suspects;
   for (let i = 0; i < suspects.length; i += probesAtOnce) {
     const found = probeConn(conn, suspects.slice(i, i + probesAtOnce));
     if (found.length > 0) return found;
@@ -268,12 +321,6 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
   }
 }
 
-function describeConn({ localAddr, remoteAddr }: Deno.Conn): string {
-  if (localAddr.transport === "unix") return "this unix connection";
-  const [local, remote] = [localAddr, remoteAddr].map((addr) => formatAddress(fromDeno(addr)));
-  return `the connection from ${local} to ${remote}`;
-}
-
 /** Several descriptors of one file: the one whose swap the object notices. */
 export function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
   const [probe, other] = socketPair();
@@ -296,6 +343,15 @@ export function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
   }
 }
 
-function fromDeno(address: Deno.Addr): Address {
-  return address as Address;
+/** What a listener or datagram socket is bound to, as text. */
+function boundTo(socket: { readonly addr: Deno.Addr } | NodeServer): string {
+  if ("addr" in socket) return format(socket.addr);
+  const address = socket.address();
+  if (address === null) throw new NoDescriptorError("This server does not listen");
+  if (typeof address === "string") return formatPath(address);
+  return formatAddress({ transport: "tcp", hostname: address.address, port: address.port });
+}
+
+function format(address: Deno.Addr): string {
+  return formatAddress(address as Address);
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Fd } from "../ffi/fd.ts";
+import { Fd } from "../ffi/fd.ts";
 import { pause } from "../ffi/poll.ts";
 import {
   connDescriptor,
@@ -14,6 +14,7 @@ import {
   leaveConn,
   listenerDescriptor,
   type ListenerLike,
+  type NodeSocket,
   packetConnDescriptor,
   type PacketConnLike,
 } from "./descriptor.ts";
@@ -199,7 +200,7 @@ export async function sendListener(
 }
 
 /**
- * Sends a connection from within a handler. A `Deno.Conn` moves: once sent it is closed here, without
+ * Sends a connection from within a handler. A `Deno.Conn`, or a socket of node:net, moves: once sent it is closed here, without
  * ending the connection, as `close()` would. A number, an `Fd` or a `UnixConn` stays open.
  *
  * ```ts
@@ -281,6 +282,6 @@ async function settled(search: () => Fd): Promise<Fd> {
   return search();
 }
 
-function isNative(conn: ConnLike): conn is Deno.Conn {
-  return typeof conn === "object" && !(conn instanceof UnixConn) && "remoteAddr" in conn;
+function isNative(conn: ConnLike): conn is Deno.Conn | NodeSocket {
+  return typeof conn === "object" && !(conn instanceof Fd || conn instanceof UnixConn);
 }
