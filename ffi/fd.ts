@@ -23,10 +23,13 @@ import { libc } from "./libc.ts";
  */
 export class Fd {
   #raw: number;
+  /** The process that sent it, if one did. */
+  readonly donor: number | undefined;
 
   /** Takes the ownership of descriptor number `raw`. */
-  constructor(raw: number) {
+  constructor(raw: number, donor?: number) {
     this.#raw = checkNumber(raw);
+    this.donor = donor;
   }
 
   /**

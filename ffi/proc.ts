@@ -4,8 +4,11 @@
  * @module
  */
 
+import { errnos } from "./abi.ts";
+import { errno } from "./errno.ts";
 import { isOpen } from "./fd.ts";
 import { readLink, readText } from "./file.ts";
+import { libc } from "./libc.ts";
 
 /** The numbers of every open descriptor, in order. */
 export function openDescriptors(): number[] {
@@ -26,6 +29,14 @@ export function describeDescriptor(raw: number): string | undefined {
  */
 export function isSocket(raw: number): boolean {
   return describeDescriptor(raw)?.startsWith("socket:") ?? false;
+}
+
+/**
+ * Whether a process with this number runs, or ran and was not waited for (kill(2), signal 0). One of
+ * another PID namespace counts as running: its number is not known here.
+ */
+export function isRunning(pid: number): boolean {
+  return pid <= 0 || libc().kill(pid, 0) === 0 || errno() !== errnos.ESRCH;
 }
 
 /** One line of an epoll's fdinfo: a descriptor it watches. */

@@ -22,6 +22,7 @@ import {
 } from "../ffi/socket.ts";
 import { capture, exchange, keep, place } from "./capture.ts";
 import { probeFile, remember } from "./descriptor.ts";
+import { lookAfter } from "./donor.ts";
 import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
 
 /** What a TLS listener needs beside a descriptor, as in `Deno.listenTls`. */
@@ -83,6 +84,7 @@ export function fdListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   closing(() => place(slot, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
   remember(dummy, slot.tfd);
+  lookAfter(fd, slot.tfd);
   release(fd);
   return dummy;
 }
@@ -136,6 +138,7 @@ export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixC
       Object.assign(conn.remoteAddr, peerAddress(raw));
     }, conn);
     remember(conn, slot.tfd);
+    lookAfter(fd, slot.tfd);
     release(fd);
     return conn;
   } finally {
@@ -188,6 +191,7 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
   closing(() => place(slot, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
   remember(dummy, slot.tfd);
+  lookAfter(fd, slot.tfd);
   release(fd);
   return dummy;
 }

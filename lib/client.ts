@@ -185,7 +185,7 @@ export class Client {
     for (;;) {
       const record = await carrier(conn).record(this.#options);
       if (!record) return;
-      using fd = new Fd(record.descriptor);
+      using fd = new Fd(record.descriptor, conn.peer.pid);
       let left = true;
       try {
         yield { fd, meta: record.meta };
@@ -207,7 +207,7 @@ async function deliver(
 ): Promise<number> {
   let count = 0;
   for (let record: WireRecord | undefined = first; record; record = conn.whole() ?? await next()) {
-    using fd = new Fd(record.descriptor);
+    using fd = new Fd(record.descriptor, conn.peer.pid);
     try {
       const done = callback(fd, record.meta);
       // Thousands arrive at once: a turn of the event loop for each would take most of the time.

@@ -12,6 +12,7 @@ import { listenUnix, localAddress, socketKind } from "../ffi/socket.ts";
 import { listenerKind, privateName, release } from "./adopt.ts";
 import { capture, exchange, place, type Slot } from "./capture.ts";
 import { closeNative, listenerDescriptor, remember, remembered } from "./descriptor.ts";
+import { lookAfter } from "./donor.ts";
 
 /** Answers one request, as in `Deno.serve`. */
 export type HttpHandler = (
@@ -189,6 +190,7 @@ function serveOn(
   serving.slot = slot;
   servers.set(server, serving);
   remember(server, slot.tfd);
+  lookAfter(fd, slot.tfd);
   release(fd);
   return server;
 }

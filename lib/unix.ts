@@ -231,6 +231,7 @@ export class UnixConn implements Disposable {
   readonly fd: Fd;
   readonly #closing = new AbortController();
   readonly #reader = new RecordReader();
+  #peer: Credentials | undefined;
   #wrote = false;
   /** Why no more can be read, or written: what came before was left half done. */
   #readEnd: Error | undefined;
@@ -252,7 +253,7 @@ export class UnixConn implements Disposable {
 
   /** The other process, by the kernel's word (unix(7), SO_PEERCRED). */
   get peer(): Credentials {
-    return peerCredentials(this.fd.raw);
+    return this.#peer ??= peerCredentials(this.fd.raw);
   }
 
   /**

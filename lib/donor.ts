@@ -1,0 +1,48 @@
+/**
+ * O_NONBLOCK belongs to the open socket, not to the descriptor, and so to every process that has one
+ * for it (open(2)). A donor may clear it while a native object here relies on it: Go does whenever it
+ * asks a listener for its file. A blocking socket freezes the whole event loop at the first call that
+ * finds nothing to do. So while a donor lives, the flag is looked after.
+ *
+ * @module
+ */
+
+import { type Fd, setNonblocking } from "../ffi/fd.ts";
+import { isRunning, isSocket } from "../ffi/proc.ts";
+import { socketCookie } from "../ffi/socket.ts";
+
+/** Milliseconds between two looks: a call to the kernel for each socket. */
+const interval = 100;
+
+/** A socket here that another process has, too. */
+interface Shared {
+  raw: number;
+  cookie: bigint;
+  donor: number;
+}
+
+let shared: Shared[] = [];
+let timer: ReturnType<typeof setInterval> | undefined;
+
+/** Looks after socket `raw`, which took over from `fd`, for as long as both live. */
+export function lookAfter(fd: Fd | number, raw: number): void {
+  const donor = typeof fd === "number" ? undefined : fd.donor;
+  if (donor === undefined || donor === Deno.pid) return;
+  shared.push({ raw, cookie: socketCookie(raw), donor });
+  if (timer !== undefined) return;
+  timer = setInterval(look, interval);
+  Deno.unrefTimer(timer);
+}
+
+function look(): void {
+  shared = shared.filter(({ raw, cookie, donor }) => {
+    if (!isSocket(raw) || socketCookie(raw) !== cookie) return false;
+    // Asked first: what a process did before it ended is seen to once more.
+    const running = isRunning(donor);
+    setNonblocking(raw, true);
+    return running;
+  });
+  if (shared.length > 0) return;
+  clearInterval(timer);
+  timer = undefined;
+}
