@@ -7,7 +7,7 @@
 import { closeAll, Fd } from "../ffi/fd.ts";
 import { type FileStatus, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { pause, ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { pause, ready, refreshKeepAlive, unlessAborted } from "../ffi/poll.ts";
 import { formatPath, type UnixAddress } from "../ffi/sockaddr.ts";
 import {
   accept,
@@ -297,7 +297,6 @@ export class UnixConn implements Disposable {
       buffers.data.set(chunk);
       return buffers.send(this.fd.raw, 0, chunk.length, 0);
     });
-    this.#wrote = true;
     return bytes.length;
   }
 
@@ -361,12 +360,11 @@ export class UnixConn implements Disposable {
    * @ignore
    */
   discard(): void {
-    if (!this.#reader.empty) {
-      this.#readEnd ??= new Deno.errors.BadResource(
-        "Nothing more can be received on this connection: a message was left half read",
-      );
-    }
     closeAll(this.#reader.surrender());
+    if (this.#reader.empty) return;
+    this.#readEnd ??= new Deno.errors.BadResource(
+      "Nothing more can be received on this connection: a message was left half read",
+    );
   }
 
   /**
@@ -441,7 +439,7 @@ export class UnixConn implements Disposable {
     signal: AbortSignal | undefined,
     attempt: (sent: number) => number,
   ): Promise<void> {
-    while (this.#writing) await this.#writing;
+    while (this.#writing) await unlessAborted(this.#writing, signal);
     signal?.throwIfAborted();
     if (this.#writeEnd) throw this.#writeEnd;
     let turn: PromiseWithResolvers<void> | undefined;
@@ -451,6 +449,7 @@ export class UnixConn implements Disposable {
         const n = attempt(sent);
         if (n !== wouldBlock) {
           sent += n;
+          this.#wrote = true;
           continue;
         }
         turn ??= Promise.withResolvers<void>();

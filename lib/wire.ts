@@ -141,15 +141,13 @@ export class RecordReader {
    * @throws {LongReadError} When its length is over the limit, before anything is allocated for it.
    */
   next(): WireRecord | undefined {
-    const waiting = this.#end - this.#start;
-    if (waiting < headerBytes) return undefined;
-    const length = this.#view.getUint32(this.#start, true);
-    if (length > this.#maxMetaBytes) {
+    const length = this.#metaLength();
+    if (length !== undefined && length > this.#maxMetaBytes) {
       throw new LongReadError(
         `A record announces ${length} bytes of meta; the receiver's limit is ${this.#maxMetaBytes}`,
       );
     }
-    if (waiting < headerBytes + length || this.#descriptors.length === 0) return undefined;
+    if (!this.#isWhole(length)) return undefined;
     const from = this.#start + headerBytes;
     const meta = length === 0 ? null : this.#bytes.slice(from, from + length);
     this.#start = from + length;
@@ -164,9 +162,18 @@ export class RecordReader {
     return n;
   }
 
-  /** Every descriptor that waits, to be closed by the caller. */
+  /**
+   * Every descriptor that waits, to be closed by the caller. The whole records among what waits go
+   * with theirs: if that was all, the next message can follow.
+   */
   surrender(): number[] {
-    return this.#descriptors.splice(0);
+    const descriptors = this.#descriptors.slice();
+    for (let length = this.#metaLength(); this.#isWhole(length); length = this.#metaLength()) {
+      this.#start += headerBytes + length;
+      this.#descriptors.shift();
+    }
+    this.#descriptors = [];
+    return descriptors;
   }
 
   /**
@@ -201,6 +208,18 @@ export class RecordReader {
     throw new EmptyControlMessageError(
       `The stream ended with ${count(waiting, "byte")} that no descriptor came for`,
     );
+  }
+
+  /** What the next record announces, once that has arrived. */
+  #metaLength(): number | undefined {
+    return this.#end - this.#start < headerBytes
+      ? undefined
+      : this.#view.getUint32(this.#start, true);
+  }
+
+  #isWhole(length: number | undefined): length is number {
+    return length !== undefined && this.#end - this.#start >= headerBytes + length &&
+      this.#descriptors.length > 0;
   }
 
   #makeRoom(more: number): void {

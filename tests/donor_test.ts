@@ -1,0 +1,39 @@
+import { assertEquals } from "@std/assert";
+import { Child } from "./fixtures/child.ts";
+import { Directory } from "./fixtures/directory.ts";
+import { until } from "./fixtures/until.ts";
+import { test } from "./guard.ts";
+
+const ignore = !await hasPython();
+if (ignore) console.log("donor_test.ts: skipped, for python3 is not installed");
+
+// A blocking listener freezes the event loop of whoever accepts on it.
+test(
+  "a listener that its donor makes blocking again is made non-blocking again",
+  { ignore },
+  async () => {
+    using directory = new Directory();
+    const path = directory.join("donor.sock");
+    await using donor = new Child("./donor.py", [path], { command: "python3" });
+    await donor.line();
+    await using holder = new Child("./hold.ts", [path]);
+    assertEquals(await holder.line(), "holding");
+    for (let i = 0; i < 3; i++) {
+      await donor.tell("block");
+      assertEquals(await donor.line(), "blocking");
+      await until(async () => {
+        await donor.tell("how is it?");
+        return await donor.line() === "nonblocking";
+      });
+    }
+  },
+);
+
+async function hasPython(): Promise<boolean> {
+  try {
+    return (await new Deno.Command("python3", { args: ["--version"] }).output()).success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}

@@ -1,0 +1,165 @@
+import {
+  assert,
+  assertEquals,
+  assertNotEquals,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
+import { closeAll, closeRaw, dup, isOpen, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import { c } from "../ffi/abi.ts";
+import { libc } from "../ffi/libc.ts";
+import { socketCookie, socketPair } from "../ffi/socket.ts";
+import { Fd } from "../mod.ts";
+import { test } from "./guard.ts";
+
+/** Two descriptors that belong together. */
+function pair(): [Fd, Fd] {
+  const [a, b] = socketPair();
+  return [new Fd(a), new Fd(b)];
+}
+
+test("an Fd lends its number and owns it until it is closed", () => {
+  const [a, b] = pair();
+  using _b = b;
+  const raw = a.raw;
+  assertEquals([a.owned, a.raw, isOpen(raw)], [true, raw, true]);
+  a.close();
+  assertEquals([a.owned, isOpen(raw)], [false, false]);
+});
+
+test("take() moves the number out, once", () => {
+  const [a, b] = pair();
+  using _b = b;
+  const raw = a.raw;
+  assertEquals(a.take(), raw);
+  assertEquals([a.owned, isOpen(raw)], [false, true]);
+  assertThrows(() => a.take(), Deno.errors.BadResource, "taken or closed");
+  assertThrows(() => a.raw, Deno.errors.BadResource, "taken or closed");
+  assertThrows(() => a.dup(), Deno.errors.BadResource, "taken or closed");
+  assertThrows(() => a.close(), Deno.errors.BadResource, "taken or closed");
+  assert(isOpen(raw), "a failed close() must not touch what was taken");
+  closeRaw(raw);
+});
+
+test("close() twice throws and leaves whoever has the number now alone", () => {
+  const [a, b] = pair();
+  using _b = b;
+  a.close();
+  // The lowest free number is the one just closed.
+  using next = b.dup();
+  assertThrows(() => a.close(), Deno.errors.BadResource, "taken or closed");
+  assert(isOpen(next.raw));
+});
+
+test("disposing is quiet after take() and after close()", () => {
+  const [a, b] = pair();
+  a.close();
+  a[Symbol.dispose]();
+  a[Symbol.dispose]();
+  const raw = b.take();
+  b[Symbol.dispose]();
+  assert(isOpen(raw));
+  closeRaw(raw);
+});
+
+test("using closes at the end of the block, also when it throws", () => {
+  const [a, b] = pair();
+  using _b = b;
+  const raw = a.raw;
+  assertThrows(
+    () => {
+      using _a = a;
+      throw new Error("half-way");
+    },
+    Error,
+    "half-way",
+  );
+  assertEquals([a.owned, isOpen(raw)], [false, false]);
+});
+
+test("dup() makes a second owner of the same socket that lives by itself", () => {
+  const [a, b] = pair();
+  using _b = b;
+  using second = a.dup();
+  assertNotEquals(second.raw, a.raw);
+  assertEquals(socketCookie(second.raw), socketCookie(a.raw));
+  const cookie = socketCookie(a.raw);
+  a.close();
+  assertEquals([second.owned, socketCookie(second.raw)], [true, cookie]);
+});
+
+test("a duplicate is not inherited by child processes", () => {
+  const [a, b] = pair();
+  using _a = a;
+  using _b = b;
+  using second = a.dup();
+  assertEquals(libc().fcntl(second.raw, c.F_GETFD, 0) & c.FD_CLOEXEC, c.FD_CLOEXEC);
+});
+
+test("what is not a descriptor number is refused", () => {
+  for (const junk of [-1, 1.5, NaN, Infinity, 2 ** 31, "3", null, undefined, {}, 3n]) {
+    assertThrows(() => new Fd(junk as number), TypeError, "Not a descriptor number");
+  }
+});
+
+test("0 and the largest number are descriptor numbers", () => {
+  // Only wrapped: nothing is open under the second, and the first is not ours to close.
+  assertEquals(new Fd(0).take(), 0);
+  assertEquals(new Fd(2 ** 31 - 1).take(), 2 ** 31 - 1);
+});
+
+test("rawOf() gives the number of either form, on loan", () => {
+  const [a, b] = pair();
+  using _b = b;
+  assertEquals([rawOf(a), rawOf(a.raw), a.owned], [a.raw, a.raw, true]);
+  a.close();
+  assertThrows(() => rawOf(a), Deno.errors.BadResource);
+});
+
+test("closeRaw() throws for a number that is not open, and names it", () => {
+  const [a, b] = socketPair();
+  closeRaw(a);
+  const error = assertThrows(() => closeRaw(a), Deno.errors.BadResource);
+  assertStringIncludes(error.message, `descriptor ${a}:`);
+  closeRaw(b);
+});
+
+test("closeAll() closes what is open and skips the rest", () => {
+  const [a, b] = socketPair();
+  closeRaw(a);
+  closeAll([a, b]);
+  assertEquals([isOpen(a), isOpen(b)], [false, false]);
+});
+
+test("dup() of a closed number throws and names it", () => {
+  const [a, b] = socketPair();
+  closeAll([a, b]);
+  const error = assertThrows(() => dup(a), Deno.errors.BadResource);
+  assertStringIncludes(error.message, `descriptor ${a}:`);
+});
+
+test("replace() closes what was there and keeps the source", () => {
+  const [a, b] = pair();
+  const [d, e] = pair();
+  using _a = a;
+  using _b = b;
+  using _d = d;
+  using _e = e;
+  replace(a.raw, d.raw);
+  assertEquals(socketCookie(d.raw), socketCookie(a.raw));
+  assertEquals(libc().fcntl(d.raw, c.F_GETFD, 0) & c.FD_CLOEXEC, c.FD_CLOEXEC);
+  // The other end of what was replaced sees the end: nobody holds it any more.
+  assertEquals(libc().read(e.raw, new Uint8Array(1), 1n), 0n);
+});
+
+test("setNonblocking() shows in every duplicate, for they share the description", () => {
+  const [a, b] = pair();
+  using _a = a;
+  using _b = b;
+  using second = a.dup();
+  const flag = (fd: Fd) => libc().fcntl(fd.raw, c.F_GETFL, 0) & c.O_NONBLOCK;
+  setNonblocking(a.raw, false);
+  assertEquals([flag(a), flag(second)], [0, 0]);
+  setNonblocking(second.raw, true);
+  assertEquals([flag(a), flag(second)], [c.O_NONBLOCK, c.O_NONBLOCK]);
+});

@@ -1,0 +1,353 @@
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertStrictEquals,
+  assertThrows,
+} from "@std/assert";
+import { c } from "../ffi/abi.ts";
+import { closeRaw, dup } from "../ffi/fd.ts";
+import { libc } from "../ffi/libc.ts";
+import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
+import {
+  Fd,
+  listen,
+  type Logger,
+  LongWriteError,
+  NotUnixConnError,
+  receiveAllFrom,
+  ResponseWriter,
+  sendListener,
+  type SendOptions,
+  type UnixConn,
+} from "../mod.ts";
+import { captureMessages, connectedPair, type RawMessage, Sockets } from "./fixtures/raw.ts";
+import { test } from "./guard.ts";
+
+test("write() collects, and flush() sends what was collected as one message", async () => {
+  using sockets = new Sockets(3);
+  using wire = new Wire();
+  for (const [i, raw] of sockets.raws.entries()) await wire.response.write(raw, bytesOf(`${i}`));
+  assertEquals(new IncomingMessage(1).receive(wire.receiver.fd.raw), wouldBlock);
+  assertEquals(wire.response.sent, 0);
+  await wire.response.flush();
+  assertEquals(wire.response.sent, 3);
+  const messages = await wire.end();
+  assertEquals(messages.map(({ cookies }) => cookies), [sockets.cookies]);
+  assertEquals(text(messages[0].bytes), "\x01\0\0\x000" + "\x01\0\0\x001" + "\x01\0\0\x002");
+});
+
+test("flush() of nothing sends nothing", async () => {
+  using wire = new Wire();
+  await wire.response.flush();
+  await wire.response.write(0);
+  await Promise.all([wire.response.flush(), wire.response.flush()]);
+  await wire.response.flush();
+  assertEquals(wire.response.sent, 1);
+  assertEquals((await wire.end()).length, 1);
+});
+
+test("a full message goes out by itself: at 253 descriptors, or at 4096 bytes", async () => {
+  using wire = new Wire();
+  for (let i = 0; i < 254; i++) await wire.response.write(0);
+  assertEquals(wire.response.sent, 253);
+  await wire.response.flush();
+  for (const length of [4000, 88, 1]) await wire.response.write(0, new Uint8Array(length));
+  await wire.response.flush();
+  const messages = await wire.end();
+  assertEquals(messages.map(({ bytes }) => bytes.length), [4 * 253, 4, 4096, 5]);
+  assertEquals(messages.map(({ cookies }) => cookies.length), [253, 1, 2, 1]);
+});
+
+test("a thousand descriptors arrive in order, in four messages", async () => {
+  using sockets = new Sockets(1000);
+  using wire = new Wire();
+  for (const raw of sockets.raws) await wire.response.write(raw);
+  await wire.response.flush();
+  assertEquals(wire.response.sent, 1000);
+  const messages = await wire.end();
+  assertEquals(messages.map(({ cookies }) => cookies.length), [253, 253, 253, 241]);
+  assertEquals(messages.flatMap(({ cookies }) => cookies), sockets.cookies);
+});
+
+test("write() calls that nobody waits for in between keep their order", async () => {
+  using sockets = new Sockets(1000);
+  using wire = new Wire();
+  const writing = sockets.raws.map((raw, i) => wire.response.write(raw, bytesOf(`${i} `)));
+  await Promise.all(writing);
+  await wire.response.flush();
+  const messages = await wire.end();
+  assertEquals(messages.flatMap(({ cookies }) => cookies), sockets.cookies);
+  const metas = messages.map(({ bytes }) => text(bytes).replace(/.\0\0\0/gs, "")).join("");
+  assertEquals(metas, sockets.raws.map((_, i) => `${i} `).join(""));
+});
+
+test("flush() sends what was written before it, even what still waits for room", async () => {
+  using sockets = new Sockets(600);
+  using wire = new Wire();
+  const writing = sockets.raws.map((raw) => wire.response.write(raw));
+  await wire.response.flush();
+  assertEquals(wire.response.sent, 600);
+  await Promise.all(writing);
+  assertEquals((await wire.end()).flatMap(({ cookies }) => cookies), sockets.cookies);
+});
+
+test("what is written while a message goes out comes after it, in the order of the calls", async () => {
+  using sockets = new Sockets(3);
+  const [first, second, third] = sockets.raws;
+  using wire = new Wire();
+  await wire.response.write(first);
+  const later = wire.response.flush().then(() => wire.response.write(third));
+  await wire.response.write(second);
+  await later;
+  await wire.response.flush();
+  assertEquals((await wire.end()).flatMap(({ cookies }) => cookies), sockets.cookies);
+});
+
+test("a failure stays: every write() and flush() after it rejects with it", async () => {
+  using wire = new Wire();
+  wire.receiver.close();
+  await wire.response.write(0);
+  const error = await assertRejects(() => wire.response.flush(), Deno.errors.BrokenPipe);
+  assertStrictEquals(await assertRejects(() => wire.response.flush()), error);
+  assertStrictEquals(await assertRejects(() => wire.response.write(0)), error);
+  assertStrictEquals(await assertRejects(() => wire.response.flush()), error);
+  assertEquals(wire.response.sent, 0);
+});
+
+test("every write() that waited for the message that failed learns of it", async () => {
+  using wire = new Wire();
+  wire.receiver.close();
+  const writing = Array.from({ length: 600 }, () => wire.response.write(0));
+  const results = await Promise.allSettled(writing);
+  assertEquals(results.map(({ status }) => status), [
+    ...Array(253).fill("fulfilled"),
+    ...Array(347).fill("rejected"),
+  ]);
+});
+
+test("a descriptor that was closed before flush() is named, and nothing goes out", async () => {
+  using sockets = new Sockets(2);
+  using wire = new Wire();
+  const closed = dup(0);
+  await wire.response.write(sockets.raws[0]);
+  await wire.response.write(closed, bytesOf("gone"));
+  await wire.response.write(sockets.raws[1]);
+  closeRaw(closed);
+  const error = await assertRejects(() => wire.response.flush(), Deno.errors.BadResource);
+  assertMatch(error.message, new RegExp(`^Cannot send descriptor ${closed}: `));
+  assertEquals((error as { code?: string }).code, "EBADF");
+  assertEquals(wire.response.sent, 0);
+  assertEquals(await wire.end(), []);
+});
+
+test("what is no descriptor's number is refused, and no other is sent in its place", async () => {
+  using wire = new Wire();
+  for (const number of [NaN, 0.5, -1, 2 ** 32, Infinity]) {
+    await assertRejects(async () => {
+      await wire.response.write(number);
+      await wire.response.flush();
+    });
+  }
+  using taken = new Fd(dup(0));
+  taken.close();
+  await assertRejects(() => wire.response.write(taken), Deno.errors.BadResource);
+  assertEquals(await wire.end(), []);
+});
+
+test("a meta that is too long is refused alone: the others are not affected", async () => {
+  using sockets = new Sockets(3);
+  using wire = new Wire();
+  await wire.response.write(sockets.raws[0], bytesOf("a"));
+  const long = new Uint8Array(4093);
+  await assertRejects(() => wire.response.write(sockets.raws[1], long), LongWriteError);
+  await wire.response.write(sockets.raws[2], bytesOf("c"));
+  await wire.response.flush();
+  const messages = await wire.end();
+  assertEquals(messages.map(({ cookies }) => cookies), [[sockets.cookies[0], sockets.cookies[2]]]);
+  assertEquals(text(messages[0].bytes), "\x01\0\0\0a" + "\x01\0\0\0c");
+});
+
+test("maxMetaBytes bounds a meta from either side of the default", async () => {
+  for (const maxMetaBytes of [0, 10, 100_000]) {
+    using wire = new Wire({ maxMetaBytes });
+    await assertRejects(
+      () => wire.response.write(0, new Uint8Array(maxMetaBytes + 1)),
+      LongWriteError,
+      `a message carries ${maxMetaBytes}`,
+    );
+    await wire.response.write(0, new Uint8Array(maxMetaBytes));
+    await wire.response.flush();
+    // Of a long one, one recvmsg brings a part.
+    const lengths = (await wire.end()).map(({ bytes }) => bytes.length);
+    assertEquals(lengths.reduce((sum, length) => sum + length), 4 + maxMetaBytes);
+  }
+});
+
+test("a receiver that reads slowly gets everything: the writer waits for room", async () => {
+  using sockets = new Sockets(7);
+  using wire = new Wire();
+  const meta = (i: number) => new Uint8Array(4092).fill(i);
+  const writing = (async () => {
+    for (let i = 0; i < 300; i++) await wire.response.write(sockets.raws[i % 7], meta(i));
+    await wire.response.flush();
+    wire.sender.close();
+  })();
+  // It has come as far as there is room for.
+  for (let before = -1; before !== wire.response.sent; await turn()) before = wire.response.sent;
+  assert(wire.response.sent > 0 && wire.response.sent < 299, `sent ${wire.response.sent}`);
+  let i = 0;
+  await receiveAllFrom(wire.receiver, (fd, received) => {
+    assertEquals(received!.length, 4092);
+    assert(received!.every((byte) => byte === (i & 0xff)));
+    assertEquals(Sockets.cookie(fd.raw), sockets.cookies[i % 7]);
+    i++;
+  });
+  await writing;
+  assertEquals(i, 300);
+});
+
+test("a message that the smallest send buffer cuts arrives whole", async () => {
+  using sockets = new Sockets(3);
+  using wire = new Wire({ maxMetaBytes: 100_000 });
+  const smallest = new Uint8Array(4);
+  libc().setsockopt(wire.sender.fd.raw, c.SOL_SOCKET, c.SO_SNDBUF, smallest, 4);
+  const metas = sockets.raws.map((_, n) =>
+    Uint8Array.from({ length: 33_333 * (n + 1) }, (_, i) => i * 7 + (i >> 8) + n)
+  );
+  const writing = (async () => {
+    for (const [n, raw] of sockets.raws.entries()) await wire.response.write(raw, metas[n]);
+    await wire.response.flush();
+    wire.sender.close();
+  })();
+  let n = 0;
+  await receiveAllFrom(wire.receiver, (fd, meta) => {
+    assertEquals(meta!.length, metas[n].length);
+    assert(meta!.every((byte, i) => byte === metas[n][i]));
+    assertEquals(Sockets.cookie(fd.raw), sockets.cookies[n++]);
+  });
+  await writing;
+  assertEquals(n, 3);
+});
+
+test("the signal ends a wait for room, and what was not sent is not sent later", async () => {
+  const controller = new AbortController();
+  using wire = new Wire({ signal: controller.signal });
+  const reason = new Error("enough");
+  const writing = (async () => {
+    for (;;) await wire.response.write(0, new Uint8Array(4092));
+  })();
+  for (let before = -1; before !== wire.response.sent; await turn()) before = wire.response.sent;
+  const { sent } = wire.response;
+  controller.abort(reason);
+  assertStrictEquals(await assertRejects(() => writing), reason);
+  assertStrictEquals(await assertRejects(() => wire.response.flush()), reason);
+  assertEquals((await wire.end()).length, sent);
+});
+
+test("the end of its block sends nothing, and closes what was given to it", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using wire = new Wire();
+  {
+    using response = wire.response;
+    await response.write(0);
+    // A duplicate of the listener's descriptor waits with it.
+    await sendListener(response, listener);
+  }
+  assertEquals(await wire.end(), []);
+});
+
+test("a message that fails closes what was given to it", async () => {
+  using listener = listen(`\0${crypto.randomUUID()}`);
+  using wire = new Wire();
+  wire.receiver.close();
+  const giving = Array.from({ length: 300 }, () => sendListener(wire.response, listener));
+  const failed = (await Promise.allSettled(giving)).filter(({ status }) => status === "rejected");
+  assertEquals(failed.length, 300 - 253);
+});
+
+test("debug(), info() and error() reach the logger", () => {
+  const lines: unknown[][] = [];
+  const logger: Required<Logger> = {
+    debug: (...line) => void lines.push(["debug", ...line]),
+    info: (...line) => void lines.push(["info", ...line]),
+    error: (...line) => void lines.push(["error", ...line]),
+  };
+  const [a, b] = connectedPair();
+  using sender = a;
+  using _receiver = b;
+  using response = new ResponseWriter(sender, { logger });
+  response.debug("one", 1);
+  response.info("two", { two: 2 });
+  response.error("three", 3, "more");
+  assertEquals(lines, [
+    ["debug", "one", 1],
+    ["info", "two", { two: 2 }],
+    ["error", "three", 3, "more"],
+  ]);
+});
+
+test("a logger may lack any of its functions, and use `this`", () => {
+  const [a, b] = connectedPair();
+  using sender = a;
+  using _receiver = b;
+  class Counter {
+    count = 0;
+    error(): void {
+      this.count++;
+    }
+  }
+  const logger = new Counter();
+  for (const each of [logger, {}, undefined]) {
+    using response = new ResponseWriter(sender, { logger: each });
+    response.debug("nowhere");
+    response.info("nowhere");
+    response.error("counted, if it can be");
+  }
+  assertEquals(logger.count, 1);
+});
+
+test("ResponseWriter takes a connection of this library's only", () => {
+  for (const junk of [{}, null, 0, new Fd(0)]) {
+    const error = assertThrows(() => new ResponseWriter(junk as unknown as UnixConn));
+    assertInstanceOf(error, NotUnixConnError);
+  }
+});
+
+/** A response, and the other end of its connection. */
+class Wire implements Disposable {
+  readonly sender: UnixConn;
+  readonly receiver: UnixConn;
+  readonly response: ResponseWriter;
+
+  constructor(options?: SendOptions) {
+    [this.sender, this.receiver] = connectedPair();
+    this.response = new ResponseWriter(this.sender, options);
+  }
+
+  /** What arrived, now that no more will. */
+  async end(): Promise<RawMessage[]> {
+    this.sender.close();
+    return await captureMessages(this.receiver);
+  }
+
+  [Symbol.dispose](): void {
+    this.response[Symbol.dispose]();
+    this.sender[Symbol.dispose]();
+    this.receiver[Symbol.dispose]();
+  }
+}
+
+function turn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve));
+}
+
+function bytesOf(words: string): Uint8Array {
+  return new TextEncoder().encode(words);
+}
+
+function text(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes);
+}
