@@ -103,11 +103,5 @@ export {
   sendTo,
 } from "./lib/send.ts";
 export { listenAndServe, serve, Server, type ServerOptions } from "./lib/server.ts";
-export {
-  connect,
-  listen,
-  type ListenOptions,
-  UnixConn,
-  UnixListener,
-  type WaitOptions,
-} from "./lib/unix.ts";
+export { connect, UnixConn, type WaitOptions } from "./lib/conn.ts";
+export { listen, type ListenOptions, UnixListener } from "./lib/listener.ts";

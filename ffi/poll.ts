@@ -110,6 +110,11 @@ export async function unlessAborted<T>(promise: Promise<T>, signal?: AbortSignal
   }
 }
 
+/** A signal that is aborted with the first of two. */
+export function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
+  return given ? AbortSignal.any([own, given]) : own;
+}
+
 /** The waits of this thread. */
 class Waits {
   #epoll = -1;

@@ -197,6 +197,12 @@ export function socketKind(raw: number): SocketKind | undefined {
   };
 }
 
+/** Whether `raw` is a unix stream socket that listens, or one that does not. */
+export function isUnixStream(raw: number, { listening }: { listening: boolean }): boolean {
+  const kind = socketKind(raw);
+  return kind?.domain === "unix" && kind.type === "stream" && kind.listening === listening;
+}
+
 /** The number that only this socket has since boot (SO_COOKIE); duplicates share it. */
 export function socketCookie(raw: number): bigint {
   const cookie = new BigUint64Array(1);

@@ -6,7 +6,7 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { NotUnixConnError } from "./errors.ts";
-import { connect, UnixConn } from "./unix.ts";
+import { connect, UnixConn } from "./conn.ts";
 import type { WireRecord } from "./wire.ts";
 
 /**

@@ -21,7 +21,8 @@ import {
 } from "../ffi/socket.ts";
 import { exchange, slots } from "./capture.ts";
 import { NoDescriptorError } from "./errors.ts";
-import { UnixConn, UnixListener } from "./unix.ts";
+import { UnixConn } from "./conn.ts";
+import { UnixListener } from "./listener.ts";
 
 /** A listening or datagram socket of node's: a server of node:net, node:http and their like. */
 export interface NodeServer {

@@ -21,7 +21,8 @@ import {
 import { NoDescriptorError } from "./errors.ts";
 import type { MetaLike } from "./meta.ts";
 import type { ResponseWriter } from "./response.ts";
-import { UnixConn, UnixListener } from "./unix.ts";
+import { UnixConn } from "./conn.ts";
+import { UnixListener } from "./listener.ts";
 
 /** Sends descriptors to one client; when it throws, the client learns that the response is not whole. */
 export type HandlerFunction = (conn: UnixConn, response: ResponseWriter) => void | Promise<void>;

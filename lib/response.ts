@@ -8,7 +8,7 @@ import { closeAll, type Fd, rawOf } from "../ffi/fd.ts";
 import { OutgoingMessage } from "../ffi/message.ts";
 import { NotUnixConnError } from "./errors.ts";
 import { metaBytes, type MetaLike } from "./meta.ts";
-import { UnixConn } from "./unix.ts";
+import { UnixConn } from "./conn.ts";
 import { Batch, headerBytes, maxMetaBytes as defaultMaxMetaBytes } from "./wire.ts";
 
 /** Takes messages for the log; `console` is one. What is absent is not logged. */

@@ -9,7 +9,7 @@ import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "./descrip
 import { sendConn, sendFile, sendListener, sendPacketConn } from "./handler.ts";
 import type { MetaLike } from "./meta.ts";
 import { ResponseWriter, type SendOptions } from "./response.ts";
-import { connect, type UnixConn } from "./unix.ts";
+import { connect, type UnixConn } from "./conn.ts";
 
 /**
  * Connects to the unix socket at `path` and sends a descriptor to whoever listens there.

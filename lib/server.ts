@@ -10,7 +10,8 @@ import { closeNative, listenerDescriptor } from "./descriptor.ts";
 import { NotUnixListenerError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
 import { type Logger, ResponseWriter, type SendOptions } from "./response.ts";
-import { listen, type ListenOptions, type UnixConn, UnixListener } from "./unix.ts";
+import type { UnixConn } from "./conn.ts";
+import { listen, type ListenOptions, UnixListener } from "./listener.ts";
 
 /** Options of a server. */
 export interface ServerOptions extends Omit<SendOptions, "signal"> {

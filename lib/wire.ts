@@ -101,15 +101,17 @@ export class RecordReader {
   #start = 0;
   #end = 0;
   #descriptors: number[] = [];
+  /** Whether records are still to come whose descriptors were surrendered. */
+  #owed = false;
 
   /** From here on refuses records whose meta is longer. */
   limit(maxMetaBytes: number): void {
     this.#maxMetaBytes = maxMetaBytes;
   }
 
-  /** Whether nothing waits: neither bytes nor descriptors. */
+  /** Whether nothing waits and nothing is owed: the stream is between two messages. */
   get empty(): boolean {
-    return this.#start === this.#end && this.#descriptors.length === 0;
+    return this.#start === this.#end && this.#descriptors.length === 0 && !this.#owed;
   }
 
   /**
@@ -172,6 +174,7 @@ export class RecordReader {
       this.#start += headerBytes + length;
       this.#descriptors.shift();
     }
+    this.#owed ||= this.#descriptors.length > 0;
     this.#descriptors = [];
     return descriptors;
   }

@@ -38,7 +38,31 @@ import {
 } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
-import { test } from "./guard.ts";
+import { test as guardedTest, type TestFunction } from "./guard.ts";
+
+/** A guarded test that fails where a wrong adoption would wait for ever. */
+function test(name: string, fn: TestFunction): void;
+function test(name: string, options: { ignore?: boolean }, fn: TestFunction): void;
+function test(
+  name: string,
+  optionsOrFn: { ignore?: boolean } | TestFunction,
+  maybeFn?: TestFunction,
+): void {
+  const [options, fn] = typeof optionsOrFn === "function"
+    ? [{}, optionsOrFn]
+    : [optionsOrFn, maybeFn!];
+  guardedTest(name, options, async (t) => {
+    const ended = new AbortController();
+    const tooLong = pause(20_000, ended.signal).then(() => {
+      throw new Error("It is still waiting for something");
+    });
+    try {
+      await Promise.race([fn(t), tooLong]);
+    } finally {
+      ended.abort();
+    }
+  });
+}
 
 const text = new TextEncoder();
 const attempt = "Cannot make what the test needs";
@@ -153,9 +177,12 @@ for (const kind of listenerKinds) {
   test(`fdListener() gives a listener with the real address that accepts: ${kind}`, async () => {
     using directory = new Directory();
     const { fd, addr, dial } = listening(kind, directory);
+    using holder = fd.dup();
     using listener = fdListener(fd);
     assertEquals({ ...listener.addr }, addr);
     assertEquals(fd.owned, false, "an Fd is taken");
+    // Accepting on a blocking one would not fail, but stop everything.
+    assert(isNonblocking(holder.raw));
     // More than once: each accept has to ask for the next event.
     for (let i = 1; i < 4; i++) {
       const accepting = listener.accept();
@@ -568,7 +595,10 @@ async function moved(conn: Deno.Conn): Promise<Deno.Conn> {
   leaveConn(conn);
   // Blocking, as others hand it over.
   setNonblocking(fd.raw, false);
-  return await fdConn(fd);
+  using holder = fd.dup();
+  const adopted = await fdConn(fd);
+  assert(isNonblocking(holder.raw));
+  return adopted;
 }
 
 const megabyte = Uint8Array.from({ length: 1 << 20 }, (_, i) => i * 31 + (i >> 8) * 7);
@@ -1290,18 +1320,28 @@ test("drain() stops accepting: another holder of the listener gets every new con
   }
 });
 
-test("drain() leaves what has queued to the other holder", async () => {
-  using directory = new Directory();
-  const { fd, addr } = listening("127.0.0.1", directory);
-  const old = serving("old", fd);
-  const draining = drain(old);
-  using early = await Client.dial(addr);
-  await early.send();
-  assertEquals(await draining, 0);
-  const next = serving("next", fd);
-  assertEquals((await early.answer()).body, "next");
-  await next.shutdown();
-  fd.close();
+test("what queues while drain() waits is left to the other holder", async () => {
+  for (const kind of ["127.0.0.1", "path"] as const) {
+    using directory = new Directory();
+    const { fd, addr } = listening(kind, directory);
+    const old = serving("old", fd);
+    using idle = await Client.dial(addr);
+    await idle.request();
+    const draining = drain(old);
+    using early = await Client.dial(addr);
+    await early.send();
+    let answered = false;
+    const answering = early.answer().finally(() => answered = true);
+    // Each of these is a turn in which the old one could have accepted.
+    for (let i = 0; i < 20; i++) assertEquals((await idle.request()).body, "old");
+    assertEquals(answered, false);
+    const next = serving("next", fd);
+    assertEquals((await answering).body, "next");
+    await Promise.all([idle.conn.closeWrite(), early.conn.closeWrite()]);
+    assertEquals(await draining, 0);
+    await next.shutdown();
+    fd.close();
+  }
 });
 
 test("while it drains, every kind of answer says Connection: close", async () => {

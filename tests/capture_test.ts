@@ -57,6 +57,15 @@ test("place() puts a descriptor there under the same registration, and leaves it
   assertEquals([isOpen(slot.tfd), isOpen(fd.raw)], [false, true]);
 });
 
+test("a duplicate of what was made, as a forked child has one, keeps no registration", async () => {
+  const { dummy, slot } = capture(listenTcp, fail);
+  using _child = new Fd(slot.tfd).dup();
+  using fd = listening().fd;
+  place(slot, fd.raw);
+  dummy.close();
+  await assertUnharmed();
+});
+
 test("exchange() puts another descriptor in a place that is in use", async () => {
   const { dummy, slot } = capture<Deno.Listener>(
     () => Deno.listen({ transport: "unix", path: `\0capture-${crypto.randomUUID()}` }),

@@ -153,6 +153,18 @@ test("a listener of one address is told from one of another on the same port", (
   }
 });
 
+test("a listener is told from the connections that it accepted", async () => {
+  using directory = new Directory();
+  for (const options of [localhost, { transport: "unix" as const, path: directory.join("a") }]) {
+    using listener = listenAny(options);
+    const accepting = listener.accept();
+    using _conn = await listener.dial();
+    using _accepted = await accepting;
+    using fd = listenerDescriptor(listener.native);
+    assertEquals(socketKind(fd.raw)?.listening, true);
+  }
+});
+
 test("a server's descriptor is the socket that it accepts on: TCP and unix", async () => {
   using directory = new Directory();
   const path = directory.join("a.sock");
@@ -308,23 +320,22 @@ for (const [kind, options] of listenOptions) {
 }
 
 /** A native listener and who connects to it. */
-function listenAny(
-  options: typeof localhost | { transport: "unix"; path: string },
-): { accept(): Promise<Deno.Conn>; dial(): Promise<Deno.Conn> } & Disposable {
-  if ("path" in options) {
-    const listener = Deno.listen(options);
-    return {
-      accept: () => listener.accept(),
-      dial: () => Deno.connect(options),
-      [Symbol.dispose]: () => listener.close(),
-    };
-  }
-  const listener = Deno.listen(options);
-  const { port } = listener.addr;
+interface Dialled extends Disposable {
+  native: Deno.Listener;
+  accept(): Promise<Deno.Conn>;
+  dial(): Promise<Deno.Conn>;
+}
+
+function listenAny(options: typeof localhost | { transport: "unix"; path: string }): Dialled {
+  const native: Deno.Listener = "path" in options ? Deno.listen(options) : Deno.listen(options);
   return {
-    accept: () => listener.accept(),
-    dial: () => Deno.connect({ ...options, port }),
-    [Symbol.dispose]: () => listener.close(),
+    native,
+    accept: () => native.accept(),
+    dial: () =>
+      "path" in options
+        ? Deno.connect(options)
+        : Deno.connect({ ...options, port: (native.addr as Deno.NetAddr).port }),
+    [Symbol.dispose]: () => native.close(),
   };
 }
 

@@ -1,8 +1,9 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { c } from "../ffi/abi.ts";
 import { closeAll, closeRaw, replace } from "../ffi/fd.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
 import { createEpoll, pause, ready, unwatch, watch } from "../ffi/poll.ts";
-import { registrations } from "../ffi/proc.ts";
+import { describeDescriptor, openDescriptors, registrations } from "../ffi/proc.ts";
 import { shutdownWrite, socketPair } from "../ffi/socket.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -132,6 +133,27 @@ test("a hang-up wakes a writer that waits for room", async () => {
   closeRaw(a);
 });
 
+test("a pipe's reader is woken when its writer has gone, which is a hang-up and no bytes", async () => {
+  const [reader, writer] = pipe();
+  const waiting = ready(reader, "readable");
+  assert(!await settledBefore(waiting, round), "the writer is there");
+  closeRaw(writer);
+  await waiting;
+  closeRaw(reader);
+});
+
+/** The two ends of a pipe; pipe(2) is in no library here. */
+function pipe(): [number, number] {
+  const library = Deno.dlopen("libc.so.6", {
+    pipe2: { parameters: ["buffer", "i32"], result: "i32" },
+  });
+  const ends = new Int32Array(2);
+  const result = library.symbols.pipe2(new Uint8Array(ends.buffer), c.O_CLOEXEC | c.O_NONBLOCK);
+  library.close();
+  assertEquals(result, 0);
+  return [ends[0], ends[1]];
+}
+
 test("aborting rejects the wait with the signal's reason, unwrapped", async () => {
   using pair = new Pair();
   for (const reason of [new Error("enough"), "a string", { code: 7 }]) {
@@ -244,6 +266,43 @@ test("waiting on a number that is not open rejects and names it", async () => {
   // And other waits are as good as before.
   await round();
 });
+
+const threadsShown = textOf("/proc/self/syscall") !== "";
+if (!threadsShown) console.log("Threads are not looked at: this kernel does not show their calls");
+
+test("when nobody waits any more, no thread of Deno's is held by the wait", {
+  ignore: !threadsShown,
+}, async () => {
+  using pair = new Pair();
+  const controller = new AbortController();
+  const waiting = ready(pair.a, "readable", { signal: controller.signal });
+  const epoll = openDescriptors().find((raw) =>
+    describeDescriptor(raw) === "anon_inode:[eventpoll]" &&
+    registrations(raw).some(({ tfd }) => tfd === pair.a)
+  )!;
+  await until(() => waitsOn(epoll));
+  controller.abort();
+  await assertRejects(() => waiting);
+  await until(() => !waitsOn(epoll));
+});
+
+/** Whether a thread is in a system call whose first argument is `raw` (proc(5), "syscall"). */
+function waitsOn(raw: number): boolean {
+  for (const { name } of Deno.readDirSync("/proc/self/task")) {
+    const [, first] = textOf(`/proc/self/task/${name}/syscall`).split(" ");
+    if (first !== undefined && Number(first) === raw) return true;
+  }
+  return false;
+}
+
+/** What a file of a thread says; nothing when the thread has ended, or may not be looked at. */
+function textOf(path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return "";
+  }
+}
 
 test("pause() lasts its time, or until the signal is aborted, with its reason", async () => {
   await pause(1);

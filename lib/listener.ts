@@ -1,0 +1,200 @@
+/**
+ * Unix stream listeners, which never remove a path that is another's by now.
+ *
+ * @module
+ */
+
+import { closeAll, Fd } from "../ffi/fd.ts";
+import { type FileStatus, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
+import { either, ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { formatPath, type UnixAddress } from "../ffi/sockaddr.ts";
+import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
+import { UnixConn, type WaitOptions } from "./conn.ts";
+import { NotUnixListenerError } from "./errors.ts";
+
+/** Options of {@linkcode listen}. */
+export interface ListenOptions {
+  /** Permissions of the socket's file. @default {0o600} */
+  mode?: number;
+  /**
+   * Takes the path over in one step if it is in use: the new socket is bound beside it and renamed
+   * over it, so that at no moment a client finds nothing there. @default {false}
+   */
+  replace?: boolean;
+}
+
+/**
+ * Listens on a unix stream socket at `path`; "\0name" is a name in the abstract namespace.
+ *
+ * ```ts
+ * import { connect, listen } from "@graceful/deno";
+ *
+ * const directory = await Deno.makeTempDir();
+ * using listener = listen(`${directory}/app.sock`);
+ * using client = await connect(listener.addr.path!);
+ * using server = await listener.accept();
+ * await client.write(new TextEncoder().encode("hello"));
+ * console.log(new TextDecoder().decode(await server.readFull(new Uint8Array(5))));
+ * ```
+ *
+ * @throws {Deno.errors.AddrInUse} When the path is taken, even by a stale file.
+ * @throws {RangeError} When the path is longer than the 107 bytes a socket address holds.
+ */
+export function listen(path: string, options: ListenOptions = {}): UnixListener {
+  const attempt = `Cannot listen on ${formatPath(path)}`;
+  const { mode, replace = false } = options;
+  const raw = replace && !path.startsWith("\0")
+    ? listenOver(path, attempt, mode)
+    : listenAt(path, attempt, mode);
+  return new UnixListener(new Fd(raw), path);
+}
+
+/**
+ * A listening unix stream socket. Closing it removes its path, unless another socket has taken it.
+ *
+ * ```ts
+ * import { connect, listen, UnixListener } from "@graceful/deno";
+ *
+ * const listener: UnixListener = listen(`${await Deno.makeTempDir()}/app.sock`);
+ * using _client = await connect(listener.addr.path!);
+ * for await (const conn of listener) {
+ *   console.log("process", conn.peer.pid, "has connected");
+ *   conn.close();
+ *   listener.close();
+ * }
+ * ```
+ */
+export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
+  /** The descriptor, on loan: the listener owns it. */
+  readonly fd: Fd;
+  /** Where it listens. */
+  readonly addr: UnixAddress;
+  readonly #closing = new AbortController();
+  #file: FileStatus | undefined;
+  #referenced = true;
+
+  /**
+   * Takes over a listening unix stream socket.
+   *
+   * @param path Whose file to remove on close; without it no file is touched.
+   * @throws {NotUnixListenerError} When `fd` is something else; it stays open, with the caller.
+   */
+  constructor(fd: Fd, path?: string) {
+    if (!isUnixStream(fd.raw, { listening: true })) {
+      throw new NotUnixListenerError(`Descriptor ${fd.raw} is not a unix stream listener`);
+    }
+    this.fd = fd;
+    this.addr = path === undefined
+      ? localAddress(fd.raw) as UnixAddress
+      : { transport: "unix", path };
+    if (path !== undefined && !path.startsWith("\0")) this.#file = pathStatus(path);
+  }
+
+  /**
+   * Waits for the next connection.
+   *
+   * @throws {Deno.errors.BadResource} When the listener is closed, also while it waits.
+   */
+  async accept(options: WaitOptions = {}): Promise<UnixConn> {
+    const { signal } = options;
+    const attempt = () => `Cannot accept on ${formatPath(this.addr.path ?? "")}`;
+    for (;;) {
+      signal?.throwIfAborted();
+      const raw = accept(this.fd.raw, attempt);
+      if (raw >= 0) return new UnixConn(new Fd(raw));
+      await ready(this.fd.raw, "readable", {
+        keepsAlive: () => this.#referenced,
+        signal: either(this.#closing.signal, signal),
+      });
+    }
+  }
+
+  /** Connections as they come; ends quietly when the listener is closed. */
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<UnixConn> {
+    for (;;) {
+      let connection: UnixConn;
+      try {
+        connection = await this.accept();
+      } catch (error) {
+        if (this.#closing.signal.aborted) return;
+        throw error;
+      }
+      yield connection;
+    }
+  }
+
+  /** Waiting for a connection keeps the process running; that is how it starts. */
+  ref(): void {
+    this.#referenced = true;
+    refreshKeepAlive();
+  }
+
+  /** Waiting for a connection does not keep the process running. */
+  unref(): void {
+    this.#referenced = false;
+    refreshKeepAlive();
+  }
+
+  /** Closing will leave the path alone, because the socket was passed on and lives elsewhere. */
+  keepPath(): void {
+    this.#file = undefined;
+  }
+
+  /**
+   * Stops listening and removes the path.
+   *
+   * @throws {Deno.errors.BadResource} When it is closed already.
+   */
+  close(): void {
+    const raw = this.fd.take();
+    const { path } = this.addr;
+    if (this.#file && path && same(pathStatus(path), this.#file)) unlink(path);
+    this.#closing.abort(new Deno.errors.BadResource("The listener was closed"));
+    closeAll([raw]);
+  }
+
+  /** Closes the listener unless it is closed. */
+  [Symbol.dispose](): void {
+    if (this.fd.owned) this.close();
+  }
+}
+
+function listenAt(path: string, attempt: string, mode: number | undefined): number {
+  try {
+    return listenUnix(path, attempt, { mode });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    const holder = path.startsWith("\0") || isBound(path)
+      ? "another instance is serving there"
+      : "nobody is serving there any more: remove the file, or pass `replace: true`";
+    const inUse = new Deno.errors.AddrInUse(`${attempt}: ${holder}`, { cause: error });
+    throw Object.assign(inUse, { code: "EADDRINUSE" });
+  }
+}
+
+/**
+ * Binds beside `path` and renames over it. A name beside it may be too long for a socket address; by
+ * way of its directory's descriptor it is not.
+ */
+function listenOver(path: string, attempt: string, mode: number | undefined): number {
+  const directory = path.slice(0, path.lastIndexOf("/") + 1);
+  const name = `.${crypto.randomUUID().slice(0, 13)}`;
+  const beside = openDirectory(directory || ".", attempt);
+  try {
+    const raw = listenUnix(`/proc/self/fd/${beside}/${name}`, attempt, { mode });
+    try {
+      rename(`${directory}${name}`, path);
+      return raw;
+    } catch (error) {
+      closeAll([raw]);
+      unlink(`${directory}${name}`);
+      throw error;
+    }
+  } finally {
+    closeAll([beside]);
+  }
+}
+
+function same(a: FileStatus | undefined, b: FileStatus): boolean {
+  return a !== undefined && a.dev === b.dev && a.ino === b.ino;
+}
