@@ -87,15 +87,40 @@ export function isBound(path: string): boolean {
 /** A listening TCP socket on a free port of 127.0.0.1. */
 export function listenLoopback(): { raw: number; port: number } {
   const attempt = "Cannot listen on 127.0.0.1";
-  const loopback = structs.sockaddr_in.pack({
-    sin_family: c.AF_INET,
-    sin_addr: { s_addr: c.INADDR_LOOPBACK },
-  });
-  const raw = check(libc().socket(c.AF_INET, c.SOCK_STREAM | socketFlags, 0), attempt);
-  try {
-    check(libc().bind(raw, loopback, loopback.length), attempt);
+  return tcpSocket(attempt, (raw) => {
+    const any = loopback(0);
+    check(libc().bind(raw, any, any.length), attempt);
     check(libc().listen(raw, 1), attempt);
     return { raw, port: (localAddress(raw) as InetAddress).port };
+  });
+}
+
+/** A TCP socket that is connected to `port` of 127.0.0.1, or about to be. */
+export function connectLoopback(port: number): number {
+  const attempt = `Cannot connect to 127.0.0.1:${port}`;
+  return tcpSocket(attempt, (raw) => {
+    const there = loopback(port);
+    if (libc().connect(raw, there, there.length) < 0) {
+      const code = errno();
+      if (code !== errnos.EINPROGRESS) throw systemError(code, attempt);
+    }
+    return raw;
+  });
+}
+
+function loopback(port: number): Uint8Array<ArrayBuffer> {
+  return structs.sockaddr_in.pack({
+    sin_family: c.AF_INET,
+    sin_port: port,
+    sin_addr: { s_addr: c.INADDR_LOOPBACK },
+  });
+}
+
+/** Makes a TCP socket and does something with it; closes it when that fails. */
+function tcpSocket<T>(attempt: string, use: (raw: number) => T): T {
+  const raw = check(libc().socket(c.AF_INET, c.SOCK_STREAM | socketFlags, 0), attempt);
+  try {
+    return use(raw);
   } catch (error) {
     closeRaw(raw);
     throw error;

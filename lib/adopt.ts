@@ -7,11 +7,13 @@
  * @module
  */
 
-import { closeRaw, type Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import { closeRaw, Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus } from "../ffi/file.ts";
+import { pause } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
+  connectLoopback,
   listenLoopback,
   listenUnix,
   localAddress,
@@ -70,6 +72,12 @@ export function fdListener(fd: Fd | number): Deno.Listener;
  */
 export function fdListener(fd: Fd | number, tls: TlsOptions): Deno.TlsListener;
 export function fdListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
+  const listener = adoptListener(fd, tls);
+  proveInBackground();
+  return listener;
+}
+
+function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   const raw = rawOf(fd);
   const unix = listenerKind(raw).domain === "unix";
   if (unix && tls) throw wrong(raw, "a listening TCP socket, as TLS needs");
@@ -113,6 +121,12 @@ export function fdListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
  * @throws {UnsupportedRuntimeError} When this Deno does not let it.
  */
 export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn> {
+  connKind(rawOf(fd));
+  await proven();
+  return await adoptConn(fd);
+}
+
+async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn> {
   const unix = connKind(rawOf(fd)).domain === "unix";
   const name = privateName();
   const loopback = unix
@@ -193,6 +207,7 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
   remember(dummy, slot.tfd);
   lookAfter(fd, slot.tfd);
   release(fd);
+  proveInBackground();
   return dummy;
 }
 
@@ -256,6 +271,46 @@ export function listenerKind(raw: number): SocketKind {
     throw wrong(raw, "a listening TCP or unix socket");
   }
   return kind;
+}
+
+let proof: Promise<void> | undefined;
+
+/**
+ * Whether objects on a socket of ours are woken, tried once for the thread with a connection of its
+ * own: a runtime on which they are not is an error, and not a hang.
+ */
+function proven(): Promise<void> {
+  return proof ??= prove();
+}
+
+/** The same where nobody can wait for it: a failure is reported like an uncaught error. */
+export function proveInBackground(): void {
+  if (!proof) proven().catch(reportError);
+}
+
+async function prove(): Promise<void> {
+  const { raw, port } = listenLoopback();
+  using fd = new Fd(raw);
+  using listener = adoptListener(fd);
+  using client = new Fd(connectLoopback(port));
+  using accepted = await woken(listener.accept());
+  using conn = await woken(adoptConn(client));
+  await woken(accepted.write(new Uint8Array(1)));
+  await woken(conn.read(new Uint8Array(1)));
+}
+
+/** What a promise comes to, if it does within a second, and a hundred turns, of the event loop. */
+async function woken<T>(promise: Promise<T>): Promise<T> {
+  let settled = false;
+  const done = promise.finally(() => settled = true);
+  for (let turns = 0; turns < 100 && !settled; turns++) {
+    await Promise.race([done, pause(10)]);
+  }
+  if (settled) return await done;
+  throw new UnsupportedRuntimeError(
+    `Cannot adopt descriptors on Deno ${Deno.version.deno}: its event loop does not wake them. ` +
+      "node:net and node:http take a descriptor with listen({ fd }), at lower speed",
+  );
 }
 
 /** A name in the abstract namespace that nobody else has. */

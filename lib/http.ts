@@ -9,7 +9,7 @@ import { pause } from "../ffi/poll.ts";
 import { isSocket, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import { listenUnix, localAddress, socketKind } from "../ffi/socket.ts";
-import { listenerKind, privateName, release } from "./adopt.ts";
+import { listenerKind, privateName, proveInBackground, release } from "./adopt.ts";
 import { capture, exchange, place, type Slot } from "./capture.ts";
 import { closeNative, listenerDescriptor, remember, remembered } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
@@ -192,6 +192,7 @@ function serveOn(
   remember(server, slot.tfd);
   lookAfter(fd, slot.tfd);
   release(fd);
+  proveInBackground();
   return server;
 }
 

@@ -7,7 +7,8 @@
 import { assertEquals } from "@std/assert";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { pause } from "../ffi/poll.ts";
-import { fdListener, listen } from "../mod.ts";
+import { connDescriptor } from "../lib/descriptor.ts";
+import { fdConn, listen } from "../mod.ts";
 
 /** What a test gets. */
 export type TestFunction = (t: Deno.TestContext) => void | Promise<void>;
@@ -47,8 +48,11 @@ async function warmUp(): Promise<void> {
   aborted.abort();
   await accepting.catch(() => {});
   const native = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const own = listen(`\0guard-${crypto.randomUUID()}`);
-  fdListener(own.fd).close();
+  const { port } = native.addr;
+  const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  using fd = connDescriptor(conn);
+  (await fdConn(fd)).close();
+  conn.close();
   native.close();
 }
 

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, fail } from "@std/assert";
 import { test } from "./guard.ts";
 
 test("the restart demo loses no request, and sees the other instances answer", async () => {
@@ -14,9 +14,16 @@ test("the restart demo loses no request, and sees the other instances answer", a
 
 test("the control: the same demo does lose requests when the old instance just shuts down", async () => {
   const web = new URL("./fixtures/web_shutdown.ts", import.meta.url).pathname;
-  const { code, text } = await demo("--restarts", "3", "--seconds", "6", "--web", web);
-  assertEquals(code, 1, text);
-  assertMatch(text, /^Failed: \d+ requests, the first with: /m);
+  // Whether a request is on its way in the moment of the shutdown is up to chance.
+  for (let tries = 0; tries < 5; tries++) {
+    const args = ["--restarts", "3", "--seconds", "4", "--connections", "64", "--web", web];
+    const { code, text } = await demo(...args);
+    if (code === 0) continue;
+    assertEquals(code, 1, text);
+    assertMatch(text, /^Failed: \d+ requests, the first with: /m);
+    return;
+  }
+  fail("in five runs a plain shutdown lost no request");
 });
 
 test("the examples print their usage, and refuse what they do not know", async () => {
