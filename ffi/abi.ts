@@ -1,14 +1,16 @@
 /**
  * The one file that knows which system this is: layouts, constants and errno numbers, by the headers
- * of glibc and Linux (`bits/socket.h`, `bits/stat.h`, `asm-generic/errno.h`, `linux/eventpoll.h`).
+ * of glibc and Linux (`bits/socket.h`, `bits/stat.h`, `asm-generic/errno.h`, `linux/eventpoll.h`), and
+ * layouts of macOS by those of xnu (`sys/socket.h`, `sys/un.h`, `netinet/in.h`, `sys/event.h`). On
+ * macOS the library does not run yet: adopting wants an epoll and /proc, and there is neither.
  *
  * @module
  */
 
 import { bytes, type Fields, type Struct, struct } from "./struct.ts";
 
-/** The processors whose layouts are here. */
-export type Arch = "x86_64" | "aarch64";
+/** The systems whose layouts are here. */
+export type System = "linux_x86_64" | "linux_aarch64" | "macos_x86_64" | "macos_arm64";
 
 const iovec = struct({ iov_base: "pointer", iov_len: "usize" });
 
@@ -24,7 +26,12 @@ const msghdr = struct({
 
 const timespec = struct({ tv_sec: "i64", tv_nsec: "i64" });
 
-const shared = {
+// The same everywhere.
+const rlimit = struct({ rlim_cur: "u64", rlim_max: "u64" });
+const pollfd = struct({ fd: "i32", events: "i16", revents: "i16" });
+const linger = struct({ l_onoff: "i32", l_linger: "i32" });
+
+const linux = {
   iovec,
   msghdr,
   mmsghdr: struct({ msg_hdr: msghdr, msg_len: "u32" }),
@@ -46,11 +53,11 @@ const shared = {
   }),
   sockaddr_storage: struct({ ss_family: "u16", ss_padding: bytes(118), ss_align: "u64" }),
   ucred: struct({ pid: "i32", uid: "u32", gid: "u32" }),
-  pollfd: struct({ fd: "i32", events: "i16", revents: "i16" }),
-  rlimit: struct({ rlim_cur: "u64", rlim_max: "u64" }),
+  pollfd,
+  rlimit,
   timeval: struct({ tv_sec: "i64", tv_usec: "i64" }),
   timespec,
-  linger: struct({ l_onoff: "i32", l_linger: "i32" }),
+  linger,
   flock: struct({ l_type: "i16", l_whence: "i16", l_start: "i64", l_len: "i64", l_pid: "i32" }),
 };
 
@@ -59,7 +66,7 @@ const times = { st_atim: timespec, st_mtim: timespec, st_ctim: timespec } as con
 const byArch = {
   x86_64: {
     // EPOLL_PACKED: the kernel keeps the 32-bit layout here, and only here.
-    epoll_event: struct({ events: "u32", data: "u64" }, { packed: true }),
+    epoll_event: struct({ events: "u32", data: "u64" }, { maxAlign: 1 }),
     stat: struct({
       st_dev: "u64",
       st_ino: "u64",
@@ -97,20 +104,81 @@ const byArch = {
   },
 };
 
-/** Every layout of Linux on `arch`. */
-export function structsOf(arch: Arch): Readonly<Record<string, Struct<Fields>>> {
-  return { ...shared, ...byArch[arch] };
+const kevent = {
+  ident: "u64",
+  filter: "i16",
+  flags: "u16",
+  fflags: "u32",
+  data: "i64",
+  udata: "u64",
+} as const;
+
+const macos = {
+  iovec,
+  msghdr: struct({
+    msg_name: "pointer",
+    msg_namelen: "u32",
+    msg_iov: "pointer",
+    msg_iovlen: "i32",
+    msg_control: "pointer",
+    msg_controllen: "u32",
+    msg_flags: "i32",
+  }),
+  cmsghdr: struct({ cmsg_len: "u32", cmsg_level: "i32", cmsg_type: "i32" }),
+  sockaddr: struct({ sa_len: "u8", sa_family: "u8", sa_data: bytes(14) }),
+  sockaddr_un: struct({ sun_len: "u8", sun_family: "u8", sun_path: bytes(104) }),
+  sockaddr_in: struct({
+    sin_len: "u8",
+    sin_family: "u8",
+    sin_port: "u16be",
+    sin_addr: struct({ s_addr: "u32be" }),
+    sin_zero: bytes(8),
+  }),
+  sockaddr_in6: struct({
+    sin6_len: "u8",
+    sin6_family: "u8",
+    sin6_port: "u16be",
+    sin6_flowinfo: "u32",
+    sin6_addr: bytes(16),
+    sin6_scope_id: "u32",
+  }),
+  xucred: struct({
+    cr_version: "u32",
+    cr_uid: "u32",
+    cr_ngroups: "i16",
+    // gid_t cr_groups[16]
+    cr_groups: struct({ first: "u32", others: bytes(60) }),
+  }),
+  pollfd,
+  kevent: struct(kevent, { maxAlign: 4 }),
+  kevent64_s: struct({ ...kevent, ext: bytes(16) }),
+  rlimit,
+  timeval: struct({ tv_sec: "i64", tv_usec: "i32" }),
+  timespec,
+  linger,
+};
+
+/** Every layout of `system`. */
+export function structsOf(system: System): Readonly<Record<string, Struct<Fields>>> {
+  switch (system) {
+    case "linux_x86_64":
+      return { ...linux, ...byArch.x86_64 };
+    case "linux_aarch64":
+      return { ...linux, ...byArch.aarch64 };
+    default:
+      return macos;
+  }
 }
 
 // Callers need the fields' types, which the processors share as far as anyone reads them.
-type Structs = typeof shared & {
+type Structs = typeof linux & {
   epoll_event: typeof byArch.x86_64.epoll_event;
   stat: Struct<{ st_dev: "u64"; st_ino: "u64"; st_mode: "u32"; st_rdev: "u64"; st_size: "i64" }>;
 };
 
 /** The layouts of this machine; on a system without any, `libc()` throws before they matter. */
 export const structs: Structs = {
-  ...shared,
+  ...linux,
   ...byArch[Deno.build.arch === "aarch64" ? "aarch64" : "x86_64"],
 } as Structs;
 
@@ -292,12 +360,26 @@ export const errnos: Readonly<Record<string, number>> = {
   ECANCELED: 125,
 };
 
-/** `CMSG_ALIGN`, `CMSG_LEN` and `CMSG_SPACE` of bits/socket.h, for `size` data bytes. */
-export const cmsg = {
-  align: (size: number): number => Math.ceil(size / 8) * 8,
-  length: (size: number): number => cmsg.align(shared.cmsghdr.size) + size,
-  space: (size: number): number => cmsg.align(shared.cmsghdr.size) + cmsg.align(size),
-};
+/** `CMSG_ALIGN`, `CMSG_LEN` and `CMSG_SPACE` for `size` data bytes (bits/socket.h, sys/socket.h). */
+export interface ControlSizes {
+  align(size: number): number;
+  length(size: number): number;
+  space(size: number): number;
+}
+
+/** The control message macros of `system`. */
+export function controlSizesOf(system: System): ControlSizes {
+  const [unit, head] = system.startsWith("linux") ? [8, linux.cmsghdr] : [4, macos.cmsghdr];
+  const align = (size: number) => Math.ceil(size / unit) * unit;
+  return {
+    align,
+    length: (size) => align(head.size) + size,
+    space: (size) => align(head.size) + align(size),
+  };
+}
+
+/** The control message macros of this machine. */
+export const cmsg: ControlSizes = controlSizesOf("linux_x86_64");
 
 /** `_STAT_VER` of bits/stat.h, for `__fxstat`. */
 export const statVersion: number = Deno.build.arch === "x86_64" ? 1 : 0;

@@ -120,22 +120,52 @@ function open(): Libc {
       `Descriptors are passed on Linux x86_64 and aarch64; this is ${Deno.build.os} ${Deno.build.arch}`,
     );
   }
-  const { symbols: loaded } = Deno.dlopen(libraryName(), symbols);
+  const { symbols: loaded } = load();
   warm(loaded);
   return loaded;
 }
 
+/** Opens the first of the usual names that is there. */
+function load(): Deno.DynamicLibrary<typeof symbols> {
+  const names = libraryNames();
+  if (names.length === 0) return prompted();
+  let failure: unknown;
+  for (const name of names) {
+    try {
+      return Deno.dlopen(name, symbols);
+    } catch (error) {
+      failure = error;
+    }
+  }
+  throw failure;
+}
+
 /**
- * "libc.so.6" where any library may be opened; where only exact paths may (`--allow-ffi=PATH`), the
- * one of the usual places that is allowed. Asking never prompts.
+ * "libc.so.6" where any library may be opened. Where only some paths may (`--allow-ffi=PATH`), or some
+ * may not (`--deny-ffi=PATH`), Deno takes that name for a file in the working directory: the usual
+ * places that are allowed, then. Asking never prompts.
  */
-function libraryName(): string {
-  const soname = "libc.so.6";
-  if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") return soname;
-  const allowed = libcPaths.find((path) =>
+function libraryNames(): string[] {
+  const { state, partial } = Deno.permissions.querySync({ name: "ffi" });
+  if (state === "granted" && !partial) return [soname];
+  return libcPaths.filter((path) =>
     Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
   );
-  return allowed ?? soname;
+}
+
+const soname = "libc.so.6";
+
+/** Nothing is allowed: whoever sits at a terminal is asked, and others are told what to allow. */
+function prompted(): Deno.DynamicLibrary<typeof symbols> {
+  try {
+    return Deno.dlopen(soname, symbols);
+  } catch (cause) {
+    throw new Deno.errors.NotCapable(
+      `Requires ffi access to the C library, run again with --allow-ffi or with its exact path, ` +
+        `such as --allow-ffi=${libcPaths[0]}`,
+      { cause },
+    );
+  }
 }
 
 /**

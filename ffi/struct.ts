@@ -86,16 +86,16 @@ const scalarSizes = {
 // Deno keeps a buffer alive while it is an argument, not what that buffer points at.
 const pointedAt = new WeakMap<Uint8Array, Uint8Array[]>();
 
-/** Lays out `fields`; `packed` is `__attribute__((packed))`: no padding anywhere. */
+/** Lays out `fields`; `maxAlign` is `#pragma pack`: no field is aligned to more. */
 export function struct<const F extends Fields>(
   fields: F,
-  { packed = false }: { packed?: boolean } = {},
+  { maxAlign = 8 }: { maxAlign?: 1 | 2 | 4 | 8 } = {},
 ): Struct<F> {
   const offsets = new Map<keyof F, number>();
   let end = 0;
   let align = 1;
   for (const [name, field] of Object.entries(fields)) {
-    const fieldAlign = packed ? 1 : alignOf(field);
+    const fieldAlign = Math.min(alignOf(field), maxAlign);
     end = roundUp(end, fieldAlign);
     offsets.set(name, end);
     end += sizeOf(field);
