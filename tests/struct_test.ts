@@ -34,7 +34,9 @@ for (const system of systems) {
       for (const [field, [offset, size]] of Object.entries(expected.fields)) {
         const packed = layout.pack({ [field]: full(layout.fields[field]) }, () => 2n ** 64n - 1n);
         const filled = Array.from(packed, (byte, i) => byte === 0 ? -1 : i).filter((i) => i >= 0);
-        const places = Array.from({ length: size }, (_, i) => offset + i);
+        // At the end of msghdr is padding, which stays zero in a struct around it.
+        const padding = field === "msg_hdr" ? 4 : 0;
+        const places = Array.from({ length: size - padding }, (_, i) => offset + i);
         assertEquals([name, field, filled], [name, field, places]);
       }
     }
