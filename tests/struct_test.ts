@@ -32,11 +32,11 @@ for (const system of systems) {
     for (const [name, expected] of Object.entries(row.structs)) {
       const layout = structsOf(system)[name];
       for (const [field, [offset, size]] of Object.entries(expected.fields)) {
+        // A struct with padding of its own, and tested as such.
+        if (field === "msg_hdr") continue;
         const packed = layout.pack({ [field]: full(layout.fields[field]) }, () => 2n ** 64n - 1n);
         const filled = Array.from(packed, (byte, i) => byte === 0 ? -1 : i).filter((i) => i >= 0);
-        // At the end of msghdr is padding, which stays zero in a struct around it.
-        const padding = field === "msg_hdr" ? 4 : 0;
-        const places = Array.from({ length: size - padding }, (_, i) => offset + i);
+        const places = Array.from({ length: size }, (_, i) => offset + i);
         assertEquals([name, field, filled], [name, field, places]);
       }
     }
