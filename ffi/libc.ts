@@ -125,12 +125,10 @@ function open(): Libc {
   return loaded;
 }
 
-/** Opens the first of the usual names that is there. */
+/** Opens the first of the names that is there. */
 function load(): Deno.DynamicLibrary<typeof symbols> {
-  const names = libraryNames();
-  if (names.length === 0) return prompted();
   let failure: unknown;
-  for (const name of names) {
+  for (const name of libraryNames()) {
     try {
       return Deno.dlopen(name, symbols);
     } catch (error) {
@@ -143,29 +141,28 @@ function load(): Deno.DynamicLibrary<typeof symbols> {
 /**
  * "libc.so.6" where any library may be opened. Where only some paths may (`--allow-ffi=PATH`), or some
  * may not (`--deny-ffi=PATH`), Deno takes that name for a file in the working directory: the usual
- * places that are allowed, then. Asking never prompts.
+ * places that are allowed, then. Where none is, whoever sits at a terminal is asked once.
  */
 function libraryNames(): string[] {
-  const { state, partial } = Deno.permissions.querySync({ name: "ffi" });
-  if (state === "granted" && !partial) return [soname];
-  return libcPaths.filter((path) =>
+  if (anyAllowed()) return [soname];
+  const allowed = libcPaths.filter((path) =>
     Deno.permissions.querySync({ name: "ffi", path }).state === "granted"
+  );
+  if (allowed.length > 0) return allowed;
+  // Asked for by name, it would be granted as a file in the working directory.
+  Deno.permissions.requestSync({ name: "ffi" });
+  if (anyAllowed()) return [soname];
+  throw new Deno.errors.NotCapable(
+    "Requires ffi access to the C library, run again with --allow-ffi or with its exact path, " +
+      `such as --allow-ffi=${libcPaths[0]}`,
   );
 }
 
 const soname = "libc.so.6";
 
-/** Nothing is allowed: whoever sits at a terminal is asked, and others are told what to allow. */
-function prompted(): Deno.DynamicLibrary<typeof symbols> {
-  try {
-    return Deno.dlopen(soname, symbols);
-  } catch (cause) {
-    throw new Deno.errors.NotCapable(
-      `Requires ffi access to the C library, run again with --allow-ffi or with its exact path, ` +
-        `such as --allow-ffi=${libcPaths[0]}`,
-      { cause },
-    );
-  }
+function anyAllowed(): boolean {
+  const { state, partial } = Deno.permissions.querySync({ name: "ffi" });
+  return state === "granted" && !partial;
 }
 
 /**

@@ -85,12 +85,12 @@ export function isBound(path: string): boolean {
 }
 
 /** A listening TCP socket on a free port of 127.0.0.1. */
-export function listenLoopback(): { raw: number; port: number } {
+export function listenLoopback(backlog = 1): { raw: number; port: number } {
   const attempt = "Cannot listen on 127.0.0.1";
   return tcpSocket(attempt, (raw) => {
     const any = loopback(0);
     check(libc().bind(raw, any, any.length), attempt);
-    check(libc().listen(raw, 1), attempt);
+    check(libc().listen(raw, backlog), attempt);
     return { raw, port: (localAddress(raw) as InetAddress).port };
   });
 }
