@@ -81,7 +81,7 @@ export function serve(
 export class Server implements AsyncDisposable {
   /** Where it listens. */
   readonly addr: UnixAddress;
-  /** Resolves when it has stopped and every client has been served. */
+  /** Resolves when it has stopped and every client has been served; rejects if it had to stop. */
   readonly finished: Promise<void>;
   readonly #listener: UnixListener;
   readonly #native: Deno.Listener | undefined;
@@ -107,6 +107,8 @@ export class Server implements AsyncDisposable {
     this.#options = options;
     this.#logger = options.logger ?? { error: console.error };
     this.finished = this.#run();
+    // It is logged; that nobody waits for it must not end the process.
+    this.finished.catch(() => {});
   }
 
   /** Waiting for clients keeps the process running; that is how it starts. */
@@ -137,6 +139,9 @@ export class Server implements AsyncDisposable {
     signal?.addEventListener("abort", stop);
     try {
       await this.#accept();
+    } catch (error) {
+      this.#logger.error?.(`Cannot accept on ${this.addr.path} any more`, error);
+      throw error;
     } finally {
       signal?.removeEventListener("abort", stop);
       stop();
