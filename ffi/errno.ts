@@ -38,8 +38,9 @@ export type SystemError = Error & { code: string };
 export function systemError(code: number, attempt: string, cause?: unknown): SystemError {
   const name = errnoName(code);
   const make = classes()[name] ?? Error;
-  const error = new make(`${attempt}: ${describe(code)} (${name})`, cause ? { cause } : undefined);
-  return Object.assign(error, { code: name });
+  const error = new make(`${attempt}: ${describe(code)} (${name})`);
+  // Not by the constructor: before Deno 2.1 those of Deno.errors ignore their options.
+  return Object.assign(error, cause === undefined ? { code: name } : { code: name, cause });
 }
 
 /** Gives a call's result, or throws what its errno says. The attempt is worded only then. */

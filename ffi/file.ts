@@ -5,7 +5,7 @@
  */
 
 import { c, statVersion, structs } from "./abi.ts";
-import { check, uninterrupted } from "./errno.ts";
+import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
 import { cString, libc } from "./libc.ts";
 
@@ -30,11 +30,18 @@ const kinds: Record<number, FileStatus["kind"]> = {
 
 /** fstat(2). */
 export function fileStatus(raw: number): FileStatus {
+  const status = statusOf(raw);
+  if (status) return status;
+  throw systemError(errno(), `Cannot read the status of descriptor ${raw}`);
+}
+
+/** The same; undefined when it is not open, which another thread may have seen to by now. */
+export function statusOf(raw: number): FileStatus | undefined {
   const { stat } = structs;
   const status = new Uint8Array(stat.size);
   const { fstat, __fxstat } = libc();
   const result = fstat ? fstat(raw, status) : __fxstat!(statVersion, raw, status);
-  check(result, () => `Cannot read the status of descriptor ${raw}`);
+  if (result < 0) return undefined;
   return {
     kind: kinds[stat.read(status, "st_mode") & c.S_IFMT] ?? "other",
     dev: stat.read(status, "st_dev"),
@@ -82,6 +89,11 @@ export function readLink(path: string): string | undefined {
 /** Opens a directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
 export function openDirectory(path: string, attempt: string): number {
   return check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
+}
+
+/** link(2): another name for the same file. */
+export function link(from: string, to: string): void {
+  check(libc().link(cString(from), cString(to)), () => `Cannot link "${from}" to "${to}"`);
 }
 
 /** unlink(2); gives whether there was something to remove. */

@@ -65,6 +65,8 @@ const symbols = {
   __fxstat: { parameters: ["i32", "i32", "buffer"], result: "i32", optional: true },
   // ssize_t readlink(const char *pathname, char *buf, size_t bufsiz);
   readlink: { parameters: ["buffer", "buffer", "usize"], result: "isize" },
+  // int link(const char *oldpath, const char *newpath);
+  link: { parameters: ["buffer", "buffer"], result: "i32" },
   // int unlink(const char *pathname);
   unlink: { parameters: ["buffer"], result: "i32" },
   // int rename(const char *oldpath, const char *newpath);
@@ -130,12 +132,26 @@ function load(): Deno.DynamicLibrary<typeof symbols> {
   let failure: unknown;
   for (const name of libraryNames()) {
     try {
-      return Deno.dlopen(name, symbols);
+      return Deno.dlopen(name, fastCallsCrash() ? slow() : symbols);
     } catch (error) {
       failure = error;
     }
   }
   throw failure;
+}
+
+/** V8 of Deno 2.0 and 2.1 aborts the process now and then when it optimizes a loop of fast calls. */
+function fastCallsCrash(): boolean {
+  return /^2\.[01]\./.test(Deno.version.deno);
+}
+
+/** The symbols as functions that might call back, for which Deno makes no fast calls. */
+function slow(): typeof symbols {
+  const marked = Object.entries(symbols).map(([name, symbol]) => [
+    name,
+    "nonblocking" in symbol ? symbol : { ...symbol, callback: true },
+  ]);
+  return Object.fromEntries(marked);
 }
 
 /**
@@ -166,13 +182,14 @@ function anyAllowed(): boolean {
 }
 
 /**
- * A call's first runs go through code that V8 still compiles, which may itself change errno between
- * a failed call and its reading. Failing on purpose a thousand times (a millisecond) gets
- * the two calls compiled before one matters.
+ * A call's first runs may load or compile something of V8's, which itself changes errno between a
+ * failed call and its reading: seen once in 300 processes, at the eighth call. So the first ones fail
+ * on purpose. (Not more often than this: a loop that V8 sets out to optimize made Deno 2.0.6 crash
+ * when the process ended within milliseconds.)
  */
 function warm(loaded: Libc): void {
   const scratch = new Uint8Array(4);
-  for (let i = 0; i < 1000; i++) {
+  for (let i = 0; i < 200; i++) {
     loaded.close(-1);
     loaded.memcpy(scratch, loaded.__errno_location(), 4n);
   }

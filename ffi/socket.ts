@@ -9,6 +9,7 @@
 import { c, errnos, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
+import { fileStatus } from "./file.ts";
 import { cString, libc } from "./libc.ts";
 import {
   type Address,
@@ -228,21 +229,19 @@ export function isUnixStream(raw: number, { listening }: { listening: boolean })
   return kind?.domain === "unix" && kind.type === "stream" && kind.listening === listening;
 }
 
-/** The number that only this socket has since boot (SO_COOKIE); duplicates share it. */
+/**
+ * The number that only this socket has since boot (SO_COOKIE); duplicates share it. Where the kernel
+ * does not tell it (before 4.12, and under qemu-user), the inode, which only this one of all open
+ * sockets has.
+ */
 export function socketCookie(raw: number): bigint {
   const cookie = new BigUint64Array(1);
+  const bytes = new Uint8Array(cookie.buffer);
   length[0] = cookie.byteLength;
-  check(
-    libc().getsockopt(
-      raw,
-      c.SOL_SOCKET,
-      c.SO_COOKIE,
-      new Uint8Array(cookie.buffer),
-      lengthBytes,
-    ),
-    () => `Cannot read the cookie of descriptor ${raw}`,
-  );
-  return cookie[0];
+  if (libc().getsockopt(raw, c.SOL_SOCKET, c.SO_COOKIE, bytes, lengthBytes) === 0) return cookie[0];
+  const code = errno();
+  if (code === errnos.EINVAL || code === errnos.ENOPROTOOPT) return fileStatus(raw).ino;
+  throw systemError(code, `Cannot read the cookie of descriptor ${raw}`);
 }
 
 /** Who is at the other end of a unix connection: as of its connect() or listen() (SO_PEERCRED). */

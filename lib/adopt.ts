@@ -7,8 +7,8 @@
  * @module
  */
 
-import { closeRaw, Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
-import { fileStatus } from "../ffi/file.ts";
+import { closeRaw, dup, Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import { fileStatus, statusOf } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
@@ -22,8 +22,8 @@ import {
   type SocketKind,
   socketKind,
 } from "../ffi/socket.ts";
-import { capture, exchange, keep, place } from "./capture.ts";
-import { probeFile, remember } from "./descriptor.ts";
+import { capture, exchange, keep, place, type Slot } from "./capture.ts";
+import { remember } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
 
@@ -127,29 +127,39 @@ export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixC
 }
 
 async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn> {
+  // A peer that resets meanwhile has no address any more.
+  const peer = peerAddress(rawOf(fd));
   const unix = connKind(rawOf(fd)).domain === "unix";
   const name = privateName();
   const loopback = unix
     ? { raw: listenUnix(name, "Cannot make a connection to stand in"), port: 0 }
     : listenLoopback();
   try {
-    const { dummy, slot } = capture<Promise<Deno.TcpConn | Deno.UnixConn>>(
-      () =>
-        unix
-          ? Deno.connect({ transport: "unix", path: name })
-          : Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
-      (connecting) => void connecting.then((conn) => conn.close()),
-    );
+    let connecting: Promise<Deno.TcpConn | Deno.UnixConn> | undefined;
+    let slot: Slot;
+    try {
+      ({ slot } = capture(
+        () =>
+          connecting = unix
+            ? Deno.connect({ transport: "unix", path: name })
+            : Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
+        () => {},
+      ));
+    } catch (error) {
+      // What was not permitted says so here, and registers nothing.
+      (await connecting)?.close();
+      throw error;
+    }
     if (!unix) resetOnClose(slot.tfd);
     // The dummy connects to the end, and only then gives its place: the descriptor itself might not
     // be writable for long, which is what a connection attempt waits for.
     keep(slot);
-    const conn = await dummy;
+    const conn = await connecting!;
     closing(() => {
       const raw = rawOf(fd);
       exchange(slot, raw);
       Object.assign(conn.localAddr, localAddress(raw));
-      Object.assign(conn.remoteAddr, peerAddress(raw));
+      Object.assign(conn.remoteAddr, peer);
     }, conn);
     remember(conn, slot.tfd);
     lookAfter(fd, slot.tfd);
@@ -194,11 +204,10 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
       "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
     );
   }
-  const unix = kind.domain === "unix";
   const { dummy, slot } = capture<Deno.DatagramConn>(
     () =>
-      unix
-        ? Deno.listenDatagram({ transport: "unixpacket", path: privateName() })
+      kind.domain === "unix"
+        ? listenUnixpacket()
         : Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }),
     (conn) => conn.close(),
   );
@@ -209,6 +218,21 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
   release(fd);
   proveInBackground();
   return dummy;
+}
+
+function listenUnixpacket(): Deno.DatagramConn {
+  try {
+    return Deno.listenDatagram({ transport: "unixpacket", path: privateName() });
+  } catch (error) {
+    if (!(error instanceof TypeError)) throw error;
+    // Deno 2.3 to 2.6 take no abstract names here.
+    const directory = Deno.makeTempDirSync({ prefix: "graceful-" });
+    try {
+      return Deno.listenDatagram({ transport: "unixpacket", path: `${directory}/stand-in` });
+    } finally {
+      Deno.removeSync(directory, { recursive: true });
+    }
+  }
 }
 
 /**
@@ -237,28 +261,47 @@ export function fdFile(fd: Fd | number): Deno.FsFile {
   if (kind === "socket" || kind === "directory" || kind === "other") throw wrong(raw, "a file");
   // Deno reads files on a thread that blocks; one that does not would give EAGAIN.
   if (kind !== "regular") setNonblocking(raw, false);
-  const before = new Set(openDescriptors());
-  const dummy = Deno.openSync("/dev/null", { read: true, write: true });
-  const null_ = dummy.statSync();
-  const opened = openDescriptors().filter((number) => {
-    if (before.has(number)) return false;
-    const status = fileStatus(number);
-    return Number(status.rdev) === null_.rdev && Number(status.ino) === null_.ino;
-  });
-  // Another thread may have opened it in the same moment.
-  const slots = opened.length > 1 ? probeFile(dummy, opened) : opened;
-  closing(() => {
-    if (slots.length !== 1) {
-      throw new UnsupportedRuntimeError(
-        `Cannot adopt a file: ${slots.length} new descriptors where one was expected`,
-      );
-    }
-    replace(raw, slots[0]);
-  }, dummy);
-  remember(dummy, slots[0]);
+  const { dummy, place } = standInFile(raw);
+  remember(dummy, place);
   release(fd);
   return dummy;
 }
+
+/**
+ * A native file in whose place is what `raw` is open on. Files are in no epoll: the number of a file
+ * just opened is the one that is new. Other threads open files, too, so it is tried until nobody does.
+ */
+function standInFile(raw: number): { dummy: Deno.FsFile; place: number } {
+  const { dev, ino } = fileStatus(raw);
+  for (let tries = 0; tries < 100; tries++) {
+    const before = new Set(nullDescriptors());
+    const dummy = Deno.openSync("/dev/null", { read: true, write: true });
+    const [place, ...others] = nullDescriptors().filter((number) => !before.has(number));
+    if (place !== undefined && others.length === 0) {
+      const kept = dup(place);
+      replace(raw, place);
+      const seen = dummy.statSync();
+      const adopted = seen.dev === Number(dev) && seen.ino === Number(ino);
+      if (!adopted) replace(kept, place);
+      closeRaw(kept);
+      if (adopted) return { dummy, place };
+    }
+    dummy.close();
+  }
+  throw new UnsupportedRuntimeError(
+    "Cannot adopt a file: the number of a file that is opened cannot be told",
+  );
+}
+
+/** The numbers that are open on /dev/null: character device 1:3. */
+function nullDescriptors(): number[] {
+  return openDescriptors().filter((raw) => {
+    const status = statusOf(raw);
+    return status?.kind === "character device" && status.rdev === nullDevice;
+  });
+}
+
+const nullDevice = 0x103n;
 
 /**
  * The kind of a listening stream socket.
@@ -292,11 +335,8 @@ async function prove(): Promise<void> {
   const { raw, port } = listenLoopback();
   using fd = new Fd(raw);
   using listener = adoptListener(fd);
-  using client = new Fd(connectLoopback(port));
-  using accepted = await woken(listener.accept());
-  using conn = await woken(adoptConn(client));
-  await woken(accepted.write(new Uint8Array(1)));
-  await woken(conn.read(new Uint8Array(1)));
+  using _client = new Fd(connectLoopback(port));
+  using _accepted = await woken(listener.accept());
 }
 
 /** What a promise comes to, if it does within a second, and a hundred turns, of the event loop. */

@@ -301,10 +301,10 @@ export class UnixConn implements Disposable {
       }
     } catch (cause) {
       if (sent > 0) {
-        this.#writeEnd = new Deno.errors.BadResource(
+        const end = new Deno.errors.BadResource(
           `Nothing more can be written to this connection: a write ended after ${sent} of ${length} bytes`,
-          { cause },
         );
+        this.#writeEnd = Object.assign(end, { cause });
       }
       throw cause;
     } finally {

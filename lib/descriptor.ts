@@ -6,7 +6,7 @@
  */
 
 import { closeRaw, dup, Fd, isOpen, rawOf, replace } from "../ffi/fd.ts";
-import { fileStatus } from "../ffi/file.ts";
+import { fileStatus, statusOf } from "../ffi/file.ts";
 import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
 import { describeDescriptor, isSocket, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
@@ -99,32 +99,49 @@ export function listenerDescriptor(listener: ListenerLike): Fd {
   );
 }
 
-/** The descriptor of a connection, as a duplicate that is the caller's. */
-export function connDescriptor(conn: ConnLike): Fd {
-  return known(conn) ?? search(
+/** A connection's descriptor, and the way to leave it to whoever gets that. */
+export interface FoundConn {
+  /** A duplicate that is the caller's. */
+  fd: Fd;
+  /**
+   * Closes a native connection that lives on in another process. Deno's own `close()`, and the end of
+   * the process, would shut it down there too (tokio's `OwnedWriteHalf` does when dropped); so the
+   * object is put on a dead socket first. What is not a native object stays as it is.
+   */
+  leave(): void;
+}
+
+/** Finds the descriptor of a connection. */
+export function findConn(conn: ConnLike): FoundConn {
+  if (typeof conn === "number" || conn instanceof Fd || conn instanceof UnixConn) {
+    return { fd: known(conn)!, leave: () => {} };
+  }
+  let place = -1;
+  const fd = search(
     () => {
-      if ("handshake" in (conn as Deno.TlsConn) || "encrypted" in (conn as NodeSocket)) {
+      const own = remembered(conn);
+      if (own === undefined && ("handshake" in conn || "encrypted" in conn)) {
         throw new NoDescriptorError(
           "A TLS connection cannot be passed on: its keys live in this process",
         );
       }
-      const ends = endsOf(conn as Deno.Conn | NodeSocket);
-      return { candidates: places(conn as Deno.Conn | NodeSocket, ends), what: describeEnds(ends) };
+      const ends = endsOf(conn);
+      const candidates = own === undefined ? places(conn, ends) : [own];
+      [place] = candidates;
+      return { candidates, what: describeEnds(ends) };
     },
     conn,
     "connection",
   );
+  return { fd, leave: () => leave(conn, place) };
 }
 
-/**
- * Closes a native connection that lives on in another process. Deno's own `close()`, and the end of
- * the process, would shut it down there too (tokio's `OwnedWriteHalf` does when dropped); so the
- * object is put on a dead socket first.
- */
-export function leaveConn(conn: Deno.Conn | NodeSocket): void {
-  connDescriptor(conn).close();
-  const own = remembered(conn);
-  const [place] = own === undefined ? places(conn, endsOf(conn)) : [own];
+/** The descriptor of a connection, as a duplicate that is the caller's. */
+export function connDescriptor(conn: ConnLike): Fd {
+  return findConn(conn).fd;
+}
+
+function leave(conn: Deno.Conn | NodeSocket, place: number): void {
   const slot = slots().find(({ tfd }) => tfd === place);
   if (slot) {
     const [dead, other] = socketPair();
@@ -163,17 +180,18 @@ export function packetConnDescriptor(conn: PacketConnLike): Fd {
 }
 
 /** The descriptor of a file, as a duplicate that is the caller's. */
-export function fileDescriptor(file: FileLike): Fd {
-  if (typeof file === "number" || file instanceof Fd) return known(file)!;
+export function fileDescriptor(object: FileLike): Fd {
+  if (typeof object === "number" || object instanceof Fd) return known(object)!;
   return search(
     () => {
+      const file = resourceFile(object) ?? object;
       if ("fd" in file) return { candidates: [rawOf(file.fd)], what: `file ${file.fd}` };
       // Of a closed file this throws, even if its number is open on the same file again.
       const { dev, ino } = file.statSync();
       const own = remembered(file);
       if (own !== undefined) return { candidates: [own], what: `the file with inode ${ino}` };
       const candidates = openDescriptors().filter((raw) => {
-        const status = isOpen(raw) ? fileStatus(raw) : undefined;
+        const status = statusOf(raw);
         return status && Number(status.dev) === dev && Number(status.ino) === ino;
       });
       return {
@@ -181,9 +199,22 @@ export function fileDescriptor(file: FileLike): Fd {
         what: `the file with inode ${ino}`,
       };
     },
-    file,
+    object,
     "file",
   );
+}
+
+/**
+ * Before Deno 2.7.12 the `fd` of node's `FileHandle` is the number of a resource of Deno's, and as a
+ * descriptor it is any other file: the resource as Deno's own object.
+ */
+function resourceFile(file: object): Deno.FsFile | undefined {
+  if (file.constructor?.name !== "FileHandle") return undefined;
+  const [major, minor, patch] = Deno.version.deno.split(/[.+-]/).map(Number);
+  if (major > 2 || minor > 7 || (minor === 7 && patch >= 12)) return undefined;
+  type Internal = new (resource: number, key: symbol) => Deno.FsFile;
+  const { fd } = file as { fd: number };
+  return new (Deno.FsFile as unknown as Internal)(fd, Symbol.for("Deno.internal.FsFile"));
 }
 
 /** What needs no search. */
@@ -206,7 +237,8 @@ function search(
   try {
     found = find();
   } catch (error) {
-    if (error instanceof NoDescriptorError) throw error;
+    const { NotCapable } = Deno.errors;
+    if (error instanceof NoDescriptorError || error instanceof NotCapable) throw error;
     throw new NoDescriptorError(`Cannot find the descriptor of this ${kind}; is it open?`, {
       cause: error,
     });
@@ -272,8 +304,11 @@ function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] 
       formatAddress(peerAddress(raw)) === ends.remote;
   });
   if (!("localAddr" in conn)) {
-    const handle = (conn as { _handle?: { fd?: number } })._handle?.fd;
-    return ends ? suspects : suspects.filter((raw) => raw === handle);
+    if (ends) return suspects;
+    const handle = (conn as { _handle?: { fd?: number } })._handle;
+    const inner = nativeInside(handle);
+    if (inner) return places(inner, ends);
+    return suspects.filter((raw) => raw === handle?.fd);
   }
   if (ends && suspects.length > 0 && !isOpenTcp(conn as Deno.TcpConn, suspects[0])) return [];
   // Four numbers name one TCP connection; but several objects may stand on it.
@@ -283,6 +318,15 @@ function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] 
     if (found.length > 0) return found;
   }
   return [];
+}
+
+/** Before Deno 2.7.12 a handle of node's has no number, but a connection of Deno's inside. */
+function nativeInside(handle: object | undefined): Deno.Conn | undefined {
+  const symbol = handle &&
+    Object.getOwnPropertySymbols(handle).find(({ description }) =>
+      description === "kStreamBaseField"
+    );
+  return symbol && (handle as Record<symbol, Deno.Conn | undefined>)[symbol];
 }
 
 /** Whether the object is open, told by a call that fails on a closed one and changes nothing here. */
@@ -305,15 +349,24 @@ const probesAtOnce = 64;
  * sees it.
  */
 function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
-  const probes = suspects.map((raw) => ({ raw, kept: dup(raw), pair: socketPair("datagram") }));
+  const probes: { raw: number; kept: number; pair: [number, number] }[] = [];
   const message = new IncomingMessage(1);
   try {
-    for (const { raw, pair } of probes) replace(pair[0], raw);
+    for (const raw of suspects) {
+      const kept = dup(raw);
+      try {
+        const pair = socketPair("datagram");
+        replace(pair[0], raw);
+        probes.push({ raw, kept, pair });
+      } catch (error) {
+        closeRaw(kept);
+        throw error;
+      }
+    }
     // Written in this turn or never: nobody waits for it, and a closed object refuses it.
     conn.write(new Uint8Array(0)).catch(() => {});
-    return probes.filter(({ pair }) => message.receive(pair[1]) !== wouldBlock).map(({ raw }) =>
-      raw
-    );
+    return probes.filter(({ pair }) => message.receive(pair[1]) !== wouldBlock)
+      .map(({ raw }) => raw);
   } finally {
     for (const { raw, kept, pair } of probes) {
       replace(kept, raw);
@@ -323,7 +376,7 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
 }
 
 /** Several descriptors of one file: the one whose swap the object notices. */
-export function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
+function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
   const [probe, other] = socketPair();
   const { dev, ino } = fileStatus(probe);
   try {

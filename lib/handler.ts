@@ -4,24 +4,22 @@
  * @module
  */
 
-import { Fd } from "../ffi/fd.ts";
+import type { Fd } from "../ffi/fd.ts";
 import { pause } from "../ffi/poll.ts";
 import {
-  connDescriptor,
   type ConnLike,
   fileDescriptor,
   type FileLike,
-  leaveConn,
+  findConn,
   listenerDescriptor,
   type ListenerLike,
-  type NodeSocket,
   packetConnDescriptor,
   type PacketConnLike,
 } from "./descriptor.ts";
 import { NoDescriptorError } from "./errors.ts";
 import type { MetaLike } from "./meta.ts";
 import type { ResponseWriter } from "./response.ts";
-import { UnixConn } from "./conn.ts";
+import type { UnixConn } from "./conn.ts";
 import { UnixListener } from "./listener.ts";
 
 /** Sends descriptors to one client; when it throws, the client learns that the response is not whole. */
@@ -220,9 +218,8 @@ export async function sendConn(
   conn: ConnLike,
   meta?: MetaLike,
 ): Promise<void> {
-  const fd = await settled(() => connDescriptor(conn));
-  const native = isNative(conn) ? conn : undefined;
-  await response.give(fd, meta, native && (() => leaveConn(native)));
+  const { fd, leave } = await settled(() => findConn(conn));
+  await response.give(fd, meta, leave);
 }
 
 /**
@@ -271,7 +268,7 @@ export async function sendFile(
 }
 
 /** A connection of this very turn is not found before its runtime has looked at it once. */
-async function settled(search: () => Fd): Promise<Fd> {
+async function settled<T>(search: () => T): Promise<T> {
   for (let turns = 0; turns < 10; turns++) {
     try {
       return search();
@@ -281,8 +278,4 @@ async function settled(search: () => Fd): Promise<Fd> {
     }
   }
   return search();
-}
-
-function isNative(conn: ConnLike): conn is Deno.Conn | NodeSocket {
-  return typeof conn === "object" && !(conn instanceof Fd || conn instanceof UnixConn);
 }

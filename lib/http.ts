@@ -89,7 +89,8 @@ export function serveHttp(
 ): Deno.HttpServer {
   const [options, handler] = typeof optionsOrHandler === "function"
     ? [{}, optionsOrHandler]
-    : [optionsOrHandler, maybeHandler!];
+    : [optionsOrHandler, maybeHandler];
+  if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
   if (typeof listener === "number" || listener instanceof Fd) {
     return serveOn(listener, options, handler);
   }

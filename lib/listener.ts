@@ -5,9 +5,9 @@
  */
 
 import { closeAll, Fd } from "../ffi/fd.ts";
-import { type FileStatus, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
+import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
 import { either, ready, refreshKeepAlive } from "../ffi/poll.ts";
-import { formatPath, type UnixAddress } from "../ffi/sockaddr.ts";
+import { formatPath, maxPathBytes, type UnixAddress } from "../ffi/sockaddr.ts";
 import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
 import { NotUnixListenerError } from "./errors.ts";
@@ -167,8 +167,8 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
     const holder = path.startsWith("\0") || isBound(path)
       ? "another instance is serving there"
       : "nobody is serving there any more: remove the file, or pass `replace: true`";
-    const inUse = new Deno.errors.AddrInUse(`${attempt}: ${holder}`, { cause: error });
-    throw Object.assign(inUse, { code: "EADDRINUSE" });
+    const inUse = new Deno.errors.AddrInUse(`${attempt}: ${holder}`);
+    throw Object.assign(inUse, { code: "EADDRINUSE", cause: error });
   }
 }
 
@@ -177,21 +177,44 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
  * way of its directory's descriptor it is not.
  */
 function listenOver(path: string, attempt: string, mode: number | undefined): number {
+  const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
+  if (new TextEncoder().encode(beside).length <= maxPathBytes) {
+    return renamed(listenUnix(beside, attempt, { mode }), beside, path);
+  }
   const directory = path.slice(0, path.lastIndexOf("/") + 1);
-  const name = `.${crypto.randomUUID().slice(0, 13)}`;
-  const beside = openDirectory(directory || ".", attempt);
+  const name = crypto.randomUUID().slice(0, 8);
+  using opened = new Fd(openDirectory(directory || ".", attempt));
+  const raw = listenUnix(`/proc/self/fd/${opened.raw}/${name}`, attempt, { mode });
+  return renamed(raw, `${directory}${name}`, path);
+}
+
+function renamed(raw: number, from: string, to: string): number {
   try {
-    const raw = listenUnix(`/proc/self/fd/${beside}/${name}`, attempt, { mode });
-    try {
-      rename(`${directory}${name}`, path);
-      return raw;
-    } catch (error) {
-      closeAll([raw]);
-      unlink(`${directory}${name}`);
-      throw error;
-    }
+    rename(from, to);
+    return raw;
+  } catch (error) {
+    closeAll([raw]);
+    unlink(from);
+    throw error;
+  }
+}
+
+/**
+ * Closes a native listener on a unix path. Deno removes the path with it, whoever serves there by
+ * then; so what was not there at `first` gets another name meanwhile.
+ */
+export function closeNativeListener(listener: Deno.Listener, first: FileStatus | undefined): void {
+  const { path } = listener.addr as Deno.UnixAddr;
+  const another = first && path !== null && !same(pathStatus(path), first) && pathStatus(path);
+  const aside = another ? `${path}.${crypto.randomUUID().slice(0, 8)}` : undefined;
+  if (aside) link(path!, aside);
+  try {
+    listener.close();
+  } catch (error) {
+    // Its owner has closed it already.
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
   } finally {
-    closeAll([beside]);
+    if (aside) rename(aside, path!);
   }
 }
 

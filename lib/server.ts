@@ -4,14 +4,15 @@
  * @module
  */
 
+import { type FileStatus, pathStatus } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
-import { closeNative, listenerDescriptor } from "./descriptor.ts";
+import { listenerDescriptor } from "./descriptor.ts";
 import { NotUnixListenerError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
 import { type Logger, ResponseWriter, type SendOptions } from "./response.ts";
 import type { UnixConn } from "./conn.ts";
-import { listen, type ListenOptions, UnixListener } from "./listener.ts";
+import { closeNativeListener, listen, type ListenOptions, UnixListener } from "./listener.ts";
 
 /** Options of a server. */
 export interface ServerOptions extends Omit<SendOptions, "signal"> {
@@ -85,6 +86,7 @@ export class Server implements AsyncDisposable {
   readonly finished: Promise<void>;
   readonly #listener: UnixListener;
   readonly #native: Deno.Listener | undefined;
+  readonly #nativeFile: FileStatus | undefined;
   readonly #handler: Handler;
   readonly #options: ServerOptions;
   readonly #logger: Logger;
@@ -101,6 +103,8 @@ export class Server implements AsyncDisposable {
     } else {
       this.#listener = ownListener(listener);
       this.#native = listener;
+      const { path } = this.#listener.addr;
+      if (path !== null) this.#nativeFile = pathStatus(path);
     }
     this.addr = this.#listener.addr;
     this.#handler = handler;
@@ -145,7 +149,7 @@ export class Server implements AsyncDisposable {
     } finally {
       signal?.removeEventListener("abort", stop);
       stop();
-      closeNative(this.#native);
+      if (this.#native) closeNativeListener(this.#native, this.#nativeFile);
       await Promise.all(this.#conversations);
     }
   }

@@ -84,6 +84,9 @@ const types = [
   "ServeHttpOptions",
   "HttpHandler",
   "DrainOptions",
+  "TlsOptions",
+  "NodeServer",
+  "NodeSocket",
   "UnixAddress",
   "Credentials",
 ];

@@ -45,6 +45,7 @@ test("receive() delivers what another process sends, whole and in order", async 
   const received: string[] = [];
   const count = await receive(path, (fd, meta) => {
     assertEquals(Meta.from(meta).get("i"), received.length);
+    assertEquals(fd.donor, child.pid);
     received.push(String(Sockets.cookie(fd.raw)));
   });
   assertEquals(count, 300);
@@ -348,6 +349,28 @@ test("leaving receiveAllFrom() closes at once what came with it and was not aske
     else if (leave === "return") await all.return(undefined);
     else for await (const _ of all) break;
     assertEquals(sockets.others(), []);
+  }
+});
+
+test("a connection that was left inside a message gives nothing more, one left between two does", async () => {
+  using sockets = new Sockets(3);
+  const reason = new Error("no");
+  for (const inside of [true, false]) {
+    const [a, b] = connectedPair();
+    using conn = a;
+    using sender = b;
+    const message = joined(record("a"), record("b"), record("c"));
+    sendRaw(sender, message.subarray(0, inside ? -1 : undefined), sockets.raws);
+    const receiving = receiveAllFrom(conn, () => {
+      throw reason;
+    });
+    assertStrictEquals(await assertRejects(() => receiving), reason);
+    sendRaw(sender, inside ? message.subarray(-1) : record("d"), sockets.raws.slice(0, 1));
+    const metas: string[] = [];
+    const again = receiveFrom(conn, (_fd, meta) => void metas.push(text(meta)));
+    if (inside) await assertRejects(() => again, Deno.errors.BadResource, "left half read");
+    else assertEquals(await again, 1);
+    assertEquals(metas, inside ? [] : ["d"]);
   }
 });
 

@@ -23,7 +23,6 @@ import {
   type ConnLike,
   fileDescriptor,
   type FileLike,
-  leaveConn,
   listenerDescriptor,
   type ListenerLike,
   packetConnDescriptor,
@@ -43,6 +42,7 @@ import {
 } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
+import { leaveConn } from "./fixtures/leave.ts";
 import { test } from "./guard.ts";
 
 const localhost = { hostname: "127.0.0.1", port: 0 };

@@ -24,7 +24,15 @@ export function test(
   const [options, fn] = typeof optionsOrFn === "function"
     ? [{}, optionsOrFn]
     : [optionsOrFn, maybeFn!];
-  Deno.test({ name, ...options, fn: (t) => guarded(() => fn(t)) });
+  Deno.test({
+    name,
+    ...options,
+    // The library is opened once and stays; and the call that waits for readiness ends a moment after
+    // the last wait, on another thread.
+    sanitizeOps: false,
+    sanitizeResources: false,
+    fn: (t) => guarded(() => fn(t)),
+  });
 }
 
 /** Runs `fn`, and throws if it leaves descriptors open. */

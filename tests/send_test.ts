@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
-import { isOpen } from "../ffi/fd.ts";
+import { closeAll, isOpen } from "../ffi/fd.ts";
+import { connectUnix, listenUnix } from "../ffi/socket.ts";
 import {
   connect,
   Fd,
@@ -21,6 +22,7 @@ import {
   sendPacketConnTo,
   sendTo,
   type UnixConn,
+  UnixListener,
 } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -251,6 +253,27 @@ test("the signal ends a wait for a receiver that does not read", async () => {
   using _listener = listen(inbox);
   const rejected = await assertRejects(() => send(inbox, 0, null, { signal }));
   assertStrictEquals(rejected, reason);
+});
+
+test("the signal ends send()'s wait for a place in the listener's queue", async () => {
+  using directory = new Directory();
+  const path = directory.join("inbox.sock");
+  using fd = new Fd(listenUnix(path, "Cannot listen", { backlog: 0 }));
+  const queued: number[] = [];
+  for (let raw = connectUnix(path, "Cannot connect"); raw >= 0;) {
+    queued.push(raw);
+    raw = connectUnix(path, "Cannot connect");
+  }
+  const reason = new Error("enough");
+  const controller = new AbortController();
+  const sending = send(path, 0, null, { signal: controller.signal });
+  controller.abort(reason);
+  // A place is free now; nobody is to take it any more.
+  const listener = new UnixListener(fd);
+  for (const _ of queued) (await listener.accept()).close();
+  assertStrictEquals(await assertRejects(() => sending), reason);
+  await assertRejects(() => listener.accept({ signal: AbortSignal.timeout(0) }), DOMException);
+  closeAll(queued);
 });
 
 test("a connection of another kind is refused: it cannot carry descriptors", async () => {

@@ -84,6 +84,15 @@ test("serve() serves on a native unix listener, and closes it in the end", async
   assert(error instanceof ConnectionRefused || error instanceof NotFound, String(error));
 });
 
+test("serve() on a native unix listener leaves the path to the successor that took it", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = serve(Deno.listen({ transport: "unix", path }), fdHandler(0));
+  await using _successor = listenAndServe(path, fdHandler(0), { replace: true });
+  await old.shutdown();
+  assertEquals(await receive(path, () => {}), 1);
+});
+
 test("serve() does not mind a native listener that its owner has closed by the end", async () => {
   using directory = new Directory();
   const native = Deno.listen({ transport: "unix", path: directory.join("app.sock") });

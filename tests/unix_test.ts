@@ -9,6 +9,7 @@ import {
 import { c } from "../ffi/abi.ts";
 import { closeAll, closeRaw, dup, isOpen } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
+import { IncomingMessage } from "../ffi/message.ts";
 import { connectUnix, listenUnix, socketPair } from "../ffi/socket.ts";
 import {
   connect,
@@ -17,6 +18,7 @@ import {
   NotUnixConnError,
   NotUnixListenerError,
   receiveAllFrom,
+  sendTo,
   UnexpectedEofError,
   UnixConn,
   UnixListener,
@@ -524,6 +526,71 @@ test("a wait of a connection ends with its signal, and the connection goes on", 
   for (const wait of waiting) assertStrictEquals(await assertRejects(() => wait), reason);
   assertStrictEquals(await assertRejects(() => left.read(new Uint8Array(1), { signal })), reason);
   assertEquals(await exchange(left, right, "hello"), "hello");
+});
+
+test("writes that go on at the same time do not mix", async () => {
+  const [a, b] = connectedPair();
+  using writer = a;
+  using reader = b;
+  const megabyte = 1 << 20;
+  const writing = [1, 2, 3].map((n) => writer.write(new Uint8Array(megabyte).fill(n)));
+  const got = await reader.readFull(new Uint8Array(3 * megabyte));
+  assertEquals(await Promise.all(writing), Array(3).fill(megabyte));
+  assert(got.every((byte, i) => byte === 1 + Math.floor(i / megabyte)));
+});
+
+test("a write does not take the room that another one waits for", async () => {
+  const [a, b] = connectedPair();
+  using writer = a;
+  using reader = b;
+  const first = writer.write(new Uint8Array(1 << 20).fill(1));
+  // Room, of which the one who waits learns in a later turn.
+  const taken = new IncomingMessage(1 << 16);
+  let got = 0;
+  for (let n = taken.receive(reader.fd.raw); n > 0; n = taken.receive(reader.fd.raw)) got += n;
+  const second = writer.write(bytesOf("second"));
+  const rest = await reader.readFull(new Uint8Array((1 << 20) - got));
+  assert(rest.every((byte) => byte === 1));
+  assertEquals(text(await reader.readFull(new Uint8Array(6))), "second");
+  await Promise.all([first, second]);
+});
+
+test("a write that waits for another one ends with its own signal, having written nothing", async () => {
+  const [a, b] = connectedPair();
+  using writer = a;
+  using reader = b;
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  const first = writer.write(new Uint8Array(1 << 20).fill(1));
+  const second = writer.write(new Uint8Array(1 << 20).fill(2), { signal: controller.signal });
+  const third = writer.write(bytesOf("third"));
+  controller.abort(reason);
+  assertStrictEquals(await assertRejects(() => second), reason);
+  const got = await reader.readFull(new Uint8Array(1 << 20));
+  assert(got.every((byte) => byte === 1));
+  assertEquals(text(await reader.readFull(new Uint8Array(5))), "third");
+  await Promise.all([first, third]);
+});
+
+test("after a write that was left half done nothing more is written", async () => {
+  const [a, b] = connectedPair();
+  using writer = a;
+  using reader = b;
+  const controller = new AbortController();
+  const reason = new Error("enough");
+  const torn = writer.write(new Uint8Array(8 << 20), { signal: controller.signal });
+  controller.abort(reason);
+  assertStrictEquals(await assertRejects(() => torn), reason);
+  const message = "a write ended after";
+  const ended = await assertRejects(
+    () => writer.write(bytesOf("in its place")),
+    Deno.errors.BadResource,
+    message,
+  );
+  assertStrictEquals(ended.cause, reason);
+  await assertRejects(() => sendTo(writer, 0), Deno.errors.BadResource, message);
+  // The other direction goes on.
+  assertEquals(await exchange(reader, writer, "hello"), "hello");
 });
 
 test("close() while a read and a write wait rejects both", async () => {

@@ -389,6 +389,31 @@ test("read() takes plain bytes and leaves the descriptors that came with them", 
   assert(reader.empty);
 });
 
+test("surrender() gives up whole records with their descriptors, and the next message follows", () => {
+  const reader = new RecordReader();
+  reader.push(joined(record("a"), record("b"), record("c")), [1, 2, 3]);
+  assertEquals(reader.next()!.descriptor, 1);
+  assertEquals(reader.surrender(), [2, 3]);
+  assert(reader.empty);
+  reader.push(record("d"), [4]);
+  assertEquals(text(reader.next()!.meta), "d");
+  reader.end();
+});
+
+test("surrender() inside a message leaves the reader between nothing", () => {
+  const whole = joined(record("a"), record("b"), record("c"));
+  for (let cut = 1; cut < whole.length; cut++) {
+    const reader = new RecordReader();
+    reader.push(whole.subarray(0, cut), [1, 2, 3]);
+    assertEquals(reader.surrender(), [1, 2, 3]);
+    assertEquals(reader.empty, false, `cut at ${cut}`);
+    assertEquals(reader.surrender(), []);
+    // Whole by now; but the descriptors that are its own are closed.
+    reader.push(whole.subarray(cut));
+    assertEquals(reader.empty, false, `cut at ${cut}`);
+  }
+});
+
 test("whatever is batched by any sizes is read back through any reads", () => {
   const random = seeded(20_24);
   for (let round = 0; round < 150; round++) {
