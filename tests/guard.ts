@@ -31,8 +31,22 @@ export function test(
     // the last wait, on another thread.
     sanitizeOps: false,
     sanitizeResources: false,
-    fn: (t) => guarded(() => fn(t)),
+    fn: (t) => guarded(() => limited(() => fn(t))),
   });
+}
+
+/** What is wrong with descriptors often shows as a wait for ever. */
+async function limited(fn: () => void | Promise<void>): Promise<void> {
+  const ended = new AbortController();
+  const tooLong = pause(120_000, ended.signal).then(() => {
+    throw new Error("The test is still waiting for something");
+  });
+  try {
+    await Promise.race([fn(), tooLong]);
+  } finally {
+    ended.abort();
+    await tooLong.catch(() => {});
+  }
 }
 
 /** Runs `fn`, and throws if it leaves descriptors open. */
