@@ -1,4 +1,5 @@
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { pause } from "../ffi/poll.ts";
 import { drain, listenAndServe, listenerHandler, receive, serveHttp } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -74,11 +75,24 @@ function serving(instances: number, ...args: string[]): Child {
   return new Child("under_serve.ts", args, { deno, env: { DENO_JOBS: String(instances) } });
 }
 
-/** The next lines it prints, without the name of the instance that deno serve puts before each. */
+/**
+ * The next lines it prints, without the name of the instance that deno serve puts before each. One
+ * that prints less is killed, and fails.
+ */
 async function linesOf(child: Child, count: number): Promise<string[]> {
+  const over = new AbortController();
+  const limit = pause(30_000, over.signal).then(
+    () => Deno.kill(child.pid, "SIGKILL"),
+    () => {},
+  );
   const lines: string[] = [];
-  while (lines.length < count) {
-    lines.push((await child.line()).replace(/^\[serve-worker-.*?\] /, ""));
+  try {
+    while (lines.length < count) {
+      lines.push((await child.line()).replace(/^\[serve-worker-.*?\] /, ""));
+    }
+  } finally {
+    over.abort();
+    await limit;
   }
   return lines;
 }
