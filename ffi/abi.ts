@@ -278,6 +278,7 @@ export const c = {
   SO_COOKIE: 57,
   SO_LINGER: 13,
   O_PATH: 0x200000,
+  O_APPEND: 0x400,
   AT_FDCWD: -100,
   SEEK_SET: 0,
   SEEK_CUR: 1,

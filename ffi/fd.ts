@@ -38,8 +38,8 @@ export class Fd {
    * @throws {Deno.errors.BadResource} After either.
    */
   get raw(): number {
-    if (this.#raw < 0) throw new Deno.errors.BadResource("This Fd was taken or closed already");
-    return this.#raw;
+    if (this.owned) return this.#raw;
+    throw new Deno.errors.BadResource(`Descriptor ${~this.#raw} was taken or closed already`);
   }
 
   /** Whether it still owns a descriptor. */
@@ -48,13 +48,15 @@ export class Fd {
   }
 
   /**
-   * The number, for good: closing it is now up to the caller.
+   * The number, for good: closing it is now up to the caller. A number does not know where it came
+   * from: adopt the `Fd` itself while its donor lives.
    *
    * @throws {Deno.errors.BadResource} When it was taken or closed already.
    */
   take(): number {
     const raw = this.raw;
-    this.#raw = -1;
+    // What it was stays known, for the error of who asks again.
+    this.#raw = ~raw;
     return raw;
   }
 
@@ -64,7 +66,7 @@ export class Fd {
    * @throws {Deno.errors.BadResource} When it was taken or closed already.
    */
   dup(): Fd {
-    return new Fd(dup(this.raw));
+    return new Fd(dup(this.raw), this.donor);
   }
 
   /**
@@ -135,4 +137,16 @@ export function setNonblocking(raw: number, on: boolean): void {
   const flags = check(libc().fcntl(raw, c.F_GETFL, 0), attempt);
   const wanted = on ? flags | c.O_NONBLOCK : flags & ~c.O_NONBLOCK;
   if (wanted !== flags) check(libc().fcntl(raw, c.F_SETFL, wanted), attempt);
+}
+
+/** Whether `raw` is open for writing (fcntl(2), F_GETFL). */
+export function isWritable(raw: number): boolean {
+  const flags = libc().fcntl(raw, c.F_GETFL, 0);
+  return flags >= 0 && (flags & (c.O_WRONLY | c.O_RDWR)) !== 0;
+}
+
+/** Whether `raw` is open for reading and appending. */
+export function isAppending(raw: number): boolean {
+  const flags = libc().fcntl(raw, c.F_GETFL, 0);
+  return flags >= 0 && (flags & c.O_RDWR) !== 0 && (flags & c.O_APPEND) !== 0;
 }

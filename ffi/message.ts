@@ -95,7 +95,8 @@ export class OutgoingMessage extends MessageBuffers {
         `Cannot send ${count} descriptors: more than RLIMIT_NOFILE are in flight, unread by receivers`,
       );
     }
-    return systemError(code, `Cannot send ${count} descriptors`);
+    const what = count === 0 ? "write" : `send ${count} descriptors`;
+    return systemError(code, `Cannot ${what} to descriptor ${raw}`);
   }
 }
 

@@ -119,6 +119,7 @@ export function either(own: AbortSignal, given: AbortSignal | undefined): AbortS
 class Waits {
   #epoll = -1;
   #wakeUp = -1;
+  #events = 0n;
   readonly #waiters = new Map<number, Waiter[]>();
   #pending: Promise<number> | undefined;
 
@@ -166,20 +167,28 @@ class Waits {
   }
 
   async #run(): Promise<void> {
+    const { malloc, memcpy, epoll_wait } = libc();
     const events = new Uint8Array(epoll_event.size * batch);
-    while (this.#waiters.size > 0) {
-      this.#pending = libc().epoll_wait(this.#epoll, events, batch, -1);
-      this.refresh();
-      // Another thread's errno cannot be read; what epoll_wait may fail with here is EINTR alone.
-      const count = await this.#pending;
-      for (let i = 0; i < count; i++) {
-        const at = i * epoll_event.size;
-        const raw = Number(epoll_event.read(events, "data", at));
-        if (raw === this.#wakeUp) this.#drainWakeUp();
-        else this.#wake(raw, epoll_event.read(events, "events", at));
+    // A worker may be ended while the call waits: what the kernel fills in then must still be there.
+    // So it is not V8's memory, and never freed; the thread needs it once.
+    this.#events ||= BigInt(malloc(BigInt(events.length)));
+    try {
+      while (this.#waiters.size > 0) {
+        this.#pending = epoll_wait(this.#epoll, this.#events, batch, -1);
+        this.refresh();
+        // Another thread's errno cannot be read; what epoll_wait may fail with here is EINTR alone.
+        const count = await this.#pending;
+        if (count > 0) memcpy(events, this.#events, BigInt(count * epoll_event.size));
+        for (let i = 0; i < count; i++) {
+          const at = i * epoll_event.size;
+          const raw = Number(epoll_event.read(events, "data", at));
+          if (raw === this.#wakeUp) this.#drainWakeUp();
+          else this.#wake(raw, epoll_event.read(events, "events", at));
+        }
       }
+    } finally {
+      this.#pending = undefined;
     }
-    this.#pending = undefined;
   }
 
   #wake(raw: number, events: number): void {
@@ -204,7 +213,15 @@ class Waits {
       ? c.EPOLL_CTL_DEL
       : c.EPOLL_CTL_MOD;
     if (before.length > 0 || after.length > 0) {
-      control(this.#epoll, op, raw, events(after), BigInt(raw));
+      const change = epoll_event.pack({ events: events(after), data: BigInt(raw) });
+      const result = libc().epoll_ctl(this.#epoll, op, raw, change);
+      // Closed under somebody who waited, it is watched no more: who waits finds out by trying.
+      if (result < 0 && before.length > 0) {
+        this.#waiters.delete(raw);
+        for (const { wake } of after) wake();
+        return;
+      }
+      check(result, () => `Cannot wait for descriptor ${raw}`);
     }
     if (after.length > 0) this.#waiters.set(raw, after);
     else this.#waiters.delete(raw);

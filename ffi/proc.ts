@@ -24,14 +24,6 @@ export function describeDescriptor(raw: number): string | undefined {
 }
 
 /**
- * Whether a number is a socket now. Another thread may close a number while the table is read: asking
- * the socket itself would throw then.
- */
-export function isSocket(raw: number): boolean {
-  return describeDescriptor(raw)?.startsWith("socket:") ?? false;
-}
-
-/**
  * Whether a process with this number runs, or ran and was not waited for (kill(2), signal 0). One of
  * another PID namespace counts as running: its number is not known here.
  */

@@ -223,6 +223,21 @@ export function socketKind(raw: number): SocketKind | undefined {
   };
 }
 
+/**
+ * What `look` sees of `raw` if that is a socket, and still is when it has looked: another thread may
+ * close a number any time, and open it for something else.
+ */
+export function ifSocket<T>(raw: number, look: (kind: SocketKind) => T): T | undefined {
+  try {
+    const kind = socketKind(raw);
+    return kind && look(kind);
+  } catch (error) {
+    const { code } = error as { code?: string };
+    if (code === "EBADF" || code === "ENOTSOCK") return undefined;
+    throw error;
+  }
+}
+
 /** Whether `raw` is a unix stream socket that listens, or one that does not. */
 export function isUnixStream(raw: number, { listening }: { listening: boolean }): boolean {
   const kind = socketKind(raw);
@@ -282,11 +297,6 @@ export function resetOnClose(raw: number): void {
 /** Ends the sending half: the peer reads EOF after what is queued (shutdown(2), SHUT_WR). */
 export function shutdownWrite(raw: number): void {
   check(libc().shutdown(raw, c.SHUT_WR), () => `Cannot shut down descriptor ${raw}`);
-}
-
-/** Ends the receiving half: reads give what is queued, then EOF (shutdown(2), SHUT_RD). */
-export function shutdownRead(raw: number): void {
-  check(libc().shutdown(raw, c.SHUT_RD), () => `Cannot shut down descriptor ${raw}`);
 }
 
 /** Bytes that arrived and were not read yet (FIONREAD). */

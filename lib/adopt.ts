@@ -7,7 +7,7 @@
  * @module
  */
 
-import { closeRaw, dup, Fd, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import { closeRaw, Fd, isAppending, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus, statusOf } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
@@ -268,40 +268,33 @@ export function fdFile(fd: Fd | number): Deno.FsFile {
 }
 
 /**
- * A native file in whose place is what `raw` is open on. Files are in no epoll: the number of a file
- * just opened is the one that is new. Other threads open files, too, so it is tried until nobody does.
+ * A native file in whose place is what `raw` is open on. Files are in no epoll: what tells its number
+ * is that nobody else has /dev/null open in such a way. Other threads may, at the same moment and for
+ * the same reason; then all try again.
  */
 function standInFile(raw: number): { dummy: Deno.FsFile; place: number } {
-  const { dev, ino } = fileStatus(raw);
-  for (let tries = 0; tries < 100; tries++) {
-    const before = new Set(nullDescriptors());
-    const dummy = Deno.openSync("/dev/null", { read: true, write: true });
-    const [place, ...others] = nullDescriptors().filter((number) => !before.has(number));
+  for (let tries = 0; tries < 1000; tries++) {
+    const dummy = Deno.openSync("/dev/null", { read: true, append: true });
+    const [place, ...others] = openDescriptors().filter(isAppendingNull);
     if (place !== undefined && others.length === 0) {
-      const kept = dup(place);
-      replace(raw, place);
-      const seen = dummy.statSync();
-      const adopted = seen.dev === Number(dev) && seen.ino === Number(ino);
-      if (!adopted) replace(kept, place);
-      closeRaw(kept);
-      if (adopted) return { dummy, place };
+      closing(() => replace(raw, place), dummy);
+      return { dummy, place };
     }
     dummy.close();
+    const until = performance.now() + Math.random();
+    while (performance.now() < until);
   }
   throw new UnsupportedRuntimeError(
     "Cannot adopt a file: the number of a file that is opened cannot be told",
   );
 }
 
-/** The numbers that are open on /dev/null: character device 1:3. */
-function nullDescriptors(): number[] {
-  return openDescriptors().filter((raw) => {
-    const status = statusOf(raw);
-    return status?.kind === "character device" && status.rdev === nullDevice;
-  });
+/** Whether `raw` is open on /dev/null, character device 1:3, for reading and appending. */
+function isAppendingNull(raw: number): boolean {
+  if (!isAppending(raw)) return false;
+  const status = statusOf(raw);
+  return status?.kind === "character device" && status.rdev === 0x103n;
 }
-
-const nullDevice = 0x103n;
 
 /**
  * The kind of a listening stream socket.
@@ -323,12 +316,19 @@ let proof: Promise<void> | undefined;
  * own: a runtime on which they are not is an error, and not a hang.
  */
 function proven(): Promise<void> {
-  return proof ??= prove();
+  return proof ??= prove().catch((error) => {
+    // Out of descriptors, for example: that proves nothing, and passes.
+    if (!(error instanceof UnsupportedRuntimeError)) proof = undefined;
+    throw error;
+  });
 }
 
 /** The same where nobody can wait for it: a failure is reported like an uncaught error. */
 export function proveInBackground(): void {
-  if (!proof) proven().catch(reportError);
+  if (proof) return;
+  proven().catch((error) => {
+    if (error instanceof UnsupportedRuntimeError) reportError(error);
+  });
 }
 
 async function prove(): Promise<void> {

@@ -16,12 +16,11 @@ import { closeAll, closeRaw, dup, replace, setNonblocking } from "../ffi/fd.ts";
 import { createEpoll, unwatch, watch } from "../ffi/poll.ts";
 import {
   describeDescriptor,
-  isSocket,
   openDescriptors,
   type Registration,
   registrations,
 } from "../ffi/proc.ts";
-import { localAddress, socketKind } from "../ffi/socket.ts";
+import { ifSocket, localAddress } from "../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "./errors.ts";
 
 /** The place of a dummy: the number that the native object uses, and how its runtime watches it. */
@@ -147,12 +146,13 @@ function trial(): Deno.Listener {
 
 function descriptorOfTrial(listener: Deno.Listener): number {
   const { port } = listener.addr as Deno.NetAddr;
-  const found = openDescriptors().find((raw) => {
-    const kind = isSocket(raw) ? socketKind(raw) : undefined;
-    if (!kind?.listening || kind.domain !== "ipv4") return false;
-    const address = localAddress(raw);
-    return address !== undefined && "port" in address && address.port === port;
-  });
+  const found = openDescriptors().find((raw) =>
+    ifSocket(raw, ({ domain, listening }) => {
+      if (!listening || domain !== "ipv4") return false;
+      const address = localAddress(raw);
+      return address !== undefined && "port" in address && address.port === port;
+    })
+  );
   if (found === undefined) throw unsupported("a new listener has no descriptor");
   return found;
 }

@@ -5,24 +5,24 @@
  * @module
  */
 
-import { closeRaw, dup, Fd, isOpen, rawOf, replace } from "../ffi/fd.ts";
-import { fileStatus, statusOf } from "../ffi/file.ts";
+import { closeRaw, dup, Fd, isWritable, rawOf, replace } from "../ffi/fd.ts";
+import { offsetOf, statusOf } from "../ffi/file.ts";
 import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
-import { describeDescriptor, isSocket, openDescriptors } from "../ffi/proc.ts";
+import { openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import {
+  ifSocket,
   localAddress,
   noDelay,
   peerAddress,
   socketCookie,
   type SocketKind,
-  socketKind,
   socketPair,
 } from "../ffi/socket.ts";
 import { exchange, slots } from "./capture.ts";
 import { NoDescriptorError } from "./errors.ts";
 import { UnixConn } from "./conn.ts";
-import { UnixListener } from "./listener.ts";
+import { closeNative, UnixListener } from "./listener.ts";
 
 /** A listening or datagram socket of node's: a server of node:net, node:http and their like. */
 export interface NodeServer {
@@ -65,7 +65,7 @@ export type FileLike = Deno.FsFile | { readonly fd: number } | Fd | number;
 /** Which open socket or file a number meant when it was written down. */
 interface Remembered {
   raw: number;
-  identity: string;
+  identity: string | undefined;
 }
 
 const adopted = new WeakMap<object, Remembered>();
@@ -79,7 +79,9 @@ export function remember(object: object, raw: number): void {
 export function remembered(object: object): number | undefined {
   const note = adopted.get(object);
   // A closed object's number may be somebody else's by now.
-  return note && isOpen(note.raw) && identityOf(note.raw) === note.identity ? note.raw : undefined;
+  return note && note.identity !== undefined && identityOf(note.raw) === note.identity
+    ? note.raw
+    : undefined;
 }
 
 /** The descriptor of a listener, as a duplicate that is the caller's. */
@@ -133,7 +135,16 @@ export function findConn(conn: ConnLike): FoundConn {
     conn,
     "connection",
   );
-  return { fd, leave: () => leave(conn, place) };
+  const identity = identityOf(place);
+  return {
+    fd,
+    leave() {
+      // Its owner may have closed it meanwhile, and the number be somebody else's.
+      if (identityOf(place) === identity) desert(place);
+      if ("destroy" in conn) conn.destroy();
+      else closeNative(conn);
+    },
+  };
 }
 
 /** The descriptor of a connection, as a duplicate that is the caller's. */
@@ -141,25 +152,26 @@ export function connDescriptor(conn: ConnLike): Fd {
   return findConn(conn).fd;
 }
 
-function leave(conn: Deno.Conn | NodeSocket, place: number): void {
+/** Puts a dead socket in the place of a native connection. */
+function desert(place: number): void {
   const slot = slots().find(({ tfd }) => tfd === place);
-  if (slot) {
-    const [dead, other] = socketPair();
-    closeRaw(other);
-    exchange(slot, dead);
-    closeRaw(dead);
-  }
-  if ("destroy" in conn) conn.destroy();
-  else conn.close();
+  if (!slot) return;
+  const [dead, other] = socketPair();
+  closeRaw(other);
+  exchange(slot, dead);
+  closeRaw(dead);
 }
 
-/** Closes a native object that its owner may have closed already: the end that both wanted. */
-export function closeNative(object: { close(): void } | undefined): void {
-  try {
-    object?.close();
-  } catch (error) {
-    if (!(error instanceof Deno.errors.BadResource)) throw error;
-  }
+const passedOn = new WeakSet<object>();
+
+/** Notes that another process has what `object` stands on. */
+export function notePassedOn(object: object): void {
+  passedOn.add(object);
+}
+
+/** Whether another process has what `object` stands on. */
+export function wasPassedOn(object: object): boolean {
+  return passedOn.has(object);
 }
 
 /** The descriptor of a datagram socket, as a duplicate that is the caller's. */
@@ -195,7 +207,7 @@ export function fileDescriptor(object: FileLike): Fd {
         return status && Number(status.dev) === dev && Number(status.ino) === ino;
       });
       return {
-        candidates: candidates.length > 1 ? probeFile(file, candidates) : candidates,
+        candidates: candidates.length > 1 ? tellFile(file, candidates) : candidates,
         what: `the file with inode ${ino}`,
       };
     },
@@ -244,8 +256,9 @@ function search(
     });
   }
   const { candidates, what } = found;
-  const identities = new Set(candidates.map(identityOf));
-  if (identities.size === 1) return new Fd(dup(candidates[0]));
+  const identities = new Map(candidates.map((raw) => [identityOf(raw), raw]));
+  identities.delete(undefined);
+  for (const raw of identities.values()) if (identities.size === 1) return new Fd(dup(raw));
   throw new NoDescriptorError(
     identities.size === 0
       ? `No open descriptor is ${what}; it was closed, or is not an object of this thread`
@@ -254,18 +267,15 @@ function search(
 }
 
 function sockets(fits: (raw: number, kind: SocketKind) => boolean): number[] {
-  return openDescriptors().filter((raw) => {
-    const kind = isSocket(raw) ? socketKind(raw) : undefined;
-    return kind !== undefined && fits(raw, kind);
-  });
+  return openDescriptors().filter((raw) => ifSocket(raw, (kind) => fits(raw, kind)));
 }
 
-/** The same for every duplicate of one socket or open file, different for any other. */
-function identityOf(raw: number): string {
-  const name = describeDescriptor(raw) ?? "";
-  if (name.startsWith("socket:")) return `socket ${socketCookie(raw)}`;
-  const { dev, ino } = fileStatus(raw);
-  return `file ${dev} ${ino}`;
+/** The same for every duplicate of one socket or file, different for any other; undefined for none. */
+function identityOf(raw: number): string | undefined {
+  const cookie = ifSocket(raw, () => socketCookie(raw));
+  if (cookie !== undefined) return `socket ${cookie}`;
+  const status = statusOf(raw);
+  return status && `file ${status.dev} ${status.ino}`;
 }
 
 /** Where a connection starts and ends, as text; undefined for a unix connection. */
@@ -295,14 +305,15 @@ function describeEnds(ends: Ends | undefined): string {
 
 /** The number that this thread's runtime has a connection on; none for a closed one. */
 function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] {
-  const suspects = slots().map(({ tfd }) => tfd).filter((raw) => {
-    const kind = isSocket(raw) ? socketKind(raw) : undefined;
-    if (!kind || kind.listening || kind.type !== "stream") return false;
-    // A unix connection has no address of its own.
-    if (!ends || kind.domain === "unix") return !ends && kind.domain === "unix";
-    return formatAddress(localAddress(raw)) === ends.local &&
-      formatAddress(peerAddress(raw)) === ends.remote;
-  });
+  const fits = (raw: number) =>
+    ifSocket(raw, ({ domain, type, listening }) => {
+      if (listening || type !== "stream") return false;
+      // A unix connection has no address of its own.
+      if (!ends || domain === "unix") return !ends && domain === "unix";
+      return formatAddress(localAddress(raw)) === ends.local &&
+        formatAddress(peerAddress(raw)) === ends.remote;
+    });
+  const suspects = slots().map(({ tfd }) => tfd).filter(fits);
   if (!("localAddr" in conn)) {
     if (ends) return suspects;
     const handle = (conn as { _handle?: { fd?: number } })._handle;
@@ -375,25 +386,40 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
   }
 }
 
-/** Several descriptors of one file: the one whose swap the object notices. */
-function probeFile(file: Deno.FsFile, candidates: number[]): number[] {
-  const [probe, other] = socketPair();
-  const { dev, ino } = fileStatus(probe);
+/**
+ * Which of several descriptors of one file the object has: the ones that move along when it seeks.
+ * What has no offset, a pipe or a device, is told by whether it can be written to; that end of it is
+ * the same by any of them. Nothing is done to a descriptor, which might be another thread's.
+ */
+function tellFile(file: Deno.FsFile, candidates: number[]): number[] {
+  const before = offsetIn(file);
+  if (before === undefined) {
+    const writable = canWrite(file);
+    return candidates.filter((raw) => isWritable(raw) === writable);
+  }
+  const magic = 2 ** 40 + Math.floor(Math.random() * 2 ** 30);
   try {
-    return candidates.filter((raw) => {
-      const kept = dup(raw);
-      try {
-        replace(probe, raw);
-        const seen = file.statSync();
-        return seen.dev === Number(dev) && seen.ino === Number(ino);
-      } finally {
-        replace(kept, raw);
-        closeRaw(kept);
-      }
-    });
+    file.seekSync(magic, Deno.SeekMode.Start);
+    return candidates.filter((raw) => offsetOf(raw) === magic);
   } finally {
-    closeRaw(probe);
-    closeRaw(other);
+    file.seekSync(before, Deno.SeekMode.Start);
+  }
+}
+
+/** The object's offset; undefined when it has none. */
+function offsetIn(file: Deno.FsFile): number | undefined {
+  if (!file.statSync().isFile) return undefined;
+  return file.seekSync(0, Deno.SeekMode.Current);
+}
+
+/** Whether writing nothing is refused for the access mode (write(2), EBADF). */
+function canWrite(file: Deno.FsFile): boolean {
+  try {
+    file.writeSync(new Uint8Array(0));
+    return true;
+  } catch {
+    // Whatever it is called: nothing else can be wrong with no bytes.
+    return false;
   }
 }
 

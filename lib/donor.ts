@@ -8,8 +8,8 @@
  */
 
 import { type Fd, setNonblocking } from "../ffi/fd.ts";
-import { isRunning, isSocket } from "../ffi/proc.ts";
-import { socketCookie } from "../ffi/socket.ts";
+import { isRunning } from "../ffi/proc.ts";
+import { ifSocket, socketCookie } from "../ffi/socket.ts";
 
 /** Milliseconds between two looks: a call to the kernel for each socket. */
 const interval = 100;
@@ -36,11 +36,13 @@ export function lookAfter(fd: Fd | number, raw: number): void {
 
 function look(): void {
   shared = shared.filter(({ raw, cookie, donor }) => {
-    if (!isSocket(raw) || socketCookie(raw) !== cookie) return false;
     // Asked first: what a process did before it ended is seen to once more.
     const running = isRunning(donor);
-    setNonblocking(raw, true);
-    return running;
+    return ifSocket(raw, () => {
+      if (socketCookie(raw) !== cookie) return false;
+      setNonblocking(raw, true);
+      return running;
+    });
   });
   if (shared.length > 0) return;
   clearInterval(timer);

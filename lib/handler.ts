@@ -13,6 +13,7 @@ import {
   findConn,
   listenerDescriptor,
   type ListenerLike,
+  notePassedOn,
   packetConnDescriptor,
   type PacketConnLike,
 } from "./descriptor.ts";
@@ -194,8 +195,10 @@ export async function sendListener(
 ): Promise<void> {
   const fd = listenerDescriptor(listener);
   // Whoever gets it may serve on the path when this process has long closed it.
-  const keepPath = () => listener instanceof UnixListener && listener.keepPath();
-  await response.give(fd, meta, keepPath);
+  await response.give(fd, meta, () => {
+    if (listener instanceof UnixListener) listener.keepPath();
+    else if (typeof listener === "object") notePassedOn(listener);
+  });
 }
 
 /**
@@ -264,10 +267,13 @@ export async function sendFile(
   file: FileLike,
   meta?: MetaLike,
 ): Promise<void> {
-  await response.give(fileDescriptor(file), meta);
+  await response.give(await settled(() => fileDescriptor(file)), meta);
 }
 
-/** A connection of this very turn is not found before its runtime has looked at it once. */
+/**
+ * A connection of this very turn is not found before its runtime has looked at it once, and a file that
+ * is read or written at the moment is busy.
+ */
 async function settled<T>(search: () => T): Promise<T> {
   for (let turns = 0; turns < 10; turns++) {
     try {

@@ -5,14 +5,15 @@
  */
 
 import { closeRaw, Fd, rawOf } from "../ffi/fd.ts";
-import { pause } from "../ffi/poll.ts";
-import { isSocket, openDescriptors } from "../ffi/proc.ts";
+import { pause, unlessAborted } from "../ffi/poll.ts";
+import { openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
-import { listenUnix, localAddress, socketKind } from "../ffi/socket.ts";
+import { ifSocket, listenUnix, localAddress } from "../ffi/socket.ts";
 import { listenerKind, privateName, proveInBackground, release } from "./adopt.ts";
 import { capture, exchange, place, type Slot } from "./capture.ts";
-import { closeNative, listenerDescriptor, remember, remembered } from "./descriptor.ts";
+import { listenerDescriptor, remember, remembered, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
+import { closeNativeListener, pathStatusOf } from "./listener.ts";
 
 /** Answers one request, as in `Deno.serve`. */
 export type HttpHandler = (
@@ -96,7 +97,12 @@ export function serveHttp(
   }
   using fd = listenerDescriptor(listener);
   const server = serveOn(fd, options, handler);
-  server.finished.finally(() => closeNative(listener));
+  const first = pathStatusOf(listener);
+  const close = () => {
+    const keep = wasPassedOn(server) || wasPassedOn(listener);
+    closeNativeListener(listener, first, keep);
+  };
+  server.finished.then(close, close).catch(reportError);
   return server;
 }
 
@@ -104,10 +110,11 @@ export function serveHttp(
 export interface DrainOptions {
   /**
    * How long to wait for clients to leave, in milliseconds; those that stay idle longer than that are
-   * closed, and a request that one of them sends at that moment is lost. @default {60_000}
+   * closed, and a request that one of them sends at that moment is lost. An answer under way is
+   * finished: a stream that does not end outlasts the deadline. @default {60_000}
    */
   deadline?: number;
-  /** Ends the wait, with the server still answering and not accepting. */
+  /** Ends the wait, with the server still answering and not accepting, or shutting down. */
   signal?: AbortSignal;
 }
 
@@ -142,7 +149,7 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
     const open = connections(serving.address);
     const now = performance.now();
     if (open === 0 || now >= end) {
-      await server.shutdown();
+      await unlessAborted(server.shutdown(), signal);
       return open;
     }
     // A look asks for every descriptor: it is to take a tenth of the time at most.
@@ -236,13 +243,14 @@ function stopAccepting(slot: Slot): void {
 
 /** How many connections that came in at `address` this process holds. */
 function connections(address: Address | undefined): number {
-  return openDescriptors().filter((raw) => {
-    const kind = isSocket(raw) ? socketKind(raw) : undefined;
-    if (!kind || kind.listening || kind.type !== "stream") return false;
-    const local = localAddress(raw);
-    if (!local || !address) return false;
-    return "port" in local
-      ? "port" in address && local.port === address.port
-      : formatAddress(local) === formatAddress(address);
-  }).length;
+  const belongs = (raw: number) =>
+    ifSocket(raw, ({ listening, type }) => {
+      if (listening || type !== "stream") return false;
+      const local = localAddress(raw);
+      if (!local || !address) return false;
+      return "port" in local
+        ? "port" in address && local.port === address.port
+        : formatAddress(local) === formatAddress(address);
+    });
+  return openDescriptors().filter(belongs).length;
 }

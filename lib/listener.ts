@@ -7,7 +7,7 @@
 import { closeAll, Fd } from "../ffi/fd.ts";
 import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
 import { either, ready, refreshKeepAlive } from "../ffi/poll.ts";
-import { formatPath, maxPathBytes, type UnixAddress } from "../ffi/sockaddr.ts";
+import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
 import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
 import { NotUnixListenerError } from "./errors.ts";
@@ -100,6 +100,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     const attempt = () => `Cannot accept on ${formatPath(this.addr.path ?? "")}`;
     for (;;) {
       signal?.throwIfAborted();
+      this.#closing.signal.throwIfAborted();
       const raw = accept(this.fd.raw, attempt);
       if (raw >= 0) return new UnixConn(new Fd(raw));
       await ready(this.fd.raw, "readable", {
@@ -146,16 +147,17 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @throws {Deno.errors.BadResource} When it is closed already.
    */
   close(): void {
+    this.#closing.abort(new Deno.errors.BadResource("The listener was closed"));
     const raw = this.fd.take();
     const { path } = this.addr;
     if (this.#file && path && same(pathStatus(path), this.#file)) unlink(path);
-    this.#closing.abort(new Deno.errors.BadResource("The listener was closed"));
     closeAll([raw]);
   }
 
   /** Closes the listener unless it is closed. */
   [Symbol.dispose](): void {
     if (this.fd.owned) this.close();
+    else this.#closing.abort(new Deno.errors.BadResource("The listener's descriptor was taken"));
   }
 }
 
@@ -177,6 +179,8 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
  * way of its directory's descriptor it is not.
  */
 function listenOver(path: string, attempt: string, mode: number | undefined): number {
+  // A path that nobody could connect to is refused before anything is made.
+  packUnix(path, attempt);
   const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
   if (new TextEncoder().encode(beside).length <= maxPathBytes) {
     return renamed(listenUnix(beside, attempt, { mode }), beside, path);
@@ -199,20 +203,37 @@ function renamed(raw: number, from: string, to: string): number {
   }
 }
 
+/** Closes a native object that its owner may have closed already: the end that both wanted. */
+export function closeNative(object: { close(): void } | undefined): void {
+  try {
+    object?.close();
+  } catch (error) {
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
+  }
+}
+
+/** The file that a native listener is bound to; undefined when it is bound to none. */
+export function pathStatusOf({ addr }: Deno.Listener): FileStatus | undefined {
+  return addr.transport === "unix" && addr.path ? pathStatus(addr.path) : undefined;
+}
+
 /**
- * Closes a native listener on a unix path. Deno removes the path with it, whoever serves there by
- * then; so what was not there at `first` gets another name meanwhile.
+ * Closes a native listener. Deno removes a unix path with it, whoever serves there by then: so what
+ * was not there at `first`, or is to be kept, gets another name meanwhile.
  */
-export function closeNativeListener(listener: Deno.Listener, first: FileStatus | undefined): void {
+export function closeNativeListener(
+  listener: Deno.Listener,
+  first: FileStatus | undefined,
+  keep: boolean,
+): void {
+  const now = pathStatusOf(listener);
   const { path } = listener.addr as Deno.UnixAddr;
-  const another = first && path !== null && !same(pathStatus(path), first) && pathStatus(path);
-  const aside = another ? `${path}.${crypto.randomUUID().slice(0, 8)}` : undefined;
+  const aside = first && now && (keep || !same(now, first))
+    ? `${path}.${crypto.randomUUID().slice(0, 8)}`
+    : undefined;
   if (aside) link(path!, aside);
   try {
-    listener.close();
-  } catch (error) {
-    // Its owner has closed it already.
-    if (!(error instanceof Deno.errors.BadResource)) throw error;
+    closeNative(listener);
   } finally {
     if (aside) rename(aside, path!);
   }

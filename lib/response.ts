@@ -33,6 +33,16 @@ export interface SendOptions {
 }
 
 /**
+ * @throws {RangeError} When it is no length that a meta may be limited to.
+ *
+ * @ignore
+ */
+export function checkMaxMetaBytes(maxMetaBytes: number): void {
+  if (Number.isInteger(maxMetaBytes) && maxMetaBytes >= 0 && maxMetaBytes < 2 ** 31) return;
+  throw new RangeError(`maxMetaBytes is a number of bytes, not ${maxMetaBytes}`);
+}
+
+/**
  * Collects descriptors into messages and sends them over one connection, in order.
  *
  * ```ts
@@ -70,6 +80,7 @@ export class ResponseWriter implements Disposable {
       );
     }
     const { maxMetaBytes = defaultMaxMetaBytes, logger = {}, signal } = options;
+    checkMaxMetaBytes(maxMetaBytes);
     this.#conn = conn;
     this.#message = new OutgoingMessage(headerBytes + maxMetaBytes);
     this.#batch = new Batch(this.#message.data, this.#message.descriptors);
@@ -191,6 +202,12 @@ export class ResponseWriter implements Disposable {
     this.#sent += this.#batch.count;
     const afterwards = this.#afterwards;
     this[Symbol.dispose]();
-    for (const step of afterwards) step();
+    for (const step of afterwards) {
+      try {
+        step();
+      } catch (error) {
+        this.error("Cannot let go of what was sent", error);
+      }
+    }
   }
 }

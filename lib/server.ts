@@ -4,15 +4,21 @@
  * @module
  */
 
-import { type FileStatus, pathStatus } from "../ffi/file.ts";
+import type { FileStatus } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
-import { listenerDescriptor } from "./descriptor.ts";
+import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
-import { type Logger, ResponseWriter, type SendOptions } from "./response.ts";
+import { checkMaxMetaBytes, type Logger, ResponseWriter, type SendOptions } from "./response.ts";
 import type { UnixConn } from "./conn.ts";
-import { closeNativeListener, listen, type ListenOptions, UnixListener } from "./listener.ts";
+import {
+  closeNativeListener,
+  listen,
+  type ListenOptions,
+  pathStatusOf,
+  UnixListener,
+} from "./listener.ts";
 
 /** Options of a server. */
 export interface ServerOptions extends Omit<SendOptions, "signal"> {
@@ -103,13 +109,13 @@ export class Server implements AsyncDisposable {
     } else {
       this.#listener = ownListener(listener);
       this.#native = listener;
-      const { path } = this.#listener.addr;
-      if (path !== null) this.#nativeFile = pathStatus(path);
+      this.#nativeFile = pathStatusOf(listener);
     }
     this.addr = this.#listener.addr;
     this.#handler = handler;
     this.#options = options;
-    this.#logger = options.logger ?? { error: console.error };
+    if (options.maxMetaBytes !== undefined) checkMaxMetaBytes(options.maxMetaBytes);
+    this.#logger = quiet(options.logger ?? { error: console.error });
     this.finished = this.#run();
     // It is logged; that nobody waits for it must not end the process.
     this.finished.catch(() => {});
@@ -149,7 +155,9 @@ export class Server implements AsyncDisposable {
     } finally {
       signal?.removeEventListener("abort", stop);
       stop();
-      if (this.#native) closeNativeListener(this.#native, this.#nativeFile);
+      if (this.#native) {
+        closeNativeListener(this.#native, this.#nativeFile, wasPassedOn(this.#native));
+      }
       await Promise.all(this.#conversations);
     }
   }
@@ -158,9 +166,10 @@ export class Server implements AsyncDisposable {
     while (this.#listener.fd.owned) {
       try {
         for await (const conn of this.#listener) {
-          const conversation = this.#converse(conn);
+          const conversation = this.#converse(conn).finally(() => {
+            this.#conversations.delete(conversation);
+          });
           this.#conversations.add(conversation);
-          conversation.finally(() => this.#conversations.delete(conversation));
         }
       } catch (error) {
         if (!passing.has((error as { code?: string }).code ?? "")) throw error;
@@ -206,4 +215,16 @@ function ownListener(listener: Deno.Listener): UnixListener {
     fd.close();
     throw error;
   }
+}
+
+/** A logger that throws must not end the service: what it says goes to the console. */
+function quiet(logger: Logger): Logger {
+  const guarded = (level: keyof Logger) => (message: string, ...details: unknown[]) => {
+    try {
+      logger[level]?.(message, ...details);
+    } catch (error) {
+      console.error(`The logger failed at: ${message}`, error);
+    }
+  };
+  return { debug: guarded("debug"), info: guarded("info"), error: guarded("error") };
 }
