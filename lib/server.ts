@@ -50,7 +50,13 @@ export function listenAndServe(
   handler: Handler,
   options: ServerOptions & ListenOptions = {},
 ): Server {
-  return new Server(listen(path, options), handler, options);
+  const listener = listen(path, options);
+  try {
+    return new Server(listener, handler, options);
+  } catch (error) {
+    listener.close();
+    throw error;
+  }
 }
 
 /**

@@ -163,3 +163,9 @@ test("setNonblocking() shows in every duplicate, for they share the description"
   setNonblocking(second.raw, true);
   assertEquals([flag(a), flag(second)], [c.O_NONBLOCK, c.O_NONBLOCK]);
 });
+
+test("dup() remembers the process that sent it", () => {
+  using fd = new Fd(new Fd(0).dup().take(), 4711);
+  using second = fd.dup();
+  assertEquals(second.donor, 4711);
+});

@@ -535,3 +535,25 @@ function bytesOf(words: string): Uint8Array {
 function text(bytes: Uint8Array | null): string {
   return new TextDecoder().decode(bytes ?? new Uint8Array());
 }
+
+test("a connection that is closed before it goes out leaves who has its number by then alone", async () => {
+  using directory = new Directory();
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const pair = async () => {
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port });
+    return [conn, await listener.accept()] as const;
+  };
+  const [moving, movingPeer] = await pair();
+  let innocent: readonly [Deno.Conn, Deno.Conn] | undefined;
+  const path = directory.join("app.sock");
+  await using _server = listenAndServe(path, async (_conn, response) => {
+    await sendConn(response, moving);
+    moving.close();
+    innocent = await pair();
+  });
+  assertEquals(await receive(path, () => {}), 1);
+  const [conn, peer] = innocent!;
+  await conn.write(Uint8Array.of(7));
+  assertEquals(await peer.read(new Uint8Array(1)), 1);
+  for (const each of [conn, peer, movingPeer]) each.close();
+});

@@ -2,7 +2,15 @@ import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows }
 import { Agent, type IncomingMessage as NodeResponse, request as nodeRequest } from "node:http";
 import { type Fd, isOpen } from "../ffi/fd.ts";
 import { listenerDescriptor } from "../lib/descriptor.ts";
-import { drain, fdListener, type HttpHandler, serveHttp } from "../mod.ts";
+import {
+  drain,
+  fdListener,
+  type HttpHandler,
+  listenAndServe,
+  listenerHandler,
+  receive,
+  serveHttp,
+} from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { listenerKinds, listening, readAll, standsOn, text } from "./fixtures/foreign.ts";
 import { until } from "./fixtures/until.ts";
@@ -708,4 +716,42 @@ test("drain() of a server that was shut down touches nobody else's descriptor", 
       for (const other of others) other.close();
     }
   }
+});
+
+test("a unix path that was handed over stays when the old server has drained", async () => {
+  using directory = new Directory();
+  const path = directory.join("web.sock");
+  const old = serveHttp(Deno.listen({ transport: "unix", path }), saying("old"));
+  const control = listenAndServe(directory.join("control.sock"), listenerHandler(old));
+  let next: Deno.HttpServer | undefined;
+  await receive(control.addr.path!, (fd) => {
+    next = serveHttp(fd, saying("next"));
+  });
+  await drain(old);
+  await control.shutdown();
+  assertEquals((await ask({ transport: "unix", path })).body, "next");
+  await next!.shutdown();
+  // One that nobody has any more goes, as Deno's own does.
+  const alone = directory.join("alone.sock");
+  await serveHttp(Deno.listen({ transport: "unix", path: alone }), saying("alone")).shutdown();
+  await until(() => !directory.names().includes("alone.sock"));
+  assertEquals(directory.names(), ["web.sock"]);
+});
+
+test("a signal ends a drain that an answer without end holds up", async () => {
+  const server = serveHttp(
+    Deno.listen({ hostname: "127.0.0.1", port: 0 }),
+    () => new Response(new ReadableStream({ start: (stream) => stream.enqueue(text.encode("a")) })),
+  );
+  using client = await Client.dial(server.addr);
+  await client.send();
+  assertEquals(await client.conn.read(new Uint8Array(1)), 1);
+  const deadline = new AbortController();
+  // At once at the deadline: it waits for the answer.
+  const draining = drain(server, { deadline: 0, signal: deadline.signal });
+  const reason = new Error("enough");
+  deadline.abort(reason);
+  assertStrictEquals(await assertRejects(() => draining), reason);
+  client.conn.close();
+  await server.finished;
 });

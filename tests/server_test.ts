@@ -404,6 +404,30 @@ test("new Server() serves as serve() does", async () => {
   assertEquals(await receive(server.addr.path!, () => {}), 1);
 });
 
+test("a logger that throws does not end the service", async () => {
+  using directory = new Directory();
+  const fail = () => {
+    throw new Error("the disk is full");
+  };
+  const failing = { debug: fail, info: fail, error: fail };
+  await using server = listenAndServe(directory.join("app.sock"), fdHandler(0), {
+    logger: failing,
+  });
+  for (let i = 0; i < 3; i++) assertEquals(await receive(server.addr.path!, () => {}), 1);
+});
+
+test("a maxMetaBytes that is no number of bytes is refused, and nothing is left listening", () => {
+  using directory = new Directory();
+  for (const maxMetaBytes of [-1, NaN, 1.5, 2 ** 40]) {
+    assertThrows(
+      () => listenAndServe(directory.join("app.sock"), fdHandler(0), { maxMetaBytes }),
+      RangeError,
+      String(maxMetaBytes),
+    );
+  }
+  assertEquals(directory.names(), []);
+});
+
 /** Keeps what is logged. */
 class Log implements Logger {
   readonly lines: unknown[][] = [];

@@ -1,6 +1,7 @@
 import {
   assert,
   assertEquals,
+  assertInstanceOf,
   assertMatch,
   assertRejects,
   assertStrictEquals,
@@ -14,6 +15,7 @@ import { connectUnix, listenUnix, socketPair } from "../ffi/socket.ts";
 import {
   connect,
   Fd,
+  fdListener,
   listen,
   NotUnixConnError,
   NotUnixListenerError,
@@ -812,3 +814,28 @@ function text(bytes: Uint8Array): string {
 function pattern(length: number, seed: number): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) + (i >> 16) + seed) & 0xff);
 }
+
+test("listen() with replace refuses a path that nobody could connect to", () => {
+  using directory = new Directory();
+  const path = directory.join("x".repeat(120));
+  assertThrows(
+    () => listen(path, { replace: true }),
+    RangeError,
+    "a unix socket address holds 107",
+  );
+  assertEquals(directory.names(), []);
+});
+
+test("an accept() ends when its listener is adopted, and other waits go on", async () => {
+  using directory = new Directory();
+  const listener = listen(directory.join("a.sock"));
+  using other = listen(directory.join("b.sock"));
+  const accepting = listener.accept().catch((error) => error);
+  const others = other.accept();
+  using native = fdListener(listener.fd);
+  using _client = await connect(directory.join("a.sock"));
+  assertInstanceOf(await accepting, Deno.errors.BadResource);
+  (await native.accept()).close();
+  using _other = await connect(directory.join("b.sock"));
+  (await others).close();
+});
