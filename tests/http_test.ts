@@ -743,7 +743,7 @@ test("a signal ends a drain that an answer without end holds up", async () => {
     Deno.listen({ hostname: "127.0.0.1", port: 0 }),
     () => new Response(new ReadableStream({ start: (stream) => stream.enqueue(text.encode("a")) })),
   );
-  using client = await Client.dial(server.addr);
+  const client = await Client.dial(server.addr);
   await client.send();
   assertEquals(await client.conn.read(new Uint8Array(1)), 1);
   const deadline = new AbortController();
