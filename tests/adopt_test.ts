@@ -6,6 +6,7 @@ import {
   assertNotEquals,
   assertRejects,
   assertStringIncludes,
+  assertThrows,
 } from "@std/assert";
 import { c } from "../ffi/abi.ts";
 import { check } from "../ffi/errno.ts";
@@ -158,12 +159,22 @@ const http = (fd: Fd | number) => {
   return { server, close: () => void server.shutdown() };
 };
 
+const [cert, key] = ["crt", "key"].map((ending) =>
+  Deno.readTextFileSync(new URL(`./data/localhost.${ending}`, import.meta.url))
+);
+const localhost = { cert, key };
+
 const kinds: Kind[] = [
   { name: "a TCP listener", make: () => [listenOn(boundInet(c.SOCK_STREAM))], adopt: fdListener },
   {
     name: "a unix listener",
     make: () => [listenOn(boundUnix(c.SOCK_STREAM, abstractName()))],
     adopt: fdListener,
+  },
+  {
+    name: "a TLS listener",
+    make: () => [listenOn(boundInet(c.SOCK_STREAM))],
+    adopt: (fd) => fdListener(fd, localhost),
   },
   { name: "a TCP connection", make: tcpEnds, adopt: fdConn },
   { name: "a unix connection", make: () => pairOf(), adopt: fdConn },
@@ -749,4 +760,11 @@ test("what arrives blocking is adopted non-blocking, and timers run while it wai
   assertEquals((await receiving)[0].length, 1);
   socket.close();
   closeFds(all);
+});
+
+test("fdListener() makes no TLS listener of a unix one", () => {
+  using fd = listenOn(boundUnix(c.SOCK_STREAM, abstractName()));
+  const error = assertThrows(() => fdListener(fd, localhost), WrongDescriptorError);
+  assertStringIncludes(error.message, "a listening unix stream socket");
+  assert(fd.owned);
 });

@@ -152,3 +152,20 @@ test("objects made right after a capture are registered with the runtime", async
   await assertAccepts(native);
   dummy.close();
 });
+
+test("on another system adopting says at once where it works", async () => {
+  const door = new URL("../mod.ts", import.meta.url).href;
+  const script = `
+    Object.defineProperty(Deno, "build", { value: { ...Deno.build, os: "darwin", arch: "aarch64" } });
+    const { fdListener } = await import(${JSON.stringify(door)});
+    try {
+      fdListener(0);
+    } catch (error) {
+      console.log(error.name, error.message);
+    }`;
+  const { stdout } = await new Deno.Command(Deno.execPath(), { args: ["eval", script] }).output();
+  assertEquals(
+    new TextDecoder().decode(stdout).trim(),
+    "NotSupported Descriptors are passed on Linux x86_64 and aarch64; this is darwin aarch64",
+  );
+});
