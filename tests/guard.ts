@@ -38,7 +38,7 @@ export function test(
 /** What is wrong with descriptors often shows as a wait for ever. */
 async function limited(fn: () => void | Promise<void>): Promise<void> {
   const ended = new AbortController();
-  const tooLong = pause(120_000, ended.signal).then(() => {
+  const tooLong = pause(300_000, ended.signal).then(() => {
     throw new Error("The test is still waiting for something");
   });
   try {
