@@ -110,8 +110,3 @@ export function rename(from: string, to: string): void {
 export function offsetOf(raw: number): number {
   return Number(libc().lseek(raw, 0n, c.SEEK_CUR));
 }
-
-/** Moves the offset, for every descriptor of the same description. */
-export function seekTo(raw: number, offset: number): void {
-  libc().lseek(raw, BigInt(offset), c.SEEK_SET);
-}

@@ -147,11 +147,6 @@ export function findConn(conn: ConnLike): FoundConn {
   };
 }
 
-/** The descriptor of a connection, as a duplicate that is the caller's. */
-export function connDescriptor(conn: ConnLike): Fd {
-  return findConn(conn).fd;
-}
-
 /** Puts a dead socket in the place of a native connection. */
 function desert(place: number): void {
   const slot = slots().find(({ tfd }) => tfd === place);

@@ -17,7 +17,7 @@ import { OutgoingMessage, wouldBlock } from "../ffi/message.ts";
 import { createEpoll, pause } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../ffi/proc.ts";
 import { listenUnix, localAddress } from "../ffi/socket.ts";
-import { connDescriptor, fileDescriptor } from "../lib/descriptor.ts";
+import { fileDescriptor } from "../lib/descriptor.ts";
 import {
   fdConn,
   fdFile,
@@ -49,7 +49,7 @@ import {
   text,
   writeByte,
 } from "./fixtures/foreign.ts";
-import { leaveConn } from "./fixtures/leave.ts";
+import { connDescriptor, leaveConn } from "./fixtures/leave.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 

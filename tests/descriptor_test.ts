@@ -6,8 +6,10 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
+import { c } from "../ffi/abi.ts";
+import { libc } from "../ffi/libc.ts";
 import { closeAll, closeRaw, Fd, isOpen } from "../ffi/fd.ts";
-import { fileStatus, offsetOf, seekTo } from "../ffi/file.ts";
+import { fileStatus, offsetOf } from "../ffi/file.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
 import { pause } from "../ffi/poll.ts";
 import {
@@ -19,7 +21,6 @@ import {
   socketPair,
 } from "../ffi/socket.ts";
 import {
-  connDescriptor,
   type ConnLike,
   fileDescriptor,
   type FileLike,
@@ -42,8 +43,13 @@ import {
 } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
-import { leaveConn } from "./fixtures/leave.ts";
+import { connDescriptor, leaveConn } from "./fixtures/leave.ts";
 import { test } from "./guard.ts";
+
+/** Moves the offset, for every descriptor of the same description. */
+function seekTo(raw: number, offset: number): void {
+  libc().lseek(raw, BigInt(offset), c.SEEK_SET);
+}
 
 const localhost = { hostname: "127.0.0.1", port: 0 };
 const abstractName = () => `\0descriptor-${crypto.randomUUID()}`;

@@ -7,7 +7,8 @@
 import { assertEquals } from "@std/assert";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { pause } from "../ffi/poll.ts";
-import { connDescriptor } from "../lib/descriptor.ts";
+
+import { connDescriptor } from "./fixtures/leave.ts";
 import { fdConn, listen } from "../mod.ts";
 
 /** What a test gets. */
