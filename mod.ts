@@ -65,6 +65,7 @@ export {
   NoDescriptorError,
   NotUnixConnError,
   NotUnixListenerError,
+  PeerNotAllowedError,
   SurplusDescriptorsError,
   UnexpectedEofError,
   UnsupportedRuntimeError,
@@ -102,6 +103,18 @@ export {
   sendPacketConnTo,
   sendTo,
 } from "./lib/send.ts";
-export { listenAndServe, serve, Server, type ServerOptions } from "./lib/server.ts";
-export { connect, UnixConn, type WaitOptions } from "./lib/conn.ts";
+export {
+  listenAndServe,
+  serve,
+  Server,
+  type ServerOptions,
+  type ShutdownOptions,
+} from "./lib/server.ts";
+export {
+  connect,
+  type ConnectOptions,
+  type PeerCheck,
+  UnixConn,
+  type WaitOptions,
+} from "./lib/conn.ts";
 export { listen, type ListenOptions, UnixListener } from "./lib/listener.ts";

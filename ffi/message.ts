@@ -25,6 +25,21 @@ export const maxDescriptors: number = c.SCM_MAX_FD;
 /** What `send` and `receive` give when they would have to wait. */
 export const wouldBlock = -1;
 
+/**
+ * What `send` gives when it would have to wait for descriptors to arrive, any that this user has sent:
+ * as many as RLIMIT_NOFILE are on their way (unix(7), ETOOMANYREFS). No readiness event tells.
+ */
+export const tooManyInFlight = -2;
+
+/** The error of a sender for which `tooManyInFlight` has lasted so long. */
+export function inFlightError(milliseconds: number): Error {
+  return systemError(
+    errnos.ETOOMANYREFS,
+    `Cannot send descriptors: for ${milliseconds} ms, RLIMIT_NOFILE of this user's have been on ` +
+      `their way to receivers that do not read them`,
+  );
+}
+
 /** Data, control message and header of one message, wired together. */
 class MessageBuffers {
   readonly data: Uint8Array<ArrayBuffer>;
@@ -67,7 +82,8 @@ export class OutgoingMessage extends MessageBuffers {
    * Sends the bytes of `data` from `start` to `end`, with the first `count` descriptors.
    *
    * Gives how many bytes went out: if some did, all the descriptors did, and the rest is to be sent
-   * with none. Gives `wouldBlock` when nothing went out because the socket's buffer is full.
+   * with none. Gives `wouldBlock` when nothing went out because the socket's buffer is full, and
+   * `tooManyInFlight` when it was because of the descriptors.
    */
   send(raw: number, start: number, end: number, count: number): number {
     this.iovView.setBigUint64(baseAt, this.dataAddress + BigInt(start), true);
@@ -81,6 +97,7 @@ export class OutgoingMessage extends MessageBuffers {
     if (sent >= 0) return sent;
     const code = errno();
     if (code === errnos.EAGAIN) return wouldBlock;
+    if (code === errnos.ETOOMANYREFS) return tooManyInFlight;
     throw this.#sendError(code, raw, count);
   }
 
@@ -88,12 +105,6 @@ export class OutgoingMessage extends MessageBuffers {
     if (code === errnos.EBADF && isOpen(raw)) {
       const bad = this.descriptors.subarray(0, count).find((descriptor) => !isOpen(descriptor));
       if (bad !== undefined) return systemError(code, `Cannot send descriptor ${bad}`);
-    }
-    if (code === errnos.ETOOMANYREFS) {
-      return systemError(
-        code,
-        `Cannot send ${count} descriptors: more than RLIMIT_NOFILE are in flight, unread by receivers`,
-      );
     }
     const what = count === 0 ? "write" : `send ${count} descriptors`;
     return systemError(code, `Cannot ${what} to descriptor ${raw}`);

@@ -269,6 +269,11 @@ export interface Credentials {
   gid: number;
 }
 
+/** The effective user of this process. */
+export function effectiveUser(): number {
+  return libc().geteuid();
+}
+
 /** The peer's credentials, by the kernel's word. */
 export function peerCredentials(raw: number): Credentials {
   const { ucred } = structs;
@@ -291,6 +296,15 @@ export function resetOnClose(raw: number): void {
   check(
     libc().setsockopt(raw, c.SOL_SOCKET, c.SO_LINGER, linger, linger.length),
     () => `Cannot set SO_LINGER of descriptor ${raw}`,
+  );
+}
+
+/** Gives a socket as much room for what is unread as the system allows (net.core.wmem_max). */
+export function growSendBuffer(raw: number): void {
+  option[0] = 0x3fff_ffff;
+  check(
+    libc().setsockopt(raw, c.SOL_SOCKET, c.SO_SNDBUF, optionBytes, option.byteLength),
+    () => `Cannot set SO_SNDBUF of descriptor ${raw}`,
   );
 }
 

@@ -6,7 +6,7 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { NotUnixConnError } from "./errors.ts";
-import { connect, UnixConn } from "./conn.ts";
+import { connect, type ConnectOptions, UnixConn } from "./conn.ts";
 import type { WireRecord } from "./wire.ts";
 
 /**
@@ -25,11 +25,9 @@ export interface Received {
 }
 
 /** Options of everything that receives. */
-export interface ReceiveOptions {
+export interface ReceiveOptions extends ConnectOptions {
   /** The longest meta to accept, in bytes; a longer one is an error. @default {1048576} */
   maxMetaBytes?: number;
-  /** Ends a wait for the sender; the wait rejects with the signal's reason. */
-  signal?: AbortSignal;
 }
 
 /**
@@ -49,7 +47,8 @@ export interface ReceiveOptions {
  *
  * @throws {Deno.errors.NotFound} When there is no such path: no instance is running.
  * @throws {Deno.errors.ConnectionRefused} When nobody listens there: an instance died.
- * @throws {UnexpectedEofError} When the sender failed half-way.
+ * @throws {UnexpectedEofError} When the sender failed half-way, or refused this process.
+ * @throws {PeerNotAllowedError} When `allow` refuses the process that listens there.
  */
 export function receive(path: string, options?: ReceiveOptions): AsyncGenerator<Received>;
 /** Connects to `path` and delivers every descriptor to `callback`; resolves to how many. */

@@ -5,24 +5,54 @@
  */
 
 import { closeAll, Fd } from "../ffi/fd.ts";
-import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
+import {
+  IncomingMessage,
+  inFlightError,
+  OutgoingMessage,
+  tooManyInFlight,
+  wouldBlock,
+} from "../ffi/message.ts";
 import { either, pause, ready, unlessAborted } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import {
   connectUnix,
   type Credentials,
+  growSendBuffer,
   isUnixStream,
   peerAddress,
   peerCredentials,
   shutdownWrite,
 } from "../ffi/socket.ts";
-import { ControlTruncatedError, NotUnixConnError, UnexpectedEofError } from "./errors.ts";
+import {
+  ControlTruncatedError,
+  NotUnixConnError,
+  PeerNotAllowedError,
+  UnexpectedEofError,
+} from "./errors.ts";
 import { defaultMaxReceivedMeta, RecordReader, type WireRecord } from "./wire.ts";
 
 /** What waits takes a signal: aborting it rejects the wait with the signal's reason. */
 export interface WaitOptions {
   /** Ends the wait. */
   signal?: AbortSignal;
+}
+
+/** Whether the process at the other end is one to talk to: by its user, group or number. */
+export type PeerCheck = (peer: Credentials) => boolean;
+
+/** Options of {@linkcode connect}. */
+export interface ConnectOptions extends WaitOptions {
+  /**
+   * Asked about the process that listens: nothing is taken from one, or given to it, for which this
+   * is false. For a path that others may write to: `({ uid }) => uid === 0`. @default {any}
+   */
+  allow?: PeerCheck;
+}
+
+/** How a message is sent. */
+export interface WriteOptions extends WaitOptions {
+  /** Milliseconds in which the peer must read some of what waits for it. */
+  stallTimeout?: number;
 }
 
 /**
@@ -37,15 +67,29 @@ export interface WaitOptions {
  *
  * @throws {Deno.errors.NotFound} When there is no such path.
  * @throws {Deno.errors.ConnectionRefused} When nobody listens there.
+ * @throws {PeerNotAllowedError} When `allow` says so.
  */
-export async function connect(path: string, options: WaitOptions = {}): Promise<UnixConn> {
-  const { signal } = options;
+export async function connect(path: string, options: ConnectOptions = {}): Promise<UnixConn> {
+  const { allow, signal } = options;
   const attempt = `Cannot connect to ${formatPath(path)}`;
   for (let delay = 1;; delay = Math.min(delay * 2, 50)) {
     signal?.throwIfAborted();
     const raw = connectUnix(path, attempt);
-    if (raw >= 0) return new UnixConn(new Fd(raw));
+    if (raw >= 0) return allowed(new UnixConn(new Fd(raw)), allow, attempt);
     await pause(delay, signal);
+  }
+}
+
+function allowed(conn: UnixConn, allow: PeerCheck = () => true, attempt: string): UnixConn {
+  try {
+    if (allow(conn.peer)) return conn;
+    const { pid, uid } = conn.peer;
+    throw new PeerNotAllowedError(
+      `${attempt}: process ${pid} of user ${uid} listens there, which \`allow\` refuses`,
+    );
+  } catch (error) {
+    conn.close();
+    throw error;
   }
 }
 
@@ -135,7 +179,7 @@ export class UnixConn implements Disposable {
   /** Writes all of `bytes`; resolves to how many that are. */
   async write(bytes: Uint8Array, options: WaitOptions = {}): Promise<number> {
     const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
-    await this.#write(bytes.length, options.signal, (sent) => {
+    await this.#write(bytes.length, options, (sent) => {
       const chunk = bytes.subarray(sent, sent + chunkBytes);
       buffers.data.set(chunk);
       return buffers.send(this.fd.raw, 0, chunk.length, 0);
@@ -157,13 +201,31 @@ export class UnixConn implements Disposable {
     message: OutgoingMessage,
     length: number,
     count: number,
-    signal?: AbortSignal,
+    options: WriteOptions = {},
   ): Promise<void> {
     // The kernel attaches all descriptors to the first part; the rest goes without.
     await this.#write(
       length,
-      signal,
+      options,
       (sent) => message.send(this.fd.raw, sent, length, sent === 0 ? count : 0),
+    );
+  }
+
+  /**
+   * Makes the peer's end of stream an error, without waiting: a stream that ends inside a record is
+   * one at every receiver, and one that ends after whole records is not.
+   *
+   * @ignore
+   */
+  spoil(): void {
+    if (this.#writeEnd) return;
+    // Room for a byte is to be had where a peer that does not read has left none.
+    growSendBuffer(this.fd.raw);
+    const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
+    buffers.data[0] = 0;
+    buffers.send(this.fd.raw, 0, 1, 0);
+    this.#writeEnd = new Deno.errors.BadResource(
+      "Nothing more can be written to this connection: its stream was ended inside a record",
     );
   }
 
@@ -279,25 +341,29 @@ export class UnixConn implements Disposable {
   /** Writes `length` bytes by `attempt`s, which tell how many went out; one writer at a time. */
   async #write(
     length: number,
-    signal: AbortSignal | undefined,
+    { signal, stallTimeout = Infinity }: WriteOptions,
     attempt: (sent: number) => number,
   ): Promise<void> {
     while (this.#writing) await unlessAborted(this.#writing, signal);
     signal?.throwIfAborted();
     if (this.#writeEnd) throw this.#writeEnd;
     let turn: PromiseWithResolvers<void> | undefined;
+    let stall: Stall | undefined;
     let sent = 0;
     try {
       while (sent < length) {
         const n = attempt(sent);
-        if (n !== wouldBlock) {
+        if (n >= 0) {
           sent += n;
+          stall = undefined;
           this.#wrote = true;
           continue;
         }
         turn ??= Promise.withResolvers<void>();
         this.#writing = turn.promise;
-        await this.#wait("writable", signal);
+        stall ??= new Stall(stallTimeout);
+        if (n === tooManyInFlight) await stall.pause(signal);
+        else await stall.limit(signal, (limited) => this.#wait("writable", limited));
       }
     } catch (cause) {
       if (sent > 0) {
@@ -317,5 +383,47 @@ export class UnixConn implements Disposable {
 
   #wait(readiness: "readable" | "writable", signal: AbortSignal | undefined): Promise<void> {
     return ready(this.fd.raw, readiness, { signal: either(this.#closing.signal, signal) });
+  }
+}
+
+/** A time in which nothing could be written. */
+class Stall {
+  readonly #end: number;
+  readonly #milliseconds: number;
+  #delay = 1;
+
+  constructor(milliseconds: number) {
+    this.#milliseconds = milliseconds;
+    this.#end = performance.now() + milliseconds;
+  }
+
+  /** Waits a little longer each time. */
+  async pause(signal: AbortSignal | undefined): Promise<void> {
+    const left = this.#end - performance.now();
+    if (left <= 0) throw inFlightError(this.#milliseconds);
+    await pause(Math.min(this.#delay, left), signal);
+    this.#delay = Math.min(2 * this.#delay, 100);
+  }
+
+  /** Runs a wait, and ends it when the time is up. */
+  async limit(
+    signal: AbortSignal | undefined,
+    wait: (signal: AbortSignal | undefined) => Promise<void>,
+  ): Promise<void> {
+    const left = this.#end - performance.now();
+    if (left === Infinity) return await wait(signal);
+    const late = new AbortController();
+    const timer = setTimeout(() => {
+      late.abort(
+        new Deno.errors.TimedOut(
+          `Cannot write: the peer has read nothing for ${this.#milliseconds} ms`,
+        ),
+      );
+    }, Math.min(left, 2 ** 31 - 1));
+    try {
+      await wait(either(late.signal, signal));
+    } finally {
+      clearTimeout(timer);
+    }
   }
 }

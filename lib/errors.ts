@@ -101,6 +101,15 @@ export class NotUnixListenerError extends GracefulError {
   }
 }
 
+/** The process at the other end is not one that may have, or give, descriptors; none was. */
+export class PeerNotAllowedError extends GracefulError {
+  /** Makes an error with `code` "ERR_PEER_NOT_ALLOWED". */
+  constructor(message: string, options?: ErrorOptions) {
+    super(message, "ERR_PEER_NOT_ALLOWED", options);
+    this.name = "PeerNotAllowedError";
+  }
+}
+
 /** The descriptor behind an object cannot be had, or not for certain (Go: `ErrNotFiler`). */
 export class NoDescriptorError extends GracefulError {
   /** Makes an error with `code` "ERR_NO_DESCRIPTOR". */

@@ -28,6 +28,11 @@ export interface SendOptions {
    * Go library would cut it silently. @default {4092}
    */
   maxMetaBytes?: number;
+  /**
+   * How long the receiver may read nothing of what waits for it, in milliseconds: then it counts as
+   * dead. What it holds back counts against every sender of the same user. @default {30000}
+   */
+  stallTimeout?: number;
   /** Ends a wait for the receiver to read; the wait rejects with the signal's reason. */
   signal?: AbortSignal;
 }
@@ -40,6 +45,16 @@ export interface SendOptions {
 export function checkMaxMetaBytes(maxMetaBytes: number): void {
   if (Number.isInteger(maxMetaBytes) && maxMetaBytes >= 0 && maxMetaBytes < 2 ** 31) return;
   throw new RangeError(`maxMetaBytes is a number of bytes, not ${maxMetaBytes}`);
+}
+
+/**
+ * @throws {RangeError} When it is no number of milliseconds.
+ *
+ * @ignore
+ */
+export function checkDuration(name: string, milliseconds: number): void {
+  if (milliseconds >= 0) return;
+  throw new RangeError(`${name} is a number of milliseconds, not ${milliseconds}`);
 }
 
 /**
@@ -60,6 +75,7 @@ export class ResponseWriter implements Disposable {
   readonly #batch: Batch;
   readonly #logger: Logger;
   readonly #signal: AbortSignal | undefined;
+  readonly #stallTimeout: number;
   #owned: Fd[] = [];
   #afterwards: (() => void)[] = [];
   /** Settles when everything that was called before is done; undefined when nothing is under way. */
@@ -79,13 +95,16 @@ export class ResponseWriter implements Disposable {
         "Descriptors travel over connections that connect(), or accept() of listen(), of this module gives",
       );
     }
-    const { maxMetaBytes = defaultMaxMetaBytes, logger = {}, signal } = options;
+    const { maxMetaBytes = defaultMaxMetaBytes, logger = {}, signal, stallTimeout = 30_000 } =
+      options;
     checkMaxMetaBytes(maxMetaBytes);
+    checkDuration("stallTimeout", stallTimeout);
     this.#conn = conn;
     this.#message = new OutgoingMessage(headerBytes + maxMetaBytes);
     this.#batch = new Batch(this.#message.data, this.#message.descriptors);
     this.#logger = logger;
     this.#signal = signal;
+    this.#stallTimeout = stallTimeout;
   }
 
   /** How many descriptors were sent. */
@@ -152,20 +171,6 @@ export class ResponseWriter implements Disposable {
     this.#logger.error?.(message, ...details);
   }
 
-  /**
-   * Makes the receiver see that this response is not whole: a stream that ends inside a record is an
-   * error at every receiver, and one that ends after whole records is not.
-   *
-   * @ignore
-   */
-  async abort(): Promise<void> {
-    try {
-      await this.#conn.write(new Uint8Array(1), { signal: this.#signal });
-    } catch (error) {
-      this.debug("The receiver is gone already", error);
-    }
-  }
-
   /** Closes what it owns; what was written and not sent is not sent. */
   [Symbol.dispose](): void {
     this.#batch.clear();
@@ -193,7 +198,10 @@ export class ResponseWriter implements Disposable {
     if (this.#failure) throw this.#failure.error;
     if (this.#batch.count === 0) return;
     try {
-      await this.#conn.send(this.#message, this.#batch.length, this.#batch.count, this.#signal);
+      await this.#conn.send(this.#message, this.#batch.length, this.#batch.count, {
+        signal: this.#signal,
+        stallTimeout: this.#stallTimeout,
+      });
     } catch (error) {
       this.#failure = { error };
       this[Symbol.dispose]();

@@ -9,7 +9,7 @@ import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "./descrip
 import { sendConn, sendFile, sendListener, sendPacketConn } from "./handler.ts";
 import type { MetaLike } from "./meta.ts";
 import { ResponseWriter, type SendOptions } from "./response.ts";
-import { connect, type UnixConn } from "./conn.ts";
+import { connect, type ConnectOptions, type UnixConn } from "./conn.ts";
 
 /**
  * Connects to the unix socket at `path` and sends a descriptor to whoever listens there.
@@ -25,12 +25,13 @@ import { connect, type UnixConn } from "./conn.ts";
  *
  * @throws {Deno.errors.NotFound} When there is no such path.
  * @throws {Deno.errors.ConnectionRefused} When nobody listens there.
+ * @throws {PeerNotAllowedError} When `allow` says so.
  */
 export async function send(
   path: string,
   fd: Fd | number,
   meta?: MetaLike,
-  options: SendOptions = {},
+  options: SendOptions & ConnectOptions = {},
 ): Promise<void> {
   using conn = await connect(path, options);
   await sendTo(conn, fd, meta, options);

@@ -5,13 +5,20 @@
  */
 
 import type { FileStatus } from "../ffi/file.ts";
-import { pause } from "../ffi/poll.ts";
+import { pause, unlessAborted } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
+import { type Credentials, effectiveUser } from "../ffi/socket.ts";
 import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
-import { NotUnixListenerError } from "./errors.ts";
+import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
-import { checkMaxMetaBytes, type Logger, ResponseWriter, type SendOptions } from "./response.ts";
-import type { UnixConn } from "./conn.ts";
+import {
+  checkDuration,
+  checkMaxMetaBytes,
+  type Logger,
+  ResponseWriter,
+  type SendOptions,
+} from "./response.ts";
+import type { PeerCheck, UnixConn } from "./conn.ts";
 import {
   closeNativeListener,
   listen,
@@ -22,9 +29,25 @@ import {
 
 /** Options of a server. */
 export interface ServerOptions extends Omit<SendOptions, "signal"> {
+  /**
+   * Asked about each client before the handler: one for which it is false is logged and refused, and
+   * learns that from its end of the stream. @default {those of the same user, and of root}
+   */
+  allow?: PeerCheck;
   /** Where to log. @default {errors alone, to console.error} */
   logger?: Logger;
-  /** Shuts the server down: it serves the clients it has, and no more. */
+  /** Shuts the server down, as {@linkcode Server.shutdown} does. */
+  signal?: AbortSignal;
+}
+
+/** Options of {@linkcode Server.shutdown}. */
+export interface ShutdownOptions {
+  /**
+   * How long the clients that are connected may take, in milliseconds; then those that are left are
+   * hung up on, and see that it was too early. @default {10000}
+   */
+  deadline?: number;
+  /** Ends the wait; the server goes on leaving. */
   signal?: AbortSignal;
 }
 
@@ -102,7 +125,10 @@ export class Server implements AsyncDisposable {
   readonly #handler: Handler;
   readonly #options: ServerOptions;
   readonly #logger: Logger;
+  readonly #allow: PeerCheck;
   readonly #conversations = new Set<Promise<void>>();
+  readonly #hangUp = new AbortController();
+  #hangUpTimer: ReturnType<typeof setTimeout> | undefined;
 
   /** Starts serving; see {@linkcode serve}. */
   constructor(
@@ -120,7 +146,10 @@ export class Server implements AsyncDisposable {
     this.addr = this.#listener.addr;
     this.#handler = handler;
     this.#options = options;
-    if (options.maxMetaBytes !== undefined) checkMaxMetaBytes(options.maxMetaBytes);
+    const { maxMetaBytes, stallTimeout, allow = sameUserOrRoot } = options;
+    if (maxMetaBytes !== undefined) checkMaxMetaBytes(maxMetaBytes);
+    if (stallTimeout !== undefined) checkDuration("stallTimeout", stallTimeout);
+    this.#allow = allow;
     this.#logger = quiet(options.logger ?? { error: console.error });
     this.finished = this.#run();
     // It is logged; that nobody waits for it must not end the process.
@@ -137,10 +166,13 @@ export class Server implements AsyncDisposable {
     this.#listener.unref();
   }
 
-  /** Stops listening, and resolves when every client has been served. */
-  async shutdown(): Promise<void> {
+  /** Stops listening, and resolves when every client has been served, or hung up on. */
+  async shutdown(options: ShutdownOptions = {}): Promise<void> {
+    const { deadline = defaultDeadline, signal } = options;
+    checkDuration("deadline", deadline);
     this.#listener[Symbol.dispose]();
-    await this.finished;
+    this.#hangUpAfter(deadline);
+    await unlessAborted(this.finished, signal);
   }
 
   /** {@linkcode Server.shutdown} */
@@ -164,14 +196,29 @@ export class Server implements AsyncDisposable {
       if (this.#native) {
         closeNativeListener(this.#native, this.#nativeFile, wasPassedOn(this.#native));
       }
+      if (this.#hangUpTimer === undefined) this.#hangUpAfter(defaultDeadline);
       await Promise.all(this.#conversations);
+      clearTimeout(this.#hangUpTimer);
     }
   }
 
+  #hangUpAfter(deadline: number): void {
+    clearTimeout(this.#hangUpTimer);
+    const reason = new Deno.errors.TimedOut(
+      `The server was shut down, and its client was not done ${deadline} ms later`,
+    );
+    // No timer is longer.
+    const delay = Math.min(deadline, 2 ** 31 - 1);
+    this.#hangUpTimer = setTimeout(() => this.#hangUp.abort(reason), delay);
+  }
+
   async #accept(): Promise<void> {
+    let delay = 0;
     while (this.#listener.fd.owned) {
       try {
         for await (const conn of this.#listener) {
+          if (delay > 0) this.#logger.info?.(`Accepting on ${this.addr.path} again`);
+          delay = 0;
           const conversation = this.#converse(conn).finally(() => {
             this.#conversations.delete(conversation);
           });
@@ -179,8 +226,12 @@ export class Server implements AsyncDisposable {
         }
       } catch (error) {
         if (!passing.has((error as { code?: string }).code ?? "")) throw error;
-        this.#logger.error?.(`Cannot accept on ${this.addr.path}; trying again`, error);
-        await pause(acceptDelay);
+        // What lasts is said once.
+        if (delay === 0) {
+          this.#logger.error?.(`Cannot accept on ${this.addr.path}; trying again`, error);
+        }
+        delay = Math.min(2 * delay || shortestDelay, longestDelay);
+        await pause(delay);
       }
     }
   }
@@ -188,26 +239,54 @@ export class Server implements AsyncDisposable {
   /** Serves one client; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
     using _conn = conn;
-    const client = `process ${conn.peer.pid}`;
+    const { pid, uid } = conn.peer;
+    const client = `process ${pid}`;
     this.#logger.debug?.(`Accepted a connection from ${client}`);
-    const { maxMetaBytes } = this.#options;
-    using response = new ResponseWriter(conn, { maxMetaBytes, logger: this.#logger });
-    try {
+    const { maxMetaBytes, stallTimeout } = this.#options;
+    const { signal } = this.#hangUp;
+    const logger = this.#logger;
+    using response = new ResponseWriter(conn, { maxMetaBytes, stallTimeout, signal, logger });
+    const serve = async () => {
       await handle(this.#handler, conn, response);
       await response.flush();
+    };
+    try {
+      if (!this.#allow(conn.peer)) {
+        throw new PeerNotAllowedError(`Refused ${client} of user ${uid}: \`allow\` says so`);
+      }
+      signal.throwIfAborted();
+      await unlessAborted(serve(), signal);
       this.#logger.info?.(`Sent ${response.sent} descriptors to ${client}`);
     } catch (error) {
       this.#logger.error?.(`Cannot send descriptors to ${client}`, error);
-      await response.abort();
+      this.#spoil(conn, client);
+    }
+  }
+
+  /** A client that is not served to the end is to see it. */
+  #spoil(conn: UnixConn, client: string): void {
+    try {
+      conn.spoil();
+    } catch (error) {
+      this.#logger.debug?.(`Cannot tell ${client}: it is gone already`, error);
     }
   }
 }
 
+/** Who may have everything that this process has, has it anyway. */
+function sameUserOrRoot({ uid }: Credentials): boolean {
+  return uid === effectiveUser() || uid === 0;
+}
+
+/** How long the clients of a server that is shut down may take, in milliseconds. */
+const defaultDeadline = 10_000;
+
 /** Out of descriptors or memory: that passes, and the client waits in the queue meanwhile. */
 const passing = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
 
-/** Milliseconds before accepting again after it failed; the Go library waits as long. */
-const acceptDelay = 5;
+/** Milliseconds before accepting again after it failed: twice as many each time. */
+const shortestDelay = 5;
+const longestDelay = 1000;
 
 /** A listener of ours on the socket of a native one. */
 function ownListener(listener: Deno.Listener): UnixListener {

@@ -89,6 +89,9 @@ const types = [
   "NodeSocket",
   "UnixAddress",
   "Credentials",
+  "ConnectOptions",
+  "PeerCheck",
+  "ShutdownOptions",
 ];
 
 /** The errors, with what their `code` is. */
@@ -101,6 +104,7 @@ const errors: Record<string, string> = {
   NoDescriptorError: "ERR_NO_DESCRIPTOR",
   NotUnixConnError: "ERR_NOT_UNIX_CONN",
   NotUnixListenerError: "ERR_NOT_UNIX_LISTENER",
+  PeerNotAllowedError: "ERR_PEER_NOT_ALLOWED",
   SurplusDescriptorsError: "ERR_SURPLUS_DESCRIPTORS",
   UnexpectedEofError: "ERR_UNEXPECTED_EOF",
   UnsupportedRuntimeError: "ERR_UNSUPPORTED_RUNTIME",

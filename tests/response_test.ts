@@ -23,6 +23,7 @@ import {
   type SendOptions,
   type UnixConn,
 } from "../mod.ts";
+import { Child } from "./fixtures/child.ts";
 import { captureMessages, connectedPair, type RawMessage, Sockets } from "./fixtures/raw.ts";
 import { test } from "./guard.ts";
 
@@ -230,6 +231,19 @@ test("a message that the smallest send buffer cuts arrives whole", async () => {
   });
   await writing;
   assertEquals(n, 3);
+});
+
+test("a sender waits while as many descriptors as RLIMIT_NOFILE are on their way", async () => {
+  // Root is not limited, but for the capabilities that say so (net/unix/scm.c, too_many_unix_fds).
+  const through = Deno.uid() === 0 ? ["setpriv", "--bounding-set=-sys_resource,-sys_admin"] : [];
+  await using child = new Child("./in_flight.ts", [], { openFiles: 300, through });
+  const { stdout, stderr } = await child.ended();
+  assertEquals(stdout.map((line) => JSON.parse(line)), [
+    { limited: true, bytesWaiting: 2 * 253 * 4, sent: 506 },
+    { error: "ETOOMANYREFS", message: "for 50 ms", sent: 506 },
+    { aborted: true },
+    { received: 506, sentAfterwards: 759 },
+  ], stderr);
 });
 
 test("the signal ends a wait for room, and what was not sent is not sent later", async () => {

@@ -11,10 +11,10 @@ import {
   connect,
   fdHandler,
   type Handler,
+  type HandlerFunction,
   listen,
   listenAndServe,
   listenerHandler,
-  type Logger,
   LongWriteError,
   NotUnixListenerError,
   receive,
@@ -22,10 +22,13 @@ import {
   serve,
   Server,
   UnexpectedEofError,
+  type UnixConn,
   type UnixListener,
 } from "../mod.ts";
+import { unreadBytes } from "../ffi/socket.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { KeptLog } from "./fixtures/kept_log.ts";
 import { Sockets } from "./fixtures/raw.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
@@ -119,7 +122,7 @@ test("serve() on a closed listener is over at once", async () => {
 test("a handler that throws is logged, its client learns, and the next one is served", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const log = new Log();
+  const log = new KeptLog();
   const reason = new Error("not you");
   let clients = 0;
   await using _server = listenAndServe(path, async (_conn, response) => {
@@ -146,7 +149,7 @@ test("a handler that throws is logged, its client learns, and the next one is se
 test("a handler that throws synchronously, or something that is no error, is like any other", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const log = new Log();
+  const log = new KeptLog();
   let clients = 0;
   await using _server = listenAndServe(path, () => {
     if (++clients === 1) throw "words";
@@ -162,7 +165,7 @@ test("a handler that throws synchronously, or something that is no error, is lik
 test("a client that leaves before it is served is logged, and the next one is served", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const log = new Log();
+  const log = new KeptLog();
   const { promise, resolve } = Promise.withResolvers<void>();
   let clients = 0;
   await using _server = listenAndServe(path, async (_conn, response) => {
@@ -180,7 +183,7 @@ test("a client that leaves before it is served is logged, and the next one is se
 test("a server tells its logger what happens, and of each client who it is", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const log = new Log();
+  const log = new KeptLog();
   {
     await using _server = listenAndServe(path, async (_conn, response) => {
       response.debug("a word");
@@ -261,6 +264,100 @@ test("shutdown() lets the conversation that is going on come to its end", async 
   assertEquals(cookies, sockets.cookies);
   await shutdown;
 });
+
+test("shutdown() hangs up on clients that are not done at its deadline, and they see it", async (t) => {
+  const ways: Record<string, Handler> = {
+    "the client does not read": async (_conn, response) => {
+      for (;;) await response.write(0, new Uint8Array(4092));
+    },
+    "the client says nothing": async (conn, response) => {
+      await response.write(0);
+      await response.flush();
+      await conn.read(new Uint8Array(1));
+    },
+    "the handler waits for something else": async (_conn, response) => {
+      await response.write(0);
+      await response.flush();
+      await new Promise(() => {});
+    },
+  };
+  for (const [name, handler] of Object.entries(ways)) {
+    await t.step(name, async () => {
+      using directory = new Directory();
+      const path = directory.join("app.sock");
+      const log = new KeptLog();
+      const served = Promise.withResolvers<void>();
+      const server = listenAndServe(path, (conn, response) => {
+        served.resolve();
+        return (handler as HandlerFunction)(conn, response);
+      }, { logger: log });
+      using client = await connect(path);
+      await served.promise;
+      await until(() => unreadBytes(client.fd.raw) > 0);
+      await server.shutdown({ deadline: 50 });
+      assertInstanceOf(log.errors[0][1], Deno.errors.TimedOut);
+      assertMatch(String(log.errors[0][1]), /shut down, and its client was not done 50 ms later/);
+      await assertRejects(() => receiveAllFrom(client, () => {}), UnexpectedEofError);
+    });
+  }
+});
+
+test("the wait for shutdown() ends with its signal, and the server goes on leaving", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const come = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  const server = listenAndServe(path, async (_conn, response) => {
+    come.resolve();
+    await go.promise;
+    await response.write(0);
+  });
+  const receiving = receive(path, () => {});
+  await come.promise;
+  const reason = new Error("enough");
+  const controller = new AbortController();
+  const shutdown = server.shutdown({ signal: controller.signal });
+  controller.abort(reason);
+  assertStrictEquals(await assertRejects(() => shutdown), reason);
+  go.resolve();
+  assertEquals(await receiving, 1);
+  await server.finished;
+});
+
+test("a client that has read nothing for as long as stallTimeout is hung up on", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  await using server = listenAndServe(path, async (_conn, response) => {
+    for (;;) await response.write(0, new Uint8Array(4092));
+  }, { logger: log, stallTimeout: 50 });
+  using client = await connect(path);
+  await until(() => log.errors.length === 1);
+  assertInstanceOf(log.errors[0][1], Deno.errors.TimedOut);
+  assertMatch(String(log.errors[0][1]), /the peer has read nothing for 50 ms/);
+  await assertRejects(() => receiveAllFrom(client, () => {}), UnexpectedEofError);
+  assertEquals(server.addr.path, path);
+});
+
+for (const name of ["stallTimeout", "deadline"] as const) {
+  test(`a ${name} that is no duration is refused`, async () => {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    for (const wrong of [-1, NaN]) {
+      const message = `${name} is a number of milliseconds, not ${wrong}`;
+      if (name === "stallTimeout") {
+        assertThrows(
+          () => listenAndServe(path, fdHandler(0), { stallTimeout: wrong }),
+          RangeError,
+          message,
+        );
+      } else {
+        await using server = listenAndServe(path, fdHandler(0));
+        await assertRejects(() => server.shutdown({ deadline: wrong }), RangeError, message);
+      }
+    }
+  });
+}
 
 test("a handler may shut its server down", async () => {
   using directory = new Directory();
@@ -354,18 +451,20 @@ test("a hundred clients at once get each what is theirs", async () => {
   assert(most > 1, "one after the other");
 });
 
-test("a client that does not read keeps nobody else waiting", async () => {
+test("twenty clients that do not read keep nobody else waiting", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   let clients = 0;
   await using _server = listenAndServe(path, async (_conn, response) => {
-    const count = ++clients === 1 ? 300 : 1;
+    const count = ++clients <= 20 ? 300 : 1;
     for (let i = 0; i < count; i++) await response.write(0, new Uint8Array(4092));
   });
-  using lazy = await connect(path);
-  await until(() => clients === 1);
+  using all = new DisposableStack();
+  const lazy: UnixConn[] = [];
+  for (let i = 0; i < 20; i++) lazy.push(all.use(await connect(path)));
+  await until(() => clients === 20);
   for (let i = 0; i < 3; i++) assertEquals(await receive(path, () => {}), 1);
-  assertEquals(await receiveAllFrom(lazy, () => {}), 300);
+  for (const conn of lazy) assertEquals(await receiveAllFrom(conn, () => {}), 300);
 });
 
 test("a server that has no descriptors left tries again, and serves who waited", async () => {
@@ -374,11 +473,12 @@ test("a server that has no descriptors left tries again, and serves who waited",
   await using child = new Child("./few_descriptors.ts", ["accept", path], { openFiles: 64 });
   assertEquals(JSON.parse(await child.line()), { listening: path });
   assertEquals(await receive(path, () => {}), 1);
-  const { errors } = JSON.parse(await child.line());
-  assertEquals(errors.length, 3);
-  for (const error of errors) {
-    assertMatch(error, /^Cannot accept on .*app\.sock; trying again: .*\(EMFILE\)/);
-  }
+  const { errors, said, delays } = JSON.parse(await child.line());
+  // What lasts is said once, and tried ever less often.
+  assertEquals(errors.length, 1);
+  assertMatch(errors[0], /^Cannot accept on .*app\.sock; trying again: .*\(EMFILE\)/);
+  assertEquals(delays, [5, 10, 20, 40]);
+  assertMatch(said[0], /^Accepting on .*app\.sock again$/);
   assertEquals((await child.ended()).code, 0);
 });
 
@@ -386,7 +486,7 @@ test("maxMetaBytes is the server's to set", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const handler: Handler = fdHandler(0, new Uint8Array(5000));
-  const log = new Log();
+  const log = new KeptLog();
   {
     await using _server = listenAndServe(path, handler, { logger: log });
     await assertRejects(() => receive(path, () => {}), UnexpectedEofError);
@@ -427,24 +527,6 @@ test("a maxMetaBytes that is no number of bytes is refused, and nothing is left 
   }
   assertEquals(directory.names(), []);
 });
-
-/** Keeps what is logged. */
-class Log implements Logger {
-  readonly lines: unknown[][] = [];
-  readonly errors: unknown[][] = [];
-
-  debug(...line: unknown[]): void {
-    this.lines.push(["debug", ...line]);
-  }
-
-  info(...line: unknown[]): void {
-    this.lines.push(["info", ...line]);
-  }
-
-  error(...line: unknown[]): void {
-    this.errors.push(line);
-  }
-}
 
 /** What a server in its own process prints of a client that is served and one that is not. */
 async function logged(logger: string): Promise<{ stdout: string[]; stderr: string }> {

@@ -1,0 +1,146 @@
+/**
+ * Who may have descriptors, and from whom they are taken: with a second user of this system.
+ *
+ * @module
+ */
+
+import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
+import {
+  fdHandler,
+  type Handler,
+  listenAndServe,
+  PeerNotAllowedError,
+  receive,
+  send,
+} from "../mod.ts";
+import { Child } from "./fixtures/child.ts";
+import { Directory } from "./fixtures/directory.ts";
+import { KeptLog } from "./fixtures/kept_log.ts";
+import { test } from "./guard.ts";
+
+const root = 0;
+const nobody = 65534;
+
+const ignore = !await canBeAnother();
+if (ignore) {
+  console.log("peer_test.ts: skipped, for root and python3 are needed to be a second user");
+}
+
+test("a server refuses another user before its handler runs, and that client sees it", {
+  ignore,
+}, async () => {
+  using directory = new Shared();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  let handled = 0;
+  const handler: Handler = async (_conn, response) => {
+    handled++;
+    await response.write(0);
+  };
+  await using _server = listenAndServe(path, handler, { mode: 0o666, logger: log });
+  // A single byte is the end inside a record, where nothing at all would look like success.
+  assertEquals(await askAs(nobody, path), { bytes: 1, descriptors: 0 });
+  assertEquals(handled, 0);
+  assertInstanceOf(log.errors[0][1], PeerNotAllowedError);
+  assertMatch(String(log.errors[0][1]), /Refused process \d+ of user 65534/);
+  // Its own user, and root, are served.
+  assertEquals(await askAs(root, path), { bytes: 4, descriptors: 1 });
+  assertEquals(await receive(path, () => {}), 1);
+  assertEquals([handled, log.errors.length], [2, 1]);
+});
+
+test("a server that is nobody's allows nobody and root", { ignore }, async () => {
+  using directory = new Shared();
+  const path = directory.join("app.sock");
+  await using child = new Child("./serve_as.ts", [String(nobody), path]);
+  assertEquals(await child.line(), "listening");
+  assertEquals(await askAs(nobody, path), { bytes: 4, descriptors: 1 });
+  assertEquals(await askAs(root, path), { bytes: 4, descriptors: 1 });
+  assertEquals(await askAs(1, path), { bytes: 1, descriptors: 0 });
+});
+
+test("`allow` names who else may come, or who may not", { ignore }, async () => {
+  using directory = new Shared();
+  const path = directory.join("app.sock");
+  const asked: number[] = [];
+  await using _server = listenAndServe(path, fdHandler(0), {
+    mode: 0o666,
+    logger: {},
+    allow: ({ uid }) => asked.push(uid) > 0 && uid === nobody,
+  });
+  assertEquals(await askAs(nobody, path), { bytes: 4, descriptors: 1 });
+  assertEquals(await askAs(root, path), { bytes: 1, descriptors: 0 });
+  assertEquals(asked, [nobody, root]);
+});
+
+test("an `allow` that throws refuses", { ignore }, async () => {
+  using directory = new Shared();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const allow = () => {
+    throw new Error("cannot tell");
+  };
+  await using _server = listenAndServe(path, fdHandler(0), { mode: 0o666, logger: log, allow });
+  assertEquals(await askAs(root, path), { bytes: 1, descriptors: 0 });
+  assertMatch(String(log.errors[0][1]), /cannot tell/);
+  await assertRejects(() => receive(path, () => {}, { allow }), Error, "cannot tell");
+});
+
+test("the control socket itself keeps another user out, unless its mode says otherwise", {
+  ignore,
+}, async () => {
+  using directory = new Shared();
+  const path = directory.join("app.sock");
+  await using _server = listenAndServe(path, fdHandler(0));
+  await using stranger = asAnother("client", path);
+  assertMatch((await stranger.ended()).stderr, /PermissionError/);
+});
+
+test("a client takes nothing from another user's process when it says so, and gives it nothing", {
+  ignore,
+}, async () => {
+  using directory = new Shared();
+  const path = directory.join("app.sock");
+  await using stranger = asAnother("server", path);
+  assertEquals(await stranger.line(), "listening");
+  Deno.chmodSync(path, 0o666);
+  const allow = ({ uid }: { uid: number }) => uid === root;
+  const wanted = `of user ${nobody} listens there, which \`allow\` refuses`;
+  let count = 0;
+  await assertRejects(
+    () => receive(path, () => void count++, { allow }),
+    PeerNotAllowedError,
+    wanted,
+  );
+  assertEquals(await stranger.line(), "was answered 0 bytes");
+  await assertRejects(() => send(path, 0, null, { allow }), PeerNotAllowedError, wanted);
+  assertEquals(await stranger.line(), "was answered 0 bytes");
+  assertEquals(count, 0);
+});
+
+/** A directory that every user may enter and write to. */
+class Shared extends Directory {
+  constructor() {
+    super();
+    Deno.chmodSync(this.path, 0o777);
+  }
+}
+
+function asAnother(what: "client" | "server", path: string, uid = nobody): Child {
+  return new Child("./stranger.py", [what, path, String(uid)], { command: "python3" });
+}
+
+async function askAs(uid: number, path: string): Promise<{ bytes: number; descriptors: number }> {
+  await using child = asAnother("client", path, uid);
+  return JSON.parse(await child.line());
+}
+
+async function canBeAnother(): Promise<boolean> {
+  if (Deno.uid() !== root) return false;
+  try {
+    return (await new Deno.Command("python3", { args: ["--version"] }).output()).success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
