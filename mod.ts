@@ -86,13 +86,8 @@ export {
   sendPacketConn,
   sequenceHandler,
 } from "./lib/handler.ts";
-export {
-  drain,
-  type DrainOptions,
-  type HttpHandler,
-  serveHttp,
-  type ServeHttpOptions,
-} from "./lib/http.ts";
+export { drain, type DrainOptions } from "./lib/drain.ts";
+export { type HttpHandler, serveHttp, type ServeHttpOptions } from "./lib/http.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";
 export {

@@ -243,6 +243,7 @@ export const c = {
   FD_CLOEXEC: 1,
   FIONBIO: 0x5421,
   FIONREAD: 0x541b,
+  TIOCOUTQ: 0x5411,
   RLIMIT_NOFILE: 7,
   SHUT_RD: 0,
   SHUT_WR: 1,
@@ -279,9 +280,13 @@ export const c = {
   SO_LINGER: 13,
   O_PATH: 0x200000,
   O_APPEND: 0x400,
+  // asm/fcntl.h: arm64 has its own number.
+  O_NOFOLLOW: Deno.build.arch === "aarch64" ? 0x8000 : 0x20000,
   AT_FDCWD: -100,
   SEEK_SET: 0,
   SEEK_CUR: 1,
+  LOCK_EX: 2,
+  LOCK_NB: 4,
   /** net/scm.h: the most descriptors one message carries. */
   SCM_MAX_FD: 253,
   SCM_PIDFD: 4,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { c, statVersion, structs } from "./abi.ts";
+import { c, errnos, statVersion, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
 import { cString, libc } from "./libc.ts";
@@ -89,6 +89,20 @@ export function readLink(path: string): string | undefined {
 /** Opens a directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
 export function openDirectory(path: string, attempt: string): number {
   return check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
+}
+
+/**
+ * Opens the file at `path`, made if need be, and locks it (flock(2)); undefined while another process
+ * has it locked. Closing the descriptor, or the end of the process, unlocks it.
+ */
+export function lockFile(path: string, attempt: string): number | undefined {
+  const flags = c.O_RDWR | c.O_CREAT | c.O_CLOEXEC | c.O_NOFOLLOW;
+  const raw = check(libc().open(cString(path), flags, 0o600), attempt);
+  if (uninterrupted(libc().flock, raw, c.LOCK_EX | c.LOCK_NB) === 0) return raw;
+  const code = errno();
+  closeRaw(raw);
+  if (code === errnos.EAGAIN) return undefined;
+  throw systemError(code, attempt);
 }
 
 /** link(2): another name for the same file. */

@@ -31,6 +31,14 @@ function unixSocket(): number {
   return check(libc().socket(c.AF_UNIX, c.SOCK_STREAM | socketFlags, 0), "Cannot make a socket");
 }
 
+/** A unix datagram socket without a name: nothing will ever arrive on it. */
+export function deafDatagramSocket(): number {
+  return check(
+    libc().socket(c.AF_UNIX, c.SOCK_DGRAM | socketFlags, 0),
+    "Cannot make a socket",
+  );
+}
+
 /** Two connected unix sockets. */
 export function socketPair(type: "stream" | "datagram" = "stream"): [number, number] {
   const pair = new Int32Array(2);
@@ -75,10 +83,7 @@ export function listenUnix(
  */
 export function isBound(path: string): boolean {
   const name = packUnix(path, "Cannot look for a listener");
-  const raw = check(
-    libc().socket(c.AF_UNIX, c.SOCK_DGRAM | socketFlags, 0),
-    "Cannot make a socket",
-  );
+  const raw = deafDatagramSocket();
   const connected = libc().connect(raw, name, name.length);
   const code = connected < 0 ? errno() : errnos.EPROTOTYPE;
   closeRaw(raw);
@@ -313,11 +318,33 @@ export function shutdownWrite(raw: number): void {
   check(libc().shutdown(raw, c.SHUT_WR), () => `Cannot shut down descriptor ${raw}`);
 }
 
+/**
+ * Ends the receiving half: what has arrived can still be read, and then comes EOF (shutdown(2),
+ * SHUT_RD).
+ */
+export function shutdownRead(raw: number): void {
+  check(libc().shutdown(raw, c.SHUT_RD), () => `Cannot shut down descriptor ${raw}`);
+}
+
+/** Ends both halves. */
+export function shutdownBoth(raw: number): void {
+  check(libc().shutdown(raw, c.SHUT_RDWR), () => `Cannot shut down descriptor ${raw}`);
+}
+
 /** Bytes that arrived and were not read yet (FIONREAD). */
 export function unreadBytes(raw: number): number {
+  return queued(raw, c.FIONREAD);
+}
+
+/** Bytes that were written and that the peer has not acknowledged, or not read (TIOCOUTQ). */
+export function unsentBytes(raw: number): number {
+  return queued(raw, c.TIOCOUTQ);
+}
+
+function queued(raw: number, request: number): number {
   check(
-    libc().ioctl(raw, BigInt(c.FIONREAD), optionBytes),
-    () => `Cannot ask descriptor ${raw} for its unread bytes`,
+    libc().ioctl(raw, BigInt(request), optionBytes),
+    () => `Cannot ask descriptor ${raw} for what it has queued`,
   );
   return option[0];
 }

@@ -1,17 +1,15 @@
 /**
- * HTTP on a listener that came from elsewhere, and its orderly end.
+ * HTTP on a listener that came from elsewhere.
  *
  * @module
  */
 
-import { closeRaw, Fd, rawOf } from "../ffi/fd.ts";
-import { pause, unlessAborted } from "../ffi/poll.ts";
-import { openDescriptors } from "../ffi/proc.ts";
-import { type Address, formatAddress } from "../ffi/sockaddr.ts";
-import { ifSocket, listenUnix, localAddress } from "../ffi/socket.ts";
+import { Fd, rawOf } from "../ffi/fd.ts";
+import type { Address } from "../ffi/sockaddr.ts";
+import { localAddress } from "../ffi/socket.ts";
 import { listenerKind, privateName, proveInBackground, release } from "./adopt.ts";
-import { capture, exchange, place, type Slot } from "./capture.ts";
-import { listenerDescriptor, remember, remembered, wasPassedOn } from "./descriptor.ts";
+import { capture, place, type Slot } from "./capture.ts";
+import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { closeNativeListener, pathStatusOf } from "./listener.ts";
 
@@ -37,14 +35,25 @@ export interface ServeHttpOptions {
   signal?: AbortSignal;
 }
 
-/** What `drain` has to know of a server. */
-interface Serving {
-  slot: Slot;
-  address: Address | undefined;
+/** What leaving has to know of a server. */
+export interface Serving {
+  readonly server: Deno.HttpServer;
+  readonly slot: Slot;
+  readonly address: Address | undefined;
+  /** Whether every answer is to tell its client to leave. */
   leaving: boolean;
+  /** Requests that are being answered, but for those that are answered at once. */
+  readonly active: Set<Deno.ServeHandlerInfo>;
+  /** Ports of clients that no `Connection: close` moves: of HTTP/2, as far as it shows. */
+  readonly multiplexed: Set<number>;
 }
 
 const servers = new WeakMap<Deno.HttpServer, Serving>();
+
+/** What is known of a server of {@linkcode serveHttp}. */
+export function servingOf(server: Deno.HttpServer): Serving | undefined {
+  return servers.get(server);
+}
 
 /**
  * Serves HTTP on a received listener: a real `Deno.HttpServer`, at the speed of `Deno.serve`. The
@@ -106,61 +115,6 @@ export function serveHttp(
   return server;
 }
 
-/** Options of {@linkcode drain}. */
-export interface DrainOptions {
-  /**
-   * How long to wait for clients to leave, in milliseconds; those that stay idle longer than that are
-   * closed, and a request that one of them sends at that moment is lost. An answer under way is
-   * finished: a stream that does not end outlasts the deadline. @default {60_000}
-   */
-  deadline?: number;
-  /** Ends the wait, with the server still answering and not accepting, or shutting down. */
-  signal?: AbortSignal;
-}
-
-/**
- * Ends a server of {@linkcode serveHttp} without losing a request, once another process accepts on
- * the same listener: stops accepting, answers with `Connection: close` so that the clients leave, waits
- * until they have, and shuts the server down. Resolves to the number of connections that were still
- * open at the deadline.
- *
- * `server.shutdown()` alone closes idle connections while a request may be on its way on them.
- *
- * ```ts
- * import { drain, serveHttp } from "@graceful/deno";
- *
- * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
- * const server = serveHttp(listener, () => new Response("hello"));
- * console.log(await drain(server), "connections had to be closed");
- * ```
- *
- * @throws {TypeError} When the server is not one of serveHttp's.
- */
-export async function drain(server: Deno.HttpServer, options: DrainOptions = {}): Promise<number> {
-  const { deadline = 60_000, signal } = options;
-  const serving = servers.get(server);
-  if (!serving) throw new TypeError("Cannot drain a server that serveHttp() did not make");
-  signal?.throwIfAborted();
-  if (!serving.leaving && remembered(server) !== undefined) stopAccepting(serving.slot);
-  serving.leaving = true;
-  const end = performance.now() + deadline;
-  for (;;) {
-    const from = performance.now();
-    const open = connections(serving.address);
-    const now = performance.now();
-    if (open === 0 || now >= end) {
-      await unlessAborted(server.shutdown(), signal);
-      return open;
-    }
-    // A look asks for every descriptor: it is to take a tenth of the time at most.
-    const interval = Math.max(pollInterval, 9 * (now - from));
-    await pause(Math.min(interval, end - now), signal);
-  }
-}
-
-/** Milliseconds between two looks at who is still connected, at least. */
-const pollInterval = 20;
-
 function serveOn(
   fd: Fd | number,
   options: ServeHttpOptions,
@@ -169,11 +123,45 @@ function serveOn(
   const raw = rawOf(fd);
   const { domain } = listenerKind(raw);
   const address = localAddress(raw);
-  const serving = { address, leaving: false } as Serving;
+  const active = new Set<Deno.ServeHandlerInfo>();
+  const multiplexed = new Set<number>();
+  const serving = { address, active, multiplexed, leaving: false } as Mutable<Serving>;
   const where = domain === "unix" ? { path: privateName() } : { hostname: "127.0.0.1", port: 0 };
   const { onListen, onError = internalServerError, ...rest } = options;
+
   /** The client is to leave after an answer that is given while the server leaves. */
-  const finish = (answer: Response) => serving.leaving ? withConnectionClose(answer) : answer;
+  function finish(answer: Response, info?: Deno.ServeHandlerInfo): Response {
+    if (!serving.leaving || answer.status === 101) return answer;
+    if (info) hold(info);
+    return withConnectionClose(answer);
+  }
+
+  function noteMultiplexed({ remoteAddr }: Deno.ServeHandlerInfo): void {
+    if ("port" in remoteAddr) multiplexed.add(remoteAddr.port);
+  }
+
+  /** Counts an answer as under way until its last byte is out, where this Deno tells (2.1). */
+  function hold(info: Deno.ServeHandlerInfo): void {
+    if (!info.completed) return;
+    active.add(info);
+    const done = () => active.delete(info);
+    info.completed.then(done, done);
+  }
+
+  async function finishLater(
+    answer: Promise<Response>,
+    info: Deno.ServeHandlerInfo,
+  ): Promise<Response> {
+    active.add(info);
+    let given: Response;
+    try {
+      given = await answer;
+    } finally {
+      active.delete(info);
+    }
+    return finish(given, info);
+  }
+
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
   const serveAny = Deno.serve as any;
   const { dummy: server, slot } = capture<Deno.HttpServer>(
@@ -186,8 +174,9 @@ function serveOn(
           onError: async (error: unknown) => finish(await onError(error)),
         },
         (request: Request, info: Deno.ServeHandlerInfo) => {
+          if (serving.leaving && isMultiplexed(request)) noteMultiplexed(info);
           const answer = handler(request, info);
-          return answer instanceof Response ? finish(answer) : answer.then(finish);
+          return answer instanceof Response ? finish(answer, info) : finishLater(answer, info);
         },
       ),
     (server) => void server.shutdown(),
@@ -200,6 +189,7 @@ function serveOn(
     void server.shutdown();
     throw error;
   }
+  serving.server = server;
   serving.slot = slot;
   servers.set(server, serving);
   remember(server, slot.tfd);
@@ -207,6 +197,13 @@ function serveOn(
   release(fd);
   proveInBackground();
   return server;
+}
+
+type Mutable<T> = { -readonly [K in keyof T]: T[K] };
+
+/** HTTP/1.1 has a Host header; HTTP/2 says that in another way, and knows no Connection header. */
+function isMultiplexed({ headers }: Request): boolean {
+  return !headers.has("host") && !headers.has("connection");
 }
 
 /** What Deno.serve does with what a handler throws. */
@@ -217,7 +214,6 @@ function internalServerError(error: unknown): Response {
 
 /** Deno does not close then: the client does, so that no request of its can be on the way. */
 function withConnectionClose(answer: Response): Response {
-  if (answer.status === 101) return answer;
   try {
     answer.headers.set("connection", "close");
     return answer;
@@ -229,28 +225,4 @@ function withConnectionClose(answer: Response): Response {
     const { body, status, statusText } = answer;
     return new Response(body, { headers, status, statusText });
   }
-}
-
-/**
- * The server's accept finds a socket that nobody connects to; the listener's queue is left to the
- * other process. Shutting the server down here would close connections with it.
- */
-function stopAccepting(slot: Slot): void {
-  const deserted = listenUnix(privateName(), "Cannot make a socket that nobody connects to");
-  exchange(slot, deserted);
-  closeRaw(deserted);
-}
-
-/** How many connections that came in at `address` this process holds. */
-function connections(address: Address | undefined): number {
-  const belongs = (raw: number) =>
-    ifSocket(raw, ({ listening, type }) => {
-      if (listening || type !== "stream") return false;
-      const local = localAddress(raw);
-      if (!local || !address) return false;
-      return "port" in local
-        ? "port" in address && local.port === address.port
-        : formatAddress(local) === formatAddress(address);
-    });
-  return openDescriptors().filter(belongs).length;
 }

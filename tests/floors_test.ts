@@ -22,9 +22,9 @@ const floors: string[][] = [
   ["lib/capture.ts"],
   ["lib/descriptor.ts", "lib/donor.ts"],
   ["lib/adopt.ts"],
-  ["lib/response.ts"],
-  ["lib/handler.ts"],
-  ["lib/client.ts", "lib/server.ts", "lib/send.ts", "lib/http.ts"],
+  ["lib/gate.ts", "lib/http.ts", "lib/response.ts"],
+  ["lib/handler.ts", "lib/drain.ts"],
+  ["lib/client.ts", "lib/server.ts", "lib/send.ts"],
   ["mod.ts"],
 ];
 

@@ -746,12 +746,14 @@ test("a signal ends a drain that an answer without end holds up", async () => {
   const client = await Client.dial(server.addr);
   await client.send();
   assertEquals(await client.conn.read(new Uint8Array(1)), 1);
-  const deadline = new AbortController();
-  // At once at the deadline: it waits for the answer.
-  const draining = drain(server, { deadline: 0, signal: deadline.signal });
+  const controller = new AbortController();
+  const draining = drain(server, { deadline: 0, signal: controller.signal });
   const reason = new Error("enough");
-  deadline.abort(reason);
+  controller.abort(reason);
   assertStrictEquals(await assertRejects(() => draining), reason);
+  // The limit of force ends it for good.
+  assertEquals(await drain(server, { deadline: 0, forceLimit: 0 }), 1);
+  await readAll(client.conn);
   client.conn.close();
   await server.finished;
 });

@@ -1,0 +1,199 @@
+/**
+ * How an HTTP server leaves without losing a request.
+ *
+ * `server.shutdown()` closes idle keep-alive connections while a request may be on its way on them,
+ * drops what was accepted and not read, and answers uploads with 500. Here it is the clients who leave:
+ * told so by `Connection: close` in HTTP/1, by GOAWAY in HTTP/2, which is what `shutdown()` does well.
+ *
+ * @module
+ */
+
+import { pause, unlessAborted } from "../ffi/poll.ts";
+import { type Address, formatAddress } from "../ffi/sockaddr.ts";
+import {
+  ifSocket,
+  localAddress,
+  peerAddress,
+  shutdownBoth,
+  shutdownRead,
+  socketCookie,
+  unreadBytes,
+  unsentBytes,
+} from "../ffi/socket.ts";
+import { slots } from "./capture.ts";
+import { remembered } from "./descriptor.ts";
+import { desert } from "./gate.ts";
+import { type Serving, servingOf } from "./http.ts";
+import { checkDuration } from "./response.ts";
+
+/** Options of {@linkcode drain}. */
+export interface DrainOptions {
+  /**
+   * How long clients may take to leave, in milliseconds. Those that are idle longer than that are hung
+   * up on: a request that one of them sends at that very moment is lost. @default {60_000}
+   */
+  deadline?: number;
+  /**
+   * How long answers that are under way at the deadline may still take, in milliseconds; then their
+   * connections are cut: an event stream has no other end. @default {30_000}
+   */
+  forceLimit?: number;
+  /** Ends the wait, with the server still answering and not accepting, or shutting down. */
+  signal?: AbortSignal;
+}
+
+/**
+ * Ends a server of {@linkcode serveHttp} without losing a request, once another process accepts on
+ * the same listener: stops accepting, answers with `Connection: close` so that the clients leave, waits
+ * until they have, and shuts the server down. Resolves to the number of connections that were still
+ * open at the deadline.
+ *
+ * `server.shutdown()` alone closes idle connections while a request may be on its way on them.
+ *
+ * ```ts
+ * import { drain, serveHttp } from "@graceful/deno";
+ *
+ * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+ * const server = serveHttp(listener, () => new Response("hello"));
+ * console.log(await drain(server), "connections had to be closed");
+ * ```
+ *
+ * @throws {TypeError} When the server is not one of serveHttp's.
+ */
+export async function drain(server: Deno.HttpServer, options: DrainOptions = {}): Promise<number> {
+  const serving = servingOf(server);
+  if (!serving) throw new TypeError("Cannot drain a server that serveHttp() did not make");
+  options.signal?.throwIfAborted();
+  checkDrainOptions(options);
+  if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
+  serving.leaving = true;
+  return await finish(serving, options);
+}
+
+/** @throws {RangeError} When one of the durations is none. */
+export function checkDrainOptions({ deadline = 0, forceLimit = 0 }: DrainOptions): void {
+  checkDuration("deadline", deadline);
+  checkDuration("forceLimit", forceLimit);
+}
+
+/**
+ * Waits until the clients of a server that is leaving have left, hangs up on those that do not, and
+ * shuts the server down. Resolves to how many were still there at the deadline.
+ */
+export async function finish(serving: Serving, options: DrainOptions = {}): Promise<number> {
+  const { deadline = 60_000, forceLimit = 30_000, signal } = options;
+  const { address, active, multiplexed } = serving;
+  // Those of HTTP/2 leave when they are shut down, and not before.
+  const left = await unconnected(address, {
+    milliseconds: deadline,
+    except: (raw) => multiplexed.has(portOf(raw)),
+    signal,
+  });
+  const end = performance.now() + forceLimit;
+  if (left > 0) {
+    await hangUpOnIdle(serving, signal);
+    // An upload that goes on would be answered with 500.
+    while (active.size > 0 && performance.now() < end - forceLimit / 2) {
+      await pause(pollInterval, signal);
+    }
+  }
+  const shutdown = serving.server.shutdown();
+  if (left > 0) await endsBy(shutdown, end, signal);
+  for (const raw of connections(address)) shutdownBoth(raw);
+  await unlessAborted(shutdown, signal);
+  return left;
+}
+
+/**
+ * Waits until nobody is connected to `address`, but for those that are excepted; resolves to how many
+ * are when the time is up.
+ */
+export async function unconnected(
+  address: Address | undefined,
+  { milliseconds, except = () => false, signal }: {
+    milliseconds: number;
+    except?: (raw: number) => boolean;
+    signal?: AbortSignal;
+  },
+): Promise<number> {
+  const end = performance.now() + milliseconds;
+  for (;;) {
+    const from = performance.now();
+    const open = connections(address).filter((raw) => !except(raw)).length;
+    const now = performance.now();
+    if (open === 0 || now >= end) return open;
+    // A look asks for every socket: it is to take a tenth of the time at most.
+    const interval = Math.max(pollInterval, 9 * (now - from));
+    await pause(Math.min(interval, end - now), signal);
+  }
+}
+
+/** Milliseconds between two looks at who is still connected, at least. */
+const pollInterval = 20;
+
+/** Milliseconds in which nothing happens on a connection that counts as idle. */
+const quietTime = 100;
+
+/**
+ * Ends the receiving half of the connections on which nothing happens: what has arrived by then is
+ * still answered, and then Deno reads EOF and closes. A few at a time, for their clients will connect
+ * elsewhere.
+ */
+async function hangUpOnIdle(serving: Serving, signal: AbortSignal | undefined): Promise<void> {
+  const quiet = new Map(
+    connections(serving.address).filter((raw) => isQuiet(raw, serving)).map((raw) =>
+      [raw, socketCookie(raw)] as const
+    ),
+  );
+  if (quiet.size === 0) return;
+  await pause(quietTime, signal);
+  let count = 0;
+  for (const [raw, cookie] of quiet) {
+    ifSocket(raw, () => {
+      if (socketCookie(raw) === cookie && isQuiet(raw, serving)) shutdownRead(raw);
+    });
+    if (++count % 4 === 0) await pause(1, signal);
+  }
+}
+
+/** Whether nothing is on its way on a connection, either way, and no answer is being made. */
+function isQuiet(raw: number, { active, multiplexed }: Serving): boolean {
+  if (unreadBytes(raw) > 0 || unsentBytes(raw) > 0) return false;
+  const port = portOf(raw);
+  // Connections to a unix path cannot be told apart.
+  if (port === 0) return active.size === 0;
+  if (multiplexed.has(port)) return false;
+  return ![...active].some(({ remoteAddr }) => "port" in remoteAddr && remoteAddr.port === port);
+}
+
+/** The port at the other end; 0 where there is none. */
+function portOf(raw: number): number {
+  const peer = peerAddress(raw);
+  return peer && "port" in peer ? peer.port : 0;
+}
+
+/** Waits for `promise`, at most until `end`. */
+async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal): Promise<void> {
+  const over = new AbortController();
+  try {
+    const left = Math.min(Math.max(0, end - performance.now()), 2 ** 31 - 1);
+    const late = pause(left, over.signal).catch(() => {});
+    await unlessAborted(Promise.race([promise, late]), signal);
+  } finally {
+    over.abort();
+  }
+}
+
+/** The connections that came in at `address` and that this thread holds. */
+export function connections(address: Address | undefined): number[] {
+  const belongs = (raw: number) =>
+    ifSocket(raw, ({ listening, type }) => {
+      if (listening || type !== "stream") return false;
+      const local = localAddress(raw);
+      if (!local || !address) return false;
+      return "port" in local
+        ? "port" in address && local.port === address.port
+        : formatAddress(local) === formatAddress(address);
+    });
+  return slots().map(({ tfd }) => tfd).filter(belongs);
+}

@@ -1,0 +1,81 @@
+/**
+ * Whether a native listener, server or datagram socket is on its socket, or off it for a while: what
+ * arrives then is left to another process, or waits in the kernel.
+ *
+ * @module
+ */
+
+import { closeRaw, type Fd } from "../ffi/fd.ts";
+import {
+  deafDatagramSocket,
+  ifSocket,
+  listenUnix,
+  socketCookie,
+  socketKind,
+} from "../ffi/socket.ts";
+import { privateName } from "./adopt.ts";
+import { exchange, type Slot, slots } from "./capture.ts";
+import { remembered } from "./descriptor.ts";
+import { NoDescriptorError } from "./errors.ts";
+
+/**
+ * The place of a native object that was adopted, and a descriptor of its own for the same socket, by
+ * which the object can come back to it.
+ */
+export class Gate implements Disposable {
+  /** The socket, whether the object is on it or off it. */
+  readonly fd: Fd;
+  readonly #slot: Slot;
+  /** The socket that is in the place: another one there means that the object is closed. */
+  #cookie: bigint;
+  #open = true;
+
+  /**
+   * Takes `fd` over.
+   *
+   * @throws {NoDescriptorError} When `object` was not adopted, or is closed.
+   */
+  constructor(object: object, fd: Fd) {
+    const place = remembered(object);
+    const slot = slots().find(({ tfd }) => tfd === place);
+    if (!slot) throw new NoDescriptorError("The object is closed, or not one of this library's");
+    this.fd = fd;
+    this.#slot = slot;
+    this.#cookie = socketCookie(slot.tfd);
+  }
+
+  /** Lets the object have what arrives. */
+  open(): void {
+    if (this.#open || this.#closed) return;
+    exchange(this.#slot, this.fd.raw);
+    this.#cookie = socketCookie(this.#slot.tfd);
+    this.#open = true;
+  }
+
+  /** Puts the object on a socket on which nothing arrives: it waits, and notices nothing. */
+  shut(): void {
+    if (!this.#open || this.#closed) return;
+    desert(this.#slot);
+    this.#cookie = socketCookie(this.#slot.tfd);
+    this.#open = false;
+  }
+
+  get #closed(): boolean {
+    const { tfd } = this.#slot;
+    return ifSocket(tfd, () => socketCookie(tfd)) !== this.#cookie;
+  }
+
+  /** Closes its own descriptor; the object stays where it is. */
+  [Symbol.dispose](): void {
+    this.fd[Symbol.dispose]();
+  }
+}
+
+/** Puts a socket on which nothing arrives in the place of a native object. */
+export function desert(slot: Slot): void {
+  const deserted = socketKind(slot.tfd)?.type === "datagram"
+    ? deafDatagramSocket()
+    : listenUnix(privateName(), "Cannot make a socket that nobody connects to");
+  exchange(slot, deserted);
+  closeRaw(deserted);
+}
