@@ -60,6 +60,7 @@ export {
   EmptyControlMessageError,
   GobError,
   GracefulError,
+  HandoverError,
   LongReadError,
   LongWriteError,
   NoDescriptorError,
@@ -88,8 +89,19 @@ export {
 } from "./lib/handler.ts";
 export { drain, type DrainOptions } from "./lib/drain.ts";
 export { type HttpHandler, serveHttp, type ServeHttpOptions } from "./lib/http.ts";
+export type { Status } from "./lib/frame.ts";
+export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";
+export {
+  type Arrival,
+  Generation,
+  type Keepable,
+  type ServeOptions,
+  start,
+  type StartOptions,
+} from "./lib/restart.ts";
+export type { Command } from "./lib/successor.ts";
 export {
   send,
   sendConnTo,

@@ -118,10 +118,13 @@ export function dup(raw: number): number {
   );
 }
 
-/** Makes number `to` refer to what `from` is open on; what `to` was is closed (dup(2)). */
-export function replace(from: number, to: number): void {
+/**
+ * Makes number `to` refer to what `from` is open on; what `to` was is closed (dup(2)). Programs that
+ * this process starts do not get it, unless they are to: standard streams.
+ */
+export function replace(from: number, to: number, { keptOnExec = false } = {}): void {
   check(
-    libc().dup3(from, to, c.O_CLOEXEC),
+    libc().dup3(from, to, keptOnExec ? 0 : c.O_CLOEXEC),
     () => `Cannot put descriptor ${from} in the place of ${to}`,
   );
 }

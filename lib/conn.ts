@@ -17,6 +17,7 @@ import { formatPath } from "../ffi/sockaddr.ts";
 import {
   connectUnix,
   type Credentials,
+  effectiveUser,
   growSendBuffer,
   isUnixStream,
   peerAddress,
@@ -39,6 +40,11 @@ export interface WaitOptions {
 
 /** Whether the process at the other end is one to talk to: by its user, group or number. */
 export type PeerCheck = (peer: Credentials) => boolean;
+
+/** Allows those who may have everything that this process has anyway. */
+export function sameUserOrRoot({ uid }: Credentials): boolean {
+  return uid === effectiveUser() || uid === 0;
+}
 
 /** Options of {@linkcode connect}. */
 export interface ConnectOptions extends WaitOptions {

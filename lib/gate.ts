@@ -46,7 +46,7 @@ export class Gate implements Disposable {
 
   /** Lets the object have what arrives. */
   open(): void {
-    if (this.#open || this.#closed) return;
+    if (this.#open || this.closed) return;
     exchange(this.#slot, this.fd.raw);
     this.#cookie = socketCookie(this.#slot.tfd);
     this.#open = true;
@@ -54,13 +54,14 @@ export class Gate implements Disposable {
 
   /** Puts the object on a socket on which nothing arrives: it waits, and notices nothing. */
   shut(): void {
-    if (!this.#open || this.#closed) return;
+    if (!this.#open || this.closed) return;
     desert(this.#slot);
     this.#cookie = socketCookie(this.#slot.tfd);
     this.#open = false;
   }
 
-  get #closed(): boolean {
+  /** Whether its owner has closed the object. */
+  get closed(): boolean {
     const { tfd } = this.#slot;
     return ifSocket(tfd, () => socketCookie(tfd)) !== this.#cookie;
   }

@@ -7,7 +7,6 @@
 import type { FileStatus } from "../ffi/file.ts";
 import { pause, unlessAborted } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
-import { type Credentials, effectiveUser } from "../ffi/socket.ts";
 import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
@@ -18,7 +17,7 @@ import {
   ResponseWriter,
   type SendOptions,
 } from "./response.ts";
-import type { PeerCheck, UnixConn } from "./conn.ts";
+import { type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import {
   closeNativeListener,
   listen,
@@ -271,11 +270,6 @@ export class Server implements AsyncDisposable {
       this.#logger.debug?.(`Cannot tell ${client}: it is gone already`, error);
     }
   }
-}
-
-/** Who may have everything that this process has, has it anyway. */
-function sameUserOrRoot({ uid }: Credentials): boolean {
-  return uid === effectiveUser() || uid === 0;
 }
 
 /** How long the clients of a server that is shut down may take, in milliseconds. */

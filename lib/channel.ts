@@ -1,0 +1,149 @@
+/**
+ * Frames, bytes and descriptors over one connection between two generations.
+ *
+ * @module
+ */
+
+import { Fd } from "../ffi/fd.ts";
+import { unlessAborted } from "../ffi/poll.ts";
+import type { UnixConn, WaitOptions } from "./conn.ts";
+import { HandoverError, UnexpectedEofError } from "./errors.ts";
+import { decodeFrame, encodeFrame, type Frame, frameLength } from "./frame.ts";
+import { ResponseWriter } from "./response.ts";
+import { maxMetaBytes } from "./wire.ts";
+
+/** A descriptor to send, which stays the caller's, with what is to be known of it. */
+export interface Passed {
+  fd: Fd | number;
+  meta?: Uint8Array;
+}
+
+/** A descriptor that came, and what came with it. */
+export interface Received {
+  fd: Fd;
+  meta: Uint8Array | null;
+}
+
+/** How long to wait for a frame. */
+export interface ReceiveFrameOptions extends WaitOptions {
+  /** In milliseconds; for ever without it. */
+  timeout?: number;
+}
+
+/** Carries frames, and what follows them, over a connection that it owns. */
+export class Channel implements Disposable {
+  /** The connection. */
+  readonly conn: UnixConn;
+  #sending: Promise<void> = Promise.resolve();
+  /** A frame that is waited for, by whoever asks first: a wait that times out does not lose it. */
+  #receiving: Promise<Frame | undefined> | undefined;
+
+  /** Takes `conn` over. */
+  constructor(conn: UnixConn) {
+    this.conn = conn;
+  }
+
+  /** Sends a frame, and what it announces; whole, whoever else sends meanwhile. */
+  send(frame: Frame, state: Uint8Array[] = [], descriptors: Passed[] = []): Promise<void> {
+    const sent = this.#sending.then(async () => {
+      await this.conn.write(encodeFrame(frame));
+      for (const bytes of state) await this.conn.write(bytes);
+      if (descriptors.length === 0) return;
+      const longest = Math.max(...descriptors.map(({ meta }) => meta?.length ?? 0));
+      using response = new ResponseWriter(this.conn, {
+        maxMetaBytes: Math.max(maxMetaBytes, longest),
+      });
+      for (const { fd, meta } of descriptors) await response.write(fd, meta);
+      await response.flush();
+    });
+    this.#sending = sent.catch(() => {});
+    return sent;
+  }
+
+  /**
+   * The next frame; undefined at the end of the stream, which is the end of the other process.
+   *
+   * @throws {HandoverError} When what comes is no frame, or nothing comes in time.
+   */
+  async receive({ timeout, signal }: ReceiveFrameOptions = {}): Promise<Frame | undefined> {
+    const receiving = this.#receiving ??= this.#receive();
+    const late = new AbortController();
+    const timer = timeout === undefined ? undefined : setTimeout(() => {
+      late.abort(
+        new HandoverError(
+          `The other generation has not answered for ${timeout} ms`,
+          "ERR_HANDOVER_TIMEOUT",
+        ),
+      );
+    }, Math.min(timeout, 2 ** 31 - 1));
+    try {
+      const both = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
+      const frame = await unlessAborted(receiving, both);
+      this.#receiving = undefined;
+      return frame;
+    } catch (error) {
+      // Of a wait that ended by itself, the frame is still to come.
+      if (!signal?.aborted && !late.signal.aborted) this.#receiving = undefined;
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #receive(): Promise<Frame | undefined> {
+    const head = new Uint8Array(4);
+    try {
+      const n = await this.conn.read(head);
+      if (n === null) return undefined;
+      await this.conn.readFull(head.subarray(n));
+      return decodeFrame(await this.conn.readFull(new Uint8Array(frameLength(head))));
+    } catch (error) {
+      // It was killed while it wrote, or left without reading what it was sent.
+      if (error instanceof UnexpectedEofError || error instanceof Deno.errors.ConnectionReset) {
+        return undefined;
+      }
+      throw error;
+    }
+  }
+
+  /** The bytes that an item of an offer announced. */
+  async receiveBytes(length: number, options: WaitOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
+    return await this.conn.readFull(new Uint8Array(length), options);
+  }
+
+  /**
+   * So many descriptors, which are the caller's.
+   *
+   * @param donor The process that sends them: the connection may know one that is long gone.
+   * @throws {UnexpectedEofError} When the stream ends before; those that came are closed.
+   */
+  async receiveDescriptors(
+    count: number,
+    donor: number,
+    options: WaitOptions = {},
+  ): Promise<Received[]> {
+    using received = new DisposableStack();
+    const all: Received[] = [];
+    while (all.length < count) {
+      const record = await this.conn.record(options);
+      if (!record) {
+        throw new UnexpectedEofError(
+          `The stream ended after ${all.length} of ${count} descriptors`,
+        );
+      }
+      all.push({
+        fd: received.use(new Fd(record.descriptor, donor)),
+        meta: record.meta,
+      });
+    }
+    received.move();
+    return all;
+  }
+
+  /** Closes the connection. */
+  [Symbol.dispose](): void {
+    // The wait for a frame ends with it.
+    this.#receiving?.catch(() => {});
+    this.conn[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,132 @@
+/**
+ * What a generation gets from the one before it, until it asks for it: by what it listens on, by its
+ * path, or by its name.
+ *
+ * @module
+ */
+
+import type { Fd } from "../ffi/fd.ts";
+import type { Address } from "../ffi/sockaddr.ts";
+import { localAddress, socketKind } from "../ffi/socket.ts";
+import type { OfferedItem } from "./frame.ts";
+import { UnixListener } from "./listener.ts";
+
+/** A TCP address to listen on, as in `Deno.listen`. */
+export interface TcpPlace {
+  /** @default {"0.0.0.0"} */
+  hostname?: string;
+  /** The port; with 0 the first generation gets a free one, and the others inherit it. */
+  port: number;
+  /** Whether other sockets may listen there too (socket(7), SO_REUSEPORT). @default {false} */
+  reusePort?: boolean;
+}
+
+/** A unix path to listen on. */
+export interface UnixPlace {
+  /** The path; it is never missing while one generation takes over from another. */
+  path: string;
+  /** Permissions of the socket's file. @default {0o600} */
+  mode?: number;
+}
+
+/** Where a listener listens. */
+export type Place = TcpPlace | UnixPlace;
+
+/** What names a listener or datagram socket in every generation: where it was asked to listen. */
+export function keyOf(place: Place): string {
+  if ("path" in place) return `unix ${place.path}`;
+  const { hostname = "0.0.0.0", port, reusePort } = place;
+  return `${hostname} ${port}${reusePort ? " reusePort" : ""}`;
+}
+
+/** One thing that was inherited. */
+export interface Inherited {
+  item: OfferedItem;
+  /** What it is open on; state has none. */
+  fd?: Fd;
+  /** What was kept of state; others have none. */
+  state?: Uint8Array;
+}
+
+/** Things of one kind and one key are given out in the order in which they came. */
+export class Inheritance implements Disposable {
+  #left: Inherited[] = [];
+
+  /** Takes the descriptor over. */
+  add(inherited: Inherited): void {
+    this.#left.push(inherited);
+  }
+
+  /**
+   * Takes a socket or file over from a process that did not say what it was asked to listen on, and
+   * told of it in `meta`: what has no address is found under that name.
+   */
+  addForeign(fd: Fd, name: string): void {
+    const kind = socketKind(fd.raw);
+    const isDatagram = kind?.type === "datagram";
+    if (!kind?.listening && !isDatagram) {
+      this.add({ item: { kind: "kept", key: name }, fd });
+      return;
+    }
+    this.add({ item: { kind: isDatagram ? "datagram" : "listener", key: bound }, fd });
+  }
+
+  /** What was inherited under that name, if anything is left of it. */
+  take(kind: OfferedItem["kind"], key: string): Inherited | undefined {
+    return this.#remove(({ item }) => item.kind === kind && item.key === key);
+  }
+
+  /** The listener or datagram socket that is to listen there. */
+  takeBound(kind: "listener" | "datagram", place: Place): Inherited | undefined {
+    return this.take(kind, keyOf(place)) ??
+      this.#remove(({ item, fd }) =>
+        item.kind === kind && item.key === bound && isAt(place, localAddress(fd!.raw))
+      );
+  }
+
+  #remove(fits: (inherited: Inherited) => boolean): Inherited | undefined {
+    const at = this.#left.findIndex(fits);
+    return at < 0 ? undefined : this.#left.splice(at, 1)[0];
+  }
+
+  /**
+   * Closes what nobody asked for, and removes the paths that nobody listens on any more; gives what
+   * that was, in words.
+   */
+  clear(): string[] {
+    for (const { item, fd } of this.#left) {
+      if (item.kind === "listener" && item.path !== undefined) {
+        new UnixListener(fd!, item.path).close();
+      }
+    }
+    const left = this.#left.map(describe);
+    this[Symbol.dispose]();
+    return left;
+  }
+
+  /** Closes what is left; the paths are another generation's. */
+  [Symbol.dispose](): void {
+    for (const { fd } of this.#left.splice(0)) fd?.[Symbol.dispose]();
+  }
+}
+
+/** The key of what is known by where it is bound alone. */
+const bound = "";
+
+function describe({ item }: Inherited): string {
+  return item.key === bound ? item.kind : `${item.kind} ${JSON.stringify(item.key)}`;
+}
+
+/** Whether a socket that is bound to `address` is what listening at `place` would give. */
+function isAt(place: Place, address: Address | undefined): boolean {
+  if (!address) return false;
+  if ("path" in place) return "path" in address && address.path === place.path;
+  if (!("port" in address) || address.port !== place.port) return false;
+  const { hostname = "0.0.0.0" } = place;
+  if (hostname === "localhost") return loopback.has(address.hostname);
+  // Go's ":8000" is both.
+  return hostname === address.hostname || any.has(hostname) && any.has(address.hostname);
+}
+
+const any = new Set(["0.0.0.0", "::"]);
+const loopback = new Set(["127.0.0.1", "::1"]);

@@ -1,0 +1,98 @@
+/**
+ * The next generation as a process that this one starts: with the same command, or another one.
+ *
+ * @module
+ */
+
+import { readLink, readText } from "../ffi/file.ts";
+
+/** A program and its arguments. */
+export interface Command {
+  /** The program: a path, or a name to look for. */
+  program: string;
+  /** Its arguments. */
+  args: string[];
+}
+
+/** How a process ended, and the last that it said. */
+export interface Ended {
+  /** "ended with code 1", "was ended by SIGKILL". */
+  how: string;
+  /** The end of its stderr. */
+  lastWords: string;
+}
+
+/** How many characters of stderr are kept for the error. */
+const kept = 2000;
+
+/** The command that this process was started with (proc(5), "cmdline"). */
+export function ownCommand(): Command {
+  // Where it was replaced by a newer one meanwhile, that one is meant.
+  const program = readLink("/proc/self/exe")?.replace(/ \(deleted\)$/, "");
+  const args = readText("/proc/self/cmdline")?.split("\0").slice(1, -1);
+  if (program === undefined || args === undefined) {
+    throw new Deno.errors.NotSupported("/proc is not mounted: name the command to restart with");
+  }
+  return { program, args };
+}
+
+/**
+ * A process in the making. Its output is passed on to this one's, until it writes there itself.
+ */
+export class Successor {
+  /** Its number. */
+  readonly pid: number;
+  /** Resolves when it has ended. */
+  readonly ended: Promise<Ended>;
+  readonly #process: Deno.ChildProcess;
+  #lastWords = "";
+
+  /** Starts it. */
+  constructor({ program, args }: Command) {
+    this.#process = new Deno.Command(program, {
+      args,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.pid = this.#process.pid;
+    const output = Promise.all([
+      pass(this.#process.stdout, Deno.stdout),
+      pass(this.#process.stderr, Deno.stderr, (words) => {
+        this.#lastWords = (this.#lastWords + words).slice(-kept);
+      }),
+    ]);
+    this.ended = this.#process.status.then(async ({ code, signal }) => {
+      await output;
+      const how = signal ? `was ended by ${signal}` : `ended with code ${code}`;
+      return { how, lastWords: this.#lastWords.trim() };
+    });
+  }
+
+  /** Lets it go on alone: it does not keep this process running. */
+  release(): void {
+    this.#process.unref();
+  }
+
+  /** Ends it. */
+  kill(signal: Deno.Signal): void {
+    try {
+      this.#process.kill(signal);
+    } catch (error) {
+      // It has ended by itself.
+      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+}
+
+async function pass(
+  from: ReadableStream<Uint8Array>,
+  to: typeof Deno.stdout,
+  note: (words: string) => void = () => {},
+): Promise<void> {
+  const decoder = new TextDecoder();
+  for await (const chunk of from) {
+    note(decoder.decode(chunk, { stream: true }));
+    for (let rest = chunk; rest.length > 0;) rest = rest.subarray(await to.write(rest));
+  }
+}
