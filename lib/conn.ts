@@ -272,7 +272,11 @@ export class UnixConn implements Disposable {
    */
   discard(): void {
     closeAll(this.#reader.surrender());
-    if (this.#reader.empty) return;
+    if (!this.#reader.empty) this.#loseTrack();
+  }
+
+  /** Which record belongs to which descriptor cannot be told from here on. */
+  #loseTrack(): void {
     this.#readEnd ??= new Deno.errors.BadResource(
       "Nothing more can be received on this connection: a message was left half read",
     );
@@ -327,6 +331,7 @@ export class UnixConn implements Disposable {
     const descriptors = buffers.descriptors.subarray(0, buffers.count);
     this.#reader.push(buffers.data.subarray(0, n), descriptors);
     if (buffers.truncated) {
+      this.#loseTrack();
       throw new ControlTruncatedError(
         `Descriptors of a message were dropped by the kernel after ${buffers.count}: the process ` +
           `has reached its limit of open ones (RLIMIT_NOFILE); raise it with ulimit -n`,
