@@ -50,6 +50,9 @@ const promised: Record<string, Kind> = {
   connect: "function",
   UnixListener: "class",
   UnixConn: "class",
+  // Generations
+  start: "function",
+  Generation: "class",
 };
 
 /** Methods and properties of the classes, as the same table has them. */
@@ -61,6 +64,23 @@ const members: Record<string, string[]> = {
   Fd: ["raw", "take", "dup", "close", "owned"],
   UnixListener: ["accept", "close", "ref", "unref", "keepPath"],
   UnixConn: ["read", "readFull", "write", "closeWrite", "close", "peer"],
+  Generation: [
+    "serve",
+    "listen",
+    "listenTls",
+    "listenDatagram",
+    "open",
+    "keep",
+    "take",
+    "move",
+    "arrivals",
+    "upgradeWebSocket",
+    "draining",
+    "ready",
+    "restart",
+    "stop",
+    "status",
+  ],
 };
 
 /** What needs a word for types alone. */
@@ -92,6 +112,15 @@ const types = [
   "ConnectOptions",
   "PeerCheck",
   "ShutdownOptions",
+  "StartOptions",
+  "ServeOptions",
+  "Status",
+  "Command",
+  "Arrival",
+  "Keepable",
+  "Place",
+  "TcpPlace",
+  "UnixPlace",
 ];
 
 /** The errors, with what their `code` is. */
@@ -110,6 +139,9 @@ const errors: Record<string, string> = {
   UnsupportedRuntimeError: "ERR_UNSUPPORTED_RUNTIME",
   WrongDescriptorError: "ERR_WRONG_DESCRIPTOR",
 };
+
+/** Those whose `code` says which case it is. */
+const withCodes = ["GracefulError", "HandoverError"];
 
 const exported = graceful as unknown as Record<string, unknown>;
 
@@ -131,7 +163,7 @@ test("Meta.from() reads a meta that arrived", () => {
 test("mod.ts exports what it promises, and the errors, and no more", () => {
   assertEquals(
     Object.keys(exported).sort(),
-    [...Object.keys(promised), ...Object.keys(errors), "GracefulError"].sort(),
+    [...Object.keys(promised), ...Object.keys(errors), ...withCodes].sort(),
   );
 });
 
@@ -151,13 +183,17 @@ for (const [name, code] of Object.entries(errors)) {
   });
 }
 
-test("GracefulError has a name, the code it is given, and a cause", () => {
-  const cause = new Error("below");
-  const error = new graceful.GracefulError("attempted", "ERR_TEST", { cause });
-  assertInstanceOf(error, Error);
-  assertEquals([error.name, error.code, error.message], ["GracefulError", "ERR_TEST", "attempted"]);
-  assertStrictEquals(error.cause, cause);
-});
+for (const name of withCodes) {
+  test(`${name} has a name, the code it is given, and a cause`, () => {
+    const cause = new Error("below");
+    const Class = exported[name] as typeof graceful.GracefulError;
+    const error = new Class("attempted", "ERR_TEST", { cause });
+    assertInstanceOf(error, Error);
+    assertInstanceOf(error, graceful.GracefulError);
+    assertEquals([error.name, error.code, error.message], [name, "ERR_TEST", "attempted"]);
+    assertStrictEquals(error.cause, cause);
+  });
+}
 
 test("everything that is exported is documented, and what runs has an example", async () => {
   const symbols = await documented();
@@ -169,7 +205,7 @@ test("everything that is exported is documented, and what runs has an example", 
   assertEquals(undocumented, [], "without a sentence");
   const withoutExample = names.filter((name) =>
     symbols[name].some(({ kind }) => kind === "function" || kind === "class") &&
-    !(name in errors) &&
+    !(name in errors) && name !== "HandoverError" &&
     !symbols[name].some(({ doc }) => doc.includes("\n```ts\n"))
   );
   assertEquals(withoutExample, [], "without an example");

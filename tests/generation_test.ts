@@ -1,0 +1,675 @@
+/**
+ * Generations: what one gets from the other, what happens when one of them fails, and what stays.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import {
+  connect,
+  Fd,
+  fdConn,
+  fdHandler,
+  type Generation,
+  HandoverError,
+  listen,
+  listenAndServe,
+  listenerHandler,
+  sequenceHandler,
+  start,
+  type StartOptions,
+} from "../mod.ts";
+import { Channel } from "../lib/channel.ts";
+import { Child } from "./fixtures/child.ts";
+import { Directory } from "./fixtures/directory.ts";
+import { KeptLog } from "./fixtures/kept_log.ts";
+import { Sockets } from "./fixtures/raw.ts";
+import { until } from "./fixtures/until.ts";
+import { test } from "./guard.ts";
+
+const here = { hostname: "127.0.0.1", port: 0 };
+
+/** A generation in this process: without signals, and without waiting for long. */
+function begin(path: string, options: StartOptions = {}): Promise<Generation> {
+  return start(path, {
+    stopOn: [],
+    probation: 10,
+    answerTimeout: 5000,
+    deadline: 5000,
+    logger: {},
+    ...options,
+  });
+}
+
+/** Who answers at a port. */
+async function asked(port: number): Promise<string> {
+  const client = Deno.createHttpClient({ poolMaxIdlePerHost: 0 });
+  try {
+    const response = await fetch(`http://127.0.0.1:${port}`, {
+      client,
+      headers: { connection: "close" },
+    });
+    return await response.text();
+  } finally {
+    client.close();
+  }
+}
+
+function portOf({ addr }: { addr: Deno.Addr }): number {
+  return (addr as Deno.NetAddr).port;
+}
+
+function saying(words: string): () => Response {
+  return () => new Response(words);
+}
+
+test("the first generation serves from ready() on, and stop() leaves nothing behind", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path);
+  assertEquals(app.generation, 1);
+  const server = app.serve(here, saying("first"));
+  const early = asked(portOf(server));
+  let answered = false;
+  early.finally(() => answered = true);
+  assertEquals(app.status().state, "starting");
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assertEquals(answered, false, "it accepts before it is ready");
+  await app.ready();
+  assertEquals(await early, "first");
+  assertEquals(app.status().state, "serving");
+  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  await app.stop();
+  await app.finished;
+  assertEquals(app.status().state, "stopped");
+  assertEquals(directory.names(), ["app.sock.lock"]);
+  await assertRejects(() => asked(portOf(server)));
+  // Once more does no harm.
+  await app.stop();
+});
+
+test("the next generation takes the listener over, and the one before leaves", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const port = portOf(old.serve(here, saying("old")));
+  await old.ready();
+  const next = await begin(path);
+  assertEquals(next.generation, 2);
+  const server = next.serve(here, saying("next"));
+  assertEquals(portOf(server), port);
+  // Whoever is not ready accepts nothing.
+  for (let i = 0; i < 10; i++) assertEquals(await asked(port), "old");
+  await next.ready();
+  for (let i = 0; i < 10; i++) assertEquals(await asked(port), "next");
+  await old.finished;
+  for (let i = 0; i < 10; i++) assertEquals(await asked(port), "next");
+  await next.stop();
+  assertEquals(directory.names(), ["app.sock.lock"]);
+});
+
+test("what listens is matched by where; what is new is bound, what is gone is closed", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const [one, two] = [directory.join("one.sock"), directory.join("two.sock")];
+  const old = await begin(path);
+  const both = [1, 2].map(() => old.listen({ ...here, reusePort: true }));
+  const tcp = old.listen(here);
+  const unix = old.listen({ path: one, mode: 0o660 });
+  old.listen({ path: two });
+  const gone = old.listen({ hostname: "127.0.0.2", port: 0 });
+  await old.ready();
+  assertEquals(Deno.statSync(one).mode! & 0o777, 0o660);
+
+  const log = new KeptLog();
+  const next = await begin(path, { logger: log });
+  const again = [1, 2].map(() => next.listen({ ...here, reusePort: true }));
+  assertEquals(again.map(portOf), both.map(portOf), "two of one address stay two, in order");
+  assertEquals(portOf(next.listen(here)), portOf(tcp));
+  const unixAgain = next.listen({ path: one, mode: 0o660 });
+  assertEquals(unixAgain.addr, unix.addr);
+  const fresh = next.listen({ hostname: "127.0.0.3", port: 0 });
+  assert(portOf(fresh) > 0);
+  await next.ready();
+  await old.finished;
+  await until(() => log.lines.some(([, line]) => /not asked for/.test(String(line))));
+  const line = log.lines.find(([, line]) => /not asked for/.test(String(line)))![1];
+  assertEquals(
+    line,
+    `Closed what was inherited and not asked for: listener "unix ${two}", listener "127.0.0.2 0"`,
+  );
+  assertEquals(directory.names(), ["app.sock", "app.sock.lock", "one.sock"]);
+  await assertRejects(
+    () => Deno.connect({ hostname: "127.0.0.2", port: portOf(gone) }),
+    Deno.errors.ConnectionRefused,
+  );
+  const accepting = unixAgain.accept();
+  using _client = await Deno.connect({ transport: "unix", path: one });
+  (await accepting).close();
+  await next.stop();
+  assertEquals(directory.names(), ["app.sock.lock"]);
+});
+
+test("datagram sockets, files, descriptors and state go along", async () => {
+  using directory = new Directory();
+  using sockets = new Sockets(1);
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const udp = old.listenDatagram(here);
+  const file = old.open(directory.join("log"), { create: true, append: true });
+  await file.write(new TextEncoder().encode("old "));
+  let count = 1;
+  old.keep("count", () => Uint8Array.of(count));
+  old.keep("fixed", Uint8Array.of(7, 7));
+  old.keep("socket", sockets.raws[0]);
+  old.keep("replaced", new Uint8Array(1));
+  old.keep("replaced", new Uint8Array(0));
+  await old.ready();
+  assertEquals(old.status().kept, [
+    "count",
+    "fixed",
+    "socket",
+    "replaced",
+    directory.join("log"),
+  ]);
+  count = 2;
+
+  const next = await begin(path);
+  assertEquals(next.take("count"), Uint8Array.of(2), "state is that of the handover");
+  assertEquals(next.take("count"), undefined, "once");
+  assertEquals(next.take("fixed"), Uint8Array.of(7, 7));
+  assertEquals(next.take("replaced"), new Uint8Array(0));
+  assertEquals(next.take("nothing"), undefined);
+  using socket = next.take("socket") as Fd;
+  assertEquals(Sockets.cookie(socket.raw), sockets.cookies[0]);
+  const udpAgain = next.listenDatagram(here);
+  assertEquals(udpAgain.addr, udp.addr);
+  using fileAgain = next.open(directory.join("log"), { create: true, append: true });
+  await fileAgain.write(new TextEncoder().encode("next"));
+  assertEquals(Deno.readTextFileSync(directory.join("log")), "old next");
+  await next.ready();
+  const receiving = udpAgain.receive();
+  await udpAgain.send(Uint8Array.of(5), udpAgain.addr);
+  assertEquals([...(await receiving)[0]], [5]);
+  await old.finished;
+  file.close();
+  await next.stop();
+});
+
+test("a file is the very same one: its offset is shared", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const name = directory.join("data");
+  Deno.writeTextFileSync(name, "one two");
+  const old = await begin(path);
+  using file = old.open(name, { read: true });
+  await file.read(new Uint8Array(4));
+  await old.ready();
+  const next = await begin(path);
+  using again = next.open(name, { read: true });
+  const rest = new Uint8Array(10);
+  assertEquals(await again.read(rest), 3);
+  await next.ready();
+  await old.finished;
+  await next.stop();
+});
+
+test("connections move with what was read of them", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const listener = old.listen(here);
+  await old.ready();
+  const accepting = listener.accept();
+  using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(listener) });
+  const conn = await accepting;
+  await client.write(new TextEncoder().encode("hello"));
+  assertEquals(await conn.read(new Uint8Array(2)), 2);
+  const reading = conn.read(new Uint8Array(2));
+  await reading;
+  const moved = Promise.withResolvers<boolean>();
+  old.draining.addEventListener("abort", () => {
+    moved.resolve(old.move("greeting", conn, Uint8Array.of(1, 2)));
+  });
+  assertEquals(await old.move("too early", conn), false);
+
+  const next = await begin(path);
+  next.listen(here);
+  await next.ready();
+  const names: string[] = [];
+  for await (const { name, fd, state } of next.arrivals()) {
+    names.push(name);
+    assertEquals(state, Uint8Array.of(1, 2));
+    const again = await fdConn(fd);
+    const rest = new Uint8Array(10);
+    assertEquals(await again.read(rest), 1);
+    assertEquals(rest[0], "o".charCodeAt(0));
+    await again.write(new TextEncoder().encode("!"));
+    again.close();
+  }
+  assertEquals(names, ["greeting"]);
+  assertEquals(await moved.promise, true);
+  assertEquals(await client.read(new Uint8Array(2)), 1);
+  await old.finished;
+  await next.stop();
+});
+
+test("connections that arrive and that nobody asks for are closed", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const listener = old.listen(here);
+  await old.ready();
+  const accepting = listener.accept();
+  using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(listener) });
+  const conn = await accepting;
+  old.draining.addEventListener("abort", () => void old.move("unwanted", conn));
+  const next = await begin(path);
+  next.listen(here);
+  await next.ready();
+  await old.finished;
+  await next.stop();
+  assertEquals(await client.read(new Uint8Array(1)), null);
+});
+
+test("a generation that fails before it is ready changes nothing", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const old = await begin(path, { logger: log });
+  const port = portOf(old.serve(here, saying("old")));
+  await old.ready();
+  for (let i = 0; i < 3; i++) {
+    const next = await begin(path);
+    next.serve(here, saying("next"));
+    await next.stop();
+    await until(() => log.errors.length === i + 1);
+    assertMatch(String(log.errors[i][1]), /ended before it was ready/);
+    assertEquals(await asked(port), "old");
+    assertEquals(old.status().state, "serving");
+    assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  }
+  const next = await begin(path);
+  next.serve(here, saying("next"));
+  await next.ready();
+  await old.finished;
+  assertEquals(await asked(port), "next");
+  await next.stop();
+});
+
+test("a generation that is not ready in time is told, and the one before goes on", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path, { readyTimeout: 20 });
+  const port = portOf(old.serve(here, saying("old")));
+  await old.ready();
+  const next = await begin(path);
+  next.serve(here, saying("next"));
+  await until(() => old.status().state === "serving");
+  const error = await assertRejects(() => next.ready(), HandoverError, "for 20 ms");
+  assertEquals(error.code, "ERR_HANDOVER_ROLLED_BACK");
+  await assertRejects(() => next.finished, HandoverError);
+  for (let i = 0; i < 5; i++) assertEquals(await asked(port), "old");
+  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  await old.stop();
+});
+
+test("a generation that does not live through its probation is taken back", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const unix = directory.join("http.sock");
+  await using old = new Child("./generation.ts", [path]);
+  const [port] = await numbers(old, "port");
+  await line(old, "serving: 1");
+  await using next = new Child("./generation.ts", [path, "--probation", "60000"]);
+  await line(next, "serving: 2");
+  assertMatch(await asked(port), /^2 /);
+  Deno.kill(next.pid, "SIGKILL");
+  await line(old, /^error: The handover failed; this generation goes on: .* before it was healthy/);
+  for (let i = 0; i < 5; i++) assertMatch(await asked(port), /^1 /);
+  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  // And the next one takes over as if nothing had been.
+  await using third = new Child("./generation.ts", [path]);
+  await line(third, "serving: 2");
+  await line(old, "finished");
+  assertEquals((await old.ended()).code, 0);
+  assertMatch(await asked(port), /^2 /);
+  assert(!directory.names().includes(unix));
+});
+
+test("restart() starts the same command again, which writes where this one did", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using first = new Child("./generation.ts", [path, "--say", "a word on stderr"]);
+  const [port] = await numbers(first, "port");
+  await line(first, "serving: 1");
+  await first.tell("restart");
+  await line(first, "serving: 2");
+  await line(first, "restarted: 2");
+  await line(first, "finished");
+  const [, pid] = (await asked(port)).split(" ").map(Number);
+  assert(pid !== first.pid);
+  // The first one has ended: what is said now, the second one says itself.
+  Deno.kill(pid, "SIGTERM");
+  await line(first, "phase: left");
+  await line(first, "finished");
+  const { stderr, code } = await first.ended();
+  assertEquals(code, 0);
+  assertEquals(stderr, "a word on stderr\n".repeat(2));
+  await until(() => !directory.names().includes("app.sock"));
+});
+
+test("a restart on a signal, and a failed one with its reason", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const args = [path, "--restartOn", "SIGUSR2", "--fail", "out of luck"];
+  await using first = new Child("./generation.ts", args);
+  const [port] = await numbers(first, "port");
+  await line(first, "serving: 1");
+  Deno.kill(first.pid, "SIGUSR2");
+  await line(first, /^error: The restart failed; .* ended with code 1; .*out of luck/);
+  await first.tell("restart");
+  await line(first, /^failed: ERR_HANDOVER_FAILED The next generation, .* out of luck/);
+  assertMatch(await asked(port), /^1 /);
+  Deno.kill(first.pid, "SIGTERM");
+  await line(first, "finished");
+  assertEquals((await first.ended()).code, 0);
+});
+
+test("restart() with another command, that cannot be started or does not take over", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path, { readyTimeout: 300 });
+  const port = portOf(app.serve(here, saying("first")));
+  await app.ready();
+  await assertRejects(
+    () => app.restart({ program: "/nonexistent/program", args: [] }),
+    Deno.errors.NotFound,
+  );
+  const failed = await assertRejects(
+    () => app.restart({ program: "sh", args: ["-c", "echo never mind >&2; exit 3"] }),
+    HandoverError,
+    "ended with code 3; the last it said was: never mind",
+  );
+  assertEquals(failed.code, "ERR_HANDOVER_FAILED");
+  const late = await assertRejects(
+    () => app.restart({ program: "sleep", args: ["1000"] }),
+    HandoverError,
+    "was not ready after 300 ms",
+  );
+  assertEquals(late.code, "ERR_HANDOVER_TIMEOUT");
+  assertEquals(await asked(port), "first");
+  const busy = app.restart({ program: "sleep", args: ["1000"] });
+  const refused = await assertRejects(() => app.restart(), HandoverError, "under way");
+  assertEquals(refused.code, "ERR_HANDOVER_BUSY");
+  await assertRejects(() => busy, HandoverError);
+  await app.stop();
+});
+
+test("a killed generation leaves its path, and the next start takes it", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  for (let i = 0; i < 3; i++) {
+    await using child = new Child("./generation.ts", [path]);
+    await line(child, "serving: 1");
+    Deno.kill(child.pid, "SIGKILL");
+    await child.ended();
+    assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  }
+});
+
+test("of several that start at once, one is the first and the others follow one another", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using all = new AsyncDisposableStack();
+  const children = Array.from(
+    { length: 4 },
+    () => all.use(new Child("./generation.ts", [path, "--probation", "1"])),
+  );
+  const generations: string[] = [];
+  await Promise.all(children.map(async (child) => {
+    for (;;) {
+      const said = await child.line();
+      if (said.startsWith("serving: ")) return generations.push(said);
+    }
+  }));
+  assertEquals(generations.sort(), [1, 2, 3, 4].map((n) => `serving: ${n}`));
+  let finished = 0;
+  for (const child of children) {
+    void line(child, "finished").then(() => finished++).catch(() => {});
+  }
+  await until(() => finished === 3);
+});
+
+test("while a handover is under way another start waits for its turn", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  await old.ready();
+  const second = await begin(path);
+  const log = new KeptLog();
+  let third: Generation | undefined;
+  const starting = begin(path, { logger: log }).then((app) => third = app);
+  await until(() => log.lines.some(([, line]) => /another handover is under way/.test(`${line}`)));
+  assertEquals(third, undefined);
+  await second.ready();
+  await starting;
+  assertEquals(third!.generation, 3);
+  await third!.ready();
+  await old.finished;
+  await second.finished;
+  // One that gives up waiting says why.
+  const fourth = await begin(path);
+  const reason = new Error("enough");
+  const signal = AbortSignal.abort(reason);
+  assertEquals(await begin(path, { signal }).catch((error) => error), reason);
+  const waiting = new AbortController();
+  const given = begin(path, { signal: waiting.signal }).catch((error) => error);
+  waiting.abort(reason);
+  assertEquals(await given, reason);
+  await fourth.stop();
+  await until(() => third!.status().state === "serving");
+  await third!.stop();
+});
+
+test("another version is refused, and the running generation is unharmed", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path);
+  await app.ready();
+  const channel = new Channel(await connect(path));
+  await channel.send({ type: "hello", version: 2, pid: 1 });
+  const answer = await channel.receive();
+  assertEquals(answer, {
+    type: "refused",
+    code: "version",
+    reason: "it speaks version 2 of the handover, and the generation that runs version 1",
+  });
+  channel[Symbol.dispose]();
+  assertEquals(app.status().state, "serving");
+  await app.stop();
+});
+
+test("start() says when what runs there speaks another version, or no handover at all", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const listener = listen(path);
+  const other = (async () => {
+    using conn = await listener.accept();
+    const channel = new Channel(conn);
+    await channel.receive();
+    await channel.send({ type: "refused", code: "version", reason: "I speak 9" });
+  })();
+  const error = await assertRejects(() => begin(path), HandoverError, "I speak 9");
+  assertEquals(error.code, "ERR_HANDOVER_VERSION");
+  await other;
+  // The plain protocol sends a record where a frame should be.
+  const plain = listenAndServe(directory.join("plain.sock"), fdHandler(0));
+  const strange = await assertRejects(() => begin(plain.addr.path!), HandoverError);
+  assertEquals(strange.code, "ERR_HANDOVER_PROTOCOL");
+  await plain.shutdown();
+  // And one that says nothing is not waited for for ever.
+  const silent = await assertRejects(() => begin(path, { answerTimeout: 20 }), HandoverError);
+  assertEquals(silent.code, "ERR_HANDOVER_TIMEOUT");
+  listener.close();
+});
+
+test("garbage at the control socket harms nobody", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const app = await begin(path, { logger: log, answerTimeout: 50 });
+  await app.ready();
+  for (
+    const bytes of [
+      Uint8Array.of(255, 255, 255, 255),
+      Uint8Array.of(2, 0, 0, 0, 0x7b, 0x7d),
+      Uint8Array.of(1),
+      new Uint8Array(0),
+    ]
+  ) {
+    using conn = await connect(path);
+    await conn.write(bytes);
+    assertEquals(await conn.read(new Uint8Array(1)).catch(() => null), null);
+  }
+  using offer = await connect(path);
+  await new Channel(offer).send({ type: "draining" });
+  assertEquals(await offer.read(new Uint8Array(1)), null);
+  assertEquals(app.status().state, "serving");
+  assert(log.errors.length >= 4);
+  await app.stop();
+});
+
+test("a generation takes the first listeners from a plain server, which learns that it serves", async () => {
+  using directory = new Directory();
+  const plain = directory.join("plain.sock");
+  using listener = Deno.listen(here);
+  using other = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using sockets = new Sockets(1);
+  const hungUp = Promise.withResolvers<void>();
+  const send = sequenceHandler(
+    listenerHandler(listener),
+    listenerHandler(other),
+    fdHandler(sockets.raws[0], new TextEncoder().encode("socket")),
+  );
+  await using _server = listenAndServe(plain, async (conn, response) => {
+    await send(conn, response);
+    await response.flush();
+    conn.closeWrite();
+    await conn.read(new Uint8Array(1));
+    hungUp.resolve();
+  });
+  const app = await begin(directory.join("app.sock"), { predecessor: plain });
+  assertEquals(app.generation, 1);
+  const server = app.serve({ hostname: "127.0.0.1", port: portOf(listener) }, saying("here"));
+  assertEquals(portOf(server), portOf(listener));
+  using socket = app.take("socket") as Fd;
+  assertEquals(Sockets.cookie(socket.raw), sockets.cookies[0]);
+  await app.ready();
+  await hungUp.promise;
+  assertEquals(await asked(portOf(listener)), "here");
+  await app.stop();
+});
+
+test("without that server, or with a generation running, `predecessor` does not matter", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const predecessor = directory.join("nobody.sock");
+  const first = await begin(path, { predecessor });
+  await first.ready();
+  const second = await begin(path, { predecessor });
+  assertEquals(second.generation, 2);
+  await second.ready();
+  await first.finished;
+  await second.stop();
+});
+
+test("status() tells what there is", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path);
+  const server = app.serve(here, saying("hello"));
+  const unix = app.listen({ path: directory.join("http.sock") });
+  await app.ready();
+  using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
+  await client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
+  await client.read(new Uint8Array(1000));
+  const { generation, pid, since, state, sockets, kept } = app.status();
+  assertEquals([generation, pid, state, kept], [1, Deno.pid, "serving", []]);
+  assertEquals(since, app.since.getTime());
+  assertEquals(sockets, [
+    { kind: "listener", address: `127.0.0.1:${portOf(server)}`, connections: 1 },
+    { kind: "listener", address: JSON.stringify(directory.join("http.sock")), connections: 0 },
+  ]);
+  client.close();
+  unix.close();
+  await until(() => app.status().sockets.length === 1);
+  await app.stop();
+});
+
+test("what a service is told at the wrong time, it says", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  assertThrows(() => app.serve({} as unknown as () => Response), TypeError, "without a handler");
+  await app.ready();
+  await assertRejects(() => app.ready(), TypeError, "this generation is serving");
+  await app.stop();
+  await assertRejects(() => app.restart(), HandoverError, "this generation is stopped");
+  for (const name of ["probation", "readyTimeout", "deadline", "answerTimeout", "forceLimit"]) {
+    await assertRejects(
+      () => begin(directory.join("app.sock"), { [name]: -1 }),
+      RangeError,
+      `${name} is a number of milliseconds, not -1`,
+    );
+  }
+});
+
+test("a path that is in use is refused, and what is made before is let go", async () => {
+  using directory = new Directory();
+  const path = directory.join("http.sock");
+  using _other = listen(path);
+  const app = await begin(directory.join("app.sock"));
+  assertThrows(() => app.serve({ path }, saying("no")), Deno.errors.AddrInUse, "another instance");
+  await app.stop();
+});
+
+test("WebSockets are closed with 1012 when their generation leaves", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const options = { deadline: 200 };
+  const old = await begin(path, options);
+  const server = old.serve(here, (request) => {
+    const { socket, response } = old.upgradeWebSocket(request);
+    socket.onmessage = ({ data }) => socket.send(data);
+    return response;
+  });
+  await old.ready();
+  const codes: number[] = [];
+  const sockets = await Promise.all(Array.from({ length: 5 }, async () => {
+    const socket = new WebSocket(`ws://127.0.0.1:${portOf(server)}`);
+    socket.onclose = ({ code }) => codes.push(code);
+    await new Promise((resolve) => socket.onopen = resolve);
+    return socket;
+  }));
+  const next = await begin(path, options);
+  next.serve(here, saying("next"));
+  await next.ready();
+  await old.finished;
+  await until(() => codes.length === sockets.length);
+  assertEquals(codes, sockets.map(() => 1012));
+  await next.stop();
+});
+
+/** Reads lines until one is, or matches, what is wanted. */
+async function line(child: Child, wanted: string | RegExp): Promise<string> {
+  for (;;) {
+    const said = await child.line();
+    if (typeof wanted === "string" ? said === wanted : wanted.test(said)) return said;
+  }
+}
+
+/** The numbers of the next line of that name. */
+async function numbers(child: Child, name: string): Promise<number[]> {
+  const said = await line(child, new RegExp(`^${name}: `));
+  return said.slice(name.length + 2).split(" ").map(Number);
+}
