@@ -93,6 +93,7 @@ export type { Status } from "./lib/frame.ts";
 export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";
+export { type Main, Rehearsal } from "./lib/rehearsal.ts";
 export {
   type Arrival,
   Generation,

@@ -67,7 +67,7 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
   checkDrainOptions(options);
   if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
   serving.leaving = true;
-  return await finish(serving, options);
+  return await finish(serving, new Clients(serving.address), options);
 }
 
 /** @throws {RangeError} When one of the durations is none. */
@@ -77,55 +77,82 @@ export function checkDrainOptions({ deadline = 0, forceLimit = 0 }: DrainOptions
 }
 
 /**
+ * The connections that came in at an address and that this thread holds, as of the moment at which it
+ * stopped accepting: no more will come, and what another server here accepts is not among them.
+ */
+export class Clients {
+  readonly #cookies: Map<number, bigint>;
+
+  /** Those of this moment. */
+  constructor(address: Address | undefined) {
+    this.#cookies = new Map(
+      connections(address).map((raw) => [raw, socketCookie(raw)] as const),
+    );
+  }
+
+  /** The descriptors of those that are still there. */
+  left(): number[] {
+    for (const raw of this.#cookies.keys()) if (!this.has(raw)) this.#cookies.delete(raw);
+    return [...this.#cookies.keys()];
+  }
+
+  /** Whether the connection with this descriptor is still there. */
+  has(raw: number): boolean {
+    const cookie = this.#cookies.get(raw);
+    return cookie !== undefined && ifSocket(raw, () => socketCookie(raw)) === cookie;
+  }
+
+  /** Waits until they have left, but for the excepted; resolves to how many have not in time. */
+  async leave(
+    { milliseconds, except = () => false, signal }: {
+      milliseconds: number;
+      except?: (raw: number) => boolean;
+      signal?: AbortSignal;
+    },
+  ): Promise<number> {
+    const end = performance.now() + milliseconds;
+    for (;;) {
+      const from = performance.now();
+      const left = this.left().filter((raw) => !except(raw)).length;
+      const now = performance.now();
+      if (left === 0 || now >= end) return left;
+      // A look asks for every connection: it is to take a tenth of the time at most.
+      const interval = Math.max(pollInterval, 9 * (now - from));
+      await pause(Math.min(interval, end - now), signal);
+    }
+  }
+}
+
+/**
  * Waits until the clients of a server that is leaving have left, hangs up on those that do not, and
  * shuts the server down. Resolves to how many were still there at the deadline.
  */
-export async function finish(serving: Serving, options: DrainOptions = {}): Promise<number> {
+export async function finish(
+  serving: Serving,
+  clients: Clients,
+  options: DrainOptions = {},
+): Promise<number> {
   const { deadline = 60_000, forceLimit = 30_000, signal } = options;
-  const { address, active, multiplexed } = serving;
+  const { active, multiplexed } = serving;
   // Those of HTTP/2 leave when they are shut down, and not before.
-  const left = await unconnected(address, {
+  const left = await clients.leave({
     milliseconds: deadline,
     except: (raw) => multiplexed.has(portOf(raw)),
     signal,
   });
   const end = performance.now() + forceLimit;
   if (left > 0) {
-    await hangUpOnIdle(serving, signal);
+    await hangUpOnIdle(serving, clients, signal);
     // An upload that goes on would be answered with 500.
     while (active.size > 0 && performance.now() < end - forceLimit / 2) {
       await pause(pollInterval, signal);
     }
   }
   const shutdown = serving.server.shutdown();
-  if (left > 0) await endsBy(shutdown, end, signal);
-  for (const raw of connections(address)) shutdownBoth(raw);
+  await endsBy(shutdown, end, signal);
+  for (const raw of clients.left()) shutdownBoth(raw);
   await unlessAborted(shutdown, signal);
   return left;
-}
-
-/**
- * Waits until nobody is connected to `address`, but for those that are excepted; resolves to how many
- * are when the time is up.
- */
-export async function unconnected(
-  address: Address | undefined,
-  { milliseconds, except = () => false, signal }: {
-    milliseconds: number;
-    except?: (raw: number) => boolean;
-    signal?: AbortSignal;
-  },
-): Promise<number> {
-  const end = performance.now() + milliseconds;
-  for (;;) {
-    const from = performance.now();
-    const open = connections(address).filter((raw) => !except(raw)).length;
-    const now = performance.now();
-    if (open === 0 || now >= end) return open;
-    // A look asks for every socket: it is to take a tenth of the time at most.
-    const interval = Math.max(pollInterval, 9 * (now - from));
-    await pause(Math.min(interval, end - now), signal);
-  }
 }
 
 /** Milliseconds between two looks at who is still connected, at least. */
@@ -139,19 +166,17 @@ const quietTime = 100;
  * still answered, and then Deno reads EOF and closes. A few at a time, for their clients will connect
  * elsewhere.
  */
-async function hangUpOnIdle(serving: Serving, signal: AbortSignal | undefined): Promise<void> {
-  const quiet = new Map(
-    connections(serving.address).filter((raw) => isQuiet(raw, serving)).map((raw) =>
-      [raw, socketCookie(raw)] as const
-    ),
-  );
-  if (quiet.size === 0) return;
+async function hangUpOnIdle(
+  serving: Serving,
+  clients: Clients,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const quiet = clients.left().filter((raw) => isQuiet(raw, serving));
+  if (quiet.length === 0) return;
   await pause(quietTime, signal);
   let count = 0;
-  for (const [raw, cookie] of quiet) {
-    ifSocket(raw, () => {
-      if (socketCookie(raw) === cookie && isQuiet(raw, serving)) shutdownRead(raw);
-    });
+  for (const raw of quiet) {
+    if (clients.has(raw) && isQuiet(raw, serving)) shutdownRead(raw);
     if (++count % 4 === 0) await pause(1, signal);
   }
 }

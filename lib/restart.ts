@@ -20,7 +20,7 @@ import { Channel, type Passed } from "./channel.ts";
 import { receiveAllFrom } from "./client.ts";
 import { connect, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn } from "./descriptor.ts";
-import { checkDrainOptions, connections, type DrainOptions, finish, unconnected } from "./drain.ts";
+import { checkDrainOptions, Clients, connections, type DrainOptions, finish } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status } from "./frame.ts";
 import { Gate } from "./gate.ts";
@@ -276,6 +276,8 @@ interface Resource {
   serving?: Serving;
   /** What the kernel says that it is bound to. */
   address?: Address;
+  /** Who was connected when it stopped accepting. */
+  clients?: Clients;
   /** Who removes its path, if it has one. */
   unix?: UnixListener;
   close(): void;
@@ -771,7 +773,7 @@ export class Generation implements AsyncDisposable {
     return object;
   }
 
-  #add(object: object, resource: Omit<Resource, "gate" | "address">): void {
+  #add(object: object, resource: Omit<Resource, "gate" | "address" | "clients">): void {
     const gate = new Gate(object, resource.fd);
     if (this.#state === "starting") gate.shut();
     this.#resources.add({ ...resource, gate, address: localAddress(resource.fd.raw) });
@@ -939,9 +941,11 @@ export class Generation implements AsyncDisposable {
   /** Stops accepting, in a way that can be undone. */
   #withdraw(): void {
     this.#answering.abort();
-    for (const { gate, serving } of this.#resources) {
+    for (const resource of this.#resources) {
+      const { item, gate, serving, address } = resource;
       gate?.shut();
       if (serving) serving.leaving = true;
+      if (item.kind === "listener") resource.clients ??= new Clients(address);
     }
   }
 
@@ -954,9 +958,10 @@ export class Generation implements AsyncDisposable {
     if (this.#state === "handing over") {
       this.#state = "serving";
       if (withdrawn) {
-        for (const { gate, serving } of this.#resources) {
-          if (serving) serving.leaving = false;
-          gate?.open();
+        for (const resource of this.#resources) {
+          if (resource.serving) resource.serving.leaving = false;
+          resource.clients = undefined;
+          resource.gate?.open();
         }
         void this.#answer();
       }
@@ -1022,7 +1027,7 @@ export class Generation implements AsyncDisposable {
   }
 
   async #finish(
-    { gate, serving, address, item, fd, close }: Resource,
+    { gate, serving, clients, item, fd, close }: Resource,
     since: number,
   ): Promise<void> {
     if (item.kind === "file") {
@@ -1032,9 +1037,9 @@ export class Generation implements AsyncDisposable {
     const { deadline = 60_000, forceLimit } = this.#options;
     const left = Math.max(0, deadline - (performance.now() - since));
     if (serving) {
-      await finish(serving, { deadline: left, forceLimit });
+      await finish(serving, clients!, { deadline: left, forceLimit });
     } else {
-      if (item.kind === "listener") await unconnected(address, { milliseconds: left });
+      if (item.kind === "listener") await clients!.leave({ milliseconds: left });
       if (!gate!.closed) close();
     }
   }
@@ -1051,9 +1056,10 @@ export class Generation implements AsyncDisposable {
 
   /** Says how far leaving has come. */
   #report(): void {
-    const left = [...this.#resources].map(({ address, item }) =>
-      item.kind === "listener" ? connections(address).length : 0
-    ).reduce((sum, count) => sum + count, 0);
+    const left = [...this.#resources].reduce(
+      (sum, { clients }) => sum + (clients?.left().length ?? 0),
+      0,
+    );
     this.#logger.info?.(`Leaving: ${left} connections are left`);
     void this.#successor?.channel.send({ type: "progress", connections: left }).catch(() => {});
   }

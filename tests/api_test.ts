@@ -53,6 +53,7 @@ const promised: Record<string, Kind> = {
   // Generations
   start: "function",
   Generation: "class",
+  Rehearsal: "class",
 };
 
 /** Methods and properties of the classes, as the same table has them. */
@@ -64,6 +65,7 @@ const members: Record<string, string[]> = {
   Fd: ["raw", "take", "dup", "close", "owned"],
   UnixListener: ["accept", "close", "ref", "unref", "keepPath"],
   UnixConn: ["read", "readFull", "write", "closeWrite", "close", "peer"],
+  Rehearsal: ["next"],
   Generation: [
     "serve",
     "listen",
@@ -121,6 +123,7 @@ const types = [
   "Place",
   "TcpPlace",
   "UnixPlace",
+  "Main",
 ];
 
 /** The errors, with what their `code` is. */

@@ -27,6 +27,7 @@ const floors: string[][] = [
   ["lib/client.ts", "lib/server.ts", "lib/send.ts", "lib/channel.ts"],
   ["lib/inheritance.ts", "lib/successor.ts"],
   ["lib/restart.ts"],
+  ["lib/rehearsal.ts", "lib/cli.ts"],
   ["mod.ts"],
 ];
 
