@@ -142,6 +142,12 @@ export function setNonblocking(raw: number, on: boolean): void {
   if (wanted !== flags) check(libc().fcntl(raw, c.F_SETFL, wanted), attempt);
 }
 
+/** Whether a call on `raw` that has nothing to do says so, in place of waiting (fcntl(2), O_NONBLOCK). */
+export function isNonblocking(raw: number): boolean {
+  const flags = libc().fcntl(raw, c.F_GETFL, 0);
+  return flags >= 0 && (flags & c.O_NONBLOCK) !== 0;
+}
+
 /** Whether `raw` is open for writing (fcntl(2), F_GETFL). */
 export function isWritable(raw: number): boolean {
   const flags = libc().fcntl(raw, c.F_GETFL, 0);

@@ -304,6 +304,20 @@ export function resetOnClose(raw: number): void {
   );
 }
 
+/**
+ * A call that waits on a blocking socket gives up after so many milliseconds, with EAGAIN; with 0 it
+ * does not (socket(7), SO_RCVTIMEO and SO_SNDTIMEO). What is accepted inherits that.
+ */
+export function limitBlocking(raw: number, milliseconds: number): void {
+  const time = structs.timeval.pack({ tv_sec: 0n, tv_usec: BigInt(1000 * milliseconds) });
+  for (const option of [c.SO_RCVTIMEO, c.SO_SNDTIMEO]) {
+    check(
+      libc().setsockopt(raw, c.SOL_SOCKET, option, time, time.length),
+      () => `Cannot limit how long descriptor ${raw} blocks`,
+    );
+  }
+}
+
 /** Gives a socket as much room for what is unread as the system allows (net.core.wmem_max). */
 export function growSendBuffer(raw: number): void {
   option[0] = 0x3fff_ffff;

@@ -89,10 +89,10 @@ function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
     },
     (listener) => listener.close(),
   );
+  lookAfter(fd, slot.tfd);
   closing(() => place(slot, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
   remember(dummy, slot.tfd);
-  lookAfter(fd, slot.tfd);
   release(fd);
   return dummy;
 }
@@ -157,12 +157,12 @@ async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn>
     const conn = await connecting!;
     closing(() => {
       const raw = rawOf(fd);
+      lookAfter(fd, slot.tfd);
       exchange(slot, raw);
       Object.assign(conn.localAddr, localAddress(raw));
       Object.assign(conn.remoteAddr, peer);
     }, conn);
     remember(conn, slot.tfd);
-    lookAfter(fd, slot.tfd);
     release(fd);
     return conn;
   } finally {
@@ -211,10 +211,10 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
         : Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }),
     (conn) => conn.close(),
   );
+  lookAfter(fd, slot.tfd);
   closing(() => place(slot, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
   remember(dummy, slot.tfd);
-  lookAfter(fd, slot.tfd);
   release(fd);
   proveInBackground();
   return dummy;

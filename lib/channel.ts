@@ -6,6 +6,7 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { unlessAborted } from "../ffi/poll.ts";
+import { unreadBytes } from "../ffi/socket.ts";
 import type { UnixConn, WaitOptions } from "./conn.ts";
 import { HandoverError, UnexpectedEofError } from "./errors.ts";
 import { decodeFrame, encodeFrame, type Frame, frameLength } from "./frame.ts";
@@ -29,6 +30,10 @@ export interface ReceiveFrameOptions extends WaitOptions {
   /** In milliseconds; for ever without it. */
   timeout?: number;
 }
+
+/** How often, and after how many milliseconds, to look again for what has come before giving up. */
+const maxLooks = 20;
+const lookInterval = 20;
 
 /** Carries frames, and what follows them, over a connection that it owns. */
 export class Channel implements Disposable {
@@ -68,14 +73,21 @@ export class Channel implements Disposable {
   async receive({ timeout, signal }: ReceiveFrameOptions = {}): Promise<Frame | undefined> {
     const receiving = this.#receiving ??= this.#receive();
     const late = new AbortController();
-    const timer = timeout === undefined ? undefined : setTimeout(() => {
-      late.abort(
-        new HandoverError(
-          `The other generation has not answered for ${timeout} ms`,
-          "ERR_HANDOVER_TIMEOUT",
-        ),
-      );
-    }, Math.min(timeout, 2 ** 31 - 1));
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const wait = (milliseconds: number, looks: number) => {
+      timer = setTimeout(() => {
+        // A process that was stopped finds its timers due before it sees what has come meanwhile.
+        const come = this.conn.fd.owned && unreadBytes(this.conn.fd.raw) > 0;
+        if (looks === 0 || come && looks < maxLooks) return wait(lookInterval, looks + 1);
+        late.abort(
+          new HandoverError(
+            `The other generation has not answered for ${timeout} ms`,
+            "ERR_HANDOVER_TIMEOUT",
+          ),
+        );
+      }, Math.min(milliseconds, 2 ** 31 - 1));
+    };
+    if (timeout !== undefined) wait(timeout, 0);
     try {
       const both = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
       const frame = await unlessAborted(receiving, both);

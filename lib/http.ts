@@ -182,6 +182,7 @@ function serveOn(
     (server) => void server.shutdown(),
   );
   try {
+    lookAfter(fd, slot.tfd);
     place(slot, raw);
     Object.assign(server.addr, address);
     onListen?.(server.addr);
@@ -193,7 +194,6 @@ function serveOn(
   serving.slot = slot;
   servers.set(server, serving);
   remember(server, slot.tfd);
-  lookAfter(fd, slot.tfd);
   release(fd);
   proveInBackground();
   return server;

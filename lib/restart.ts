@@ -528,10 +528,17 @@ export class Generation implements AsyncDisposable {
     const predecessor = this.#predecessor;
     if (predecessor) await this.#commit(predecessor, began);
     else this.#accept();
+    // It may have been stopped meanwhile.
+    if (this.#hasLeft) return;
+    if (predecessor) {
+      // Before the first answer: there is no other handover before it has proved itself.
+      if (!predecessor.gone) this.#probation = new AbortController();
+      void this.#answer();
+    }
     // Whoever sent the first listeners learns from the end of the connection that they are served.
     this.#foreign?.[Symbol.dispose]();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
-    if (predecessor && !predecessor.gone) void this.#prove(predecessor);
+    if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
     else this.#closeUnclaimed();
   }
 
@@ -569,7 +576,6 @@ export class Generation implements AsyncDisposable {
           );
         }, () => {}),
       ]);
-      void this.#answer();
     } catch (error) {
       this.#rolledBack(error);
       throw error;
@@ -579,12 +585,11 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Lives on for the probation, and says so. */
-  async #prove({ channel, pid }: Predecessor): Promise<void> {
+  async #prove({ channel, pid }: Predecessor, signal: AbortSignal): Promise<void> {
     const { probation = 5000 } = this.#options;
     const began = performance.now();
-    this.#probation = new AbortController();
     try {
-      await pause(probation, this.#probation.signal).catch(() => {});
+      await pause(probation, signal).catch(() => {});
       await channel.send({ type: "healthy" });
       this.#log("healthy", began, { predecessor: pid });
     } catch (error) {
@@ -624,7 +629,10 @@ export class Generation implements AsyncDisposable {
         } else throw unexpected(frame);
       }
     } catch (error) {
-      this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
+      // When this one leaves, it hangs up itself.
+      if (!this.#hasLeft) {
+        this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
+      }
     }
     predecessor.gone = true;
     withdrawn.resolve();
@@ -700,7 +708,7 @@ export class Generation implements AsyncDisposable {
 
   /** Stops the service: accepts no more, answers what it has, and removes the control socket. */
   async stop(): Promise<void> {
-    if (!this.#stopping && this.#state !== "leaving" && this.#state !== "stopped") {
+    if (!this.#stopping && !this.#hasLeft) {
       this.#stopping = true;
       // The generation before is not to come back.
       this.#probation?.abort();
@@ -748,6 +756,11 @@ export class Generation implements AsyncDisposable {
         },
       }),
     };
+  }
+
+  /** Whether it has begun to leave, or is gone. */
+  get #hasLeft(): boolean {
+    return this.#state === "leaving" || this.#state === "stopped";
   }
 
   // Sockets.
@@ -866,7 +879,8 @@ export class Generation implements AsyncDisposable {
       this.#log("succeeded", began, { successor: hello.pid });
       withdrawn = true;
       this.#withdraw();
-      await channel.send({ type: "draining" });
+      // It may have left already, in good health: what comes next tells.
+      await channel.send({ type: "draining" }).catch(() => {});
       this.#log("withdrawn", began, { successor: hello.pid });
       await expect(channel, "healthy", probation + answerTimeout);
     } catch (error) {
@@ -888,7 +902,7 @@ export class Generation implements AsyncDisposable {
       return { type: "refused", code: "version", reason };
     }
     if (this.#state === "serving" && !this.#probation) return undefined;
-    if (this.#state === "leaving" || this.#state === "stopped") {
+    if (this.#hasLeft) {
       return { type: "refused", code: "leaving", reason: "the generation that runs is leaving" };
     }
     return { type: "refused", code: "busy", reason: "another handover is under way" };
@@ -990,7 +1004,7 @@ export class Generation implements AsyncDisposable {
       reason?: unknown;
     },
   ): Promise<void> {
-    if (this.#state === "leaving" || this.#state === "stopped") return;
+    if (this.#hasLeft) return;
     this.#state = "leaving";
     const began = performance.now();
     this.#withdraw();
