@@ -1,0 +1,97 @@
+/**
+ * What the Go web server beside it becomes: takes its listener over, serves on it, and can hand it to
+ * a next process in turn.
+ *
+ *     go run . & deno run -A main.ts
+ *
+ * @module
+ */
+
+import { parseArgs } from "node:util";
+import {
+  connect,
+  drain,
+  type Handler,
+  listenAndServe,
+  receiveFrom,
+  sendListener,
+  serveHttp,
+} from "../../mod.ts";
+
+const usage = `Takes over from the Go web server that runs.
+
+Usage: deno run -A examples/from_go/main.ts [options]
+
+  --graceful PATH  its control socket, and then this one's (/tmp/graceful.sock)
+  --deadline MS    how long clients may take to leave, in milliseconds (30000)
+  --help           this text`;
+
+/** What a process says that has received the listener and serves. */
+const ready = new TextEncoder().encode("ready");
+
+const { graceful: path, deadline } = readFlags();
+
+const server = await takeOver();
+const { hostname, port } = server.addr as Deno.NetAddr;
+console.log(`Deno serves on ${hostname}:${port}`);
+
+const replaced = Promise.withResolvers<void>();
+// The predecessor's path is replaced, and never missing.
+const control = listenAndServe(path, handOver(), { replace: true });
+for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  Deno.addSignalListener(signal, () => replaced.resolve());
+}
+await replaced.promise;
+console.log("Deno leaves");
+console.log(`Deno has left; ${await drain(server, { deadline })} connections had not`);
+await control.shutdown();
+Deno.exit();
+
+async function takeOver(): Promise<Deno.HttpServer> {
+  using conn = await connect(path);
+  let server: Deno.HttpServer | undefined;
+  await receiveFrom(conn, (fd) => {
+    server = serveHttp(fd, answer);
+  });
+  if (!server) throw new Error(`Whoever serves ${path} sent no listener`);
+  // From here on two accept; the other one leaves now. Had this process died before, it would not.
+  await conn.write(ready);
+  return server;
+}
+
+function handOver(): Handler {
+  return async (conn, response) => {
+    await sendListener(response, server);
+    await response.flush();
+    // One that hangs up without a word has failed, and this one goes on.
+    await conn.readFull(new Uint8Array(ready.length));
+    replaced.resolve();
+  };
+}
+
+function answer(): Response {
+  return new Response(`Hello from Deno, process ${Deno.pid}!\n`);
+}
+
+function readFlags(): { graceful: string; deadline: number } {
+  try {
+    const { values: { help, graceful, deadline } } = parseArgs({
+      options: {
+        graceful: { type: "string", default: "/tmp/graceful.sock" },
+        deadline: { type: "string", default: "30000" },
+        help: { type: "boolean", default: false },
+      },
+    });
+    if (!help) return { graceful, deadline: milliseconds(deadline) };
+  } catch (error) {
+    console.error(`${(error as Error).message}\n\n${usage}`);
+    Deno.exit(2);
+  }
+  console.log(usage);
+  Deno.exit();
+}
+
+function milliseconds(value: string): number {
+  if (Number(value) >= 0) return Number(value);
+  throw new Error(`--deadline takes milliseconds, not "${value}"`);
+}
