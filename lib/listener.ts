@@ -154,6 +154,19 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     closeAll([raw]);
   }
 
+  /**
+   * Stops listening, and removes the path unless another process goes on listening there.
+   *
+   * @ignore
+   */
+  leave(): void {
+    const file = this.#file;
+    const { path } = this.addr;
+    this.keepPath();
+    this[Symbol.dispose]();
+    if (file && path && same(pathStatus(path), file) && !isBound(path)) unlink(path);
+  }
+
   /** Closes the listener unless it is closed. */
   [Symbol.dispose](): void {
     if (this.fd.owned) this.close();

@@ -297,6 +297,8 @@ interface Predecessor {
 /** A restart that somebody waits for. */
 interface Attempt {
   successor: Successor;
+  /** Whether it has come to take over: from then on the handover has limits of its own. */
+  asked: boolean;
   outcome: PromiseWithResolvers<{ pid: number; generation: number }>;
 }
 
@@ -340,7 +342,6 @@ export class Generation implements AsyncDisposable {
   #answering = new AbortController();
   #probation: AbortController | undefined;
   #successor: { channel: Channel; pid: number } | undefined;
-  #offered = false;
   #attempt: Attempt | undefined;
   #stopping = false;
 
@@ -644,7 +645,7 @@ export class Generation implements AsyncDisposable {
   /** Leaves the service to the generation before, which has it back. */
   #rolledBack(reason: unknown): void {
     this.#logger.error?.("This generation was rolled back", reason);
-    void this.#leave({ release: true, reason });
+    void this.#leave({ reason });
   }
 
   /**
@@ -668,8 +669,9 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     const { readyTimeout = 60_000 } = this.#options;
     const successor = new Successor(command ?? this.#options.command ?? ownCommand());
-    const attempt = {
+    const attempt: Attempt = {
       successor,
+      asked: false,
       outcome: Promise.withResolvers<{ pid: number; generation: number }>(),
     };
     this.#attempt = attempt;
@@ -682,8 +684,7 @@ export class Generation implements AsyncDisposable {
       );
     });
     pause(readyTimeout, over.signal).then(() => {
-      // It has not even asked.
-      if (this.#state !== "serving") return;
+      if (attempt.asked || this.#state !== "serving") return;
       successor.kill("SIGKILL");
       attempt.outcome.reject(
         new HandoverError(
@@ -717,8 +718,7 @@ export class Generation implements AsyncDisposable {
       if (beside && this.#state === "serving") {
         await predecessor.channel.send({ type: "healthy" }).catch(() => {});
       }
-      // What the generation before still has, or the next one has already, is theirs.
-      void this.#leave({ release: this.#offered || beside && this.#state === "starting" });
+      void this.#leave();
     }
     await this.finished;
   }
@@ -871,6 +871,7 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     this.#state = "handing over";
     this.#log("asked", began, { successor: hello.pid });
+    if (this.#attempt?.successor.pid === hello.pid) this.#attempt.asked = true;
     let withdrawn = false;
     try {
       await this.#offer(channel, hello.pid);
@@ -892,7 +893,7 @@ export class Generation implements AsyncDisposable {
     this.#successor = { channel, pid: hello.pid };
     const outcome = { pid: hello.pid, generation: this.generation + 1 };
     this.#attempt?.outcome.resolve(outcome);
-    await this.#leave({ release: true, since: began });
+    await this.#leave({ since: began });
   }
 
   #refusal({ version }: { version: number }): Frame & { type: "refused" } | undefined {
@@ -942,7 +943,6 @@ export class Generation implements AsyncDisposable {
       pid: Deno.pid,
       items,
     };
-    this.#offered = true;
     await channel.send(offer, states, passed);
   }
 
@@ -965,7 +965,6 @@ export class Generation implements AsyncDisposable {
 
   /** Accepts again, or still: the successor has failed. */
   async #goOn(channel: Channel, withdrawn: boolean, reason: unknown): Promise<void> {
-    this.#offered = false;
     const error = reason instanceof HandoverError
       ? reason
       : new HandoverError("The handover failed", undefined, { cause: reason });
@@ -997,27 +996,20 @@ export class Generation implements AsyncDisposable {
 
   /** Leaves: waits for the clients, and lets go of everything. */
   async #leave(
-    { release, since = performance.now(), reason }: {
-      /** Whether another generation has the sockets and their paths. */
-      release: boolean;
-      since?: number;
-      reason?: unknown;
-    },
+    { since = performance.now(), reason }: { since?: number; reason?: unknown } = {},
   ): Promise<void> {
     if (this.#hasLeft) return;
     this.#state = "leaving";
     const began = performance.now();
     this.#withdraw();
-    if (release) this.#control.keepPath();
-    this.#control[Symbol.dispose]();
+    this.#control.leave();
     this.#inheritance[Symbol.dispose]();
     this.#foreign?.[Symbol.dispose]();
     for (const { gate, unix } of this.#resources) {
-      if (release) unix?.keepPath();
-      unix?.[Symbol.dispose]();
       gate?.[Symbol.dispose]();
+      unix?.leave();
     }
-    this.#draining.abort(reason ?? new Error(release ? "replaced" : "stopped"));
+    this.#draining.abort(reason ?? new Error(this.#successor ? "replaced" : "stopped"));
     this.#closeWebSockets();
     const reporting = setInterval(() => this.#report(), reportInterval);
     try {

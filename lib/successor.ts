@@ -91,8 +91,16 @@ async function pass(
   note: (words: string) => void = () => {},
 ): Promise<void> {
   const decoder = new TextDecoder();
+  let writing = true;
   for await (const chunk of from) {
     note(decoder.decode(chunk, { stream: true }));
-    for (let rest = chunk; rest.length > 0;) rest = rest.subarray(await to.write(rest));
+    try {
+      for (let rest = chunk; writing && rest.length > 0;) {
+        rest = rest.subarray(await to.write(rest));
+      }
+    } catch {
+      // Nobody reads this process's output any more: that is nothing to end for.
+      writing = false;
+    }
   }
 }
