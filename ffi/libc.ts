@@ -7,7 +7,7 @@
  * @module
  */
 
-import { libcPaths, supported } from "./abi.ts";
+import { c, libcPaths, supported } from "./abi.ts";
 
 const symbols = {
   // int socket(int domain, int type, int protocol);
@@ -128,23 +128,38 @@ function open(): Libc {
       `Descriptors are passed on Linux x86_64 and aarch64; this is ${Deno.build.os} ${Deno.build.arch}`,
     );
   }
-  const { symbols: loaded } = load();
+  const { name, growing } = load();
+  const { symbols: loaded } = Deno.dlopen(name, fastCallsCrash() ? slow() : symbols);
   warm(loaded);
+  growing.then((raw) => loaded.close(raw));
   return loaded;
 }
 
-/** Opens the first of the names that is there. */
-function load(): Deno.DynamicLibrary<typeof symbols> {
+/** Opens the first of the names that is there, and has the descriptor table grow meanwhile. */
+function load(): { name: string; growing: Promise<number> } {
   let failure: unknown;
   for (const name of libraryNames()) {
     try {
-      return Deno.dlopen(name, fastCallsCrash() ? slow() : symbols);
+      const { fcntl } = Deno.dlopen(name, early).symbols;
+      return { name, growing: fcntl(0, c.F_DUPFD_CLOEXEC, spaciousTable - 1) };
     } catch (error) {
       failure = error;
     }
   }
   throw failure;
 }
+
+/** What is called on another thread while the rest is loaded. */
+const early = { fcntl: { ...symbols.fcntl, nonblocking: true } } as const;
+
+/**
+ * How many descriptors the table gets room for ahead. When it grows in a process with threads, the
+ * kernel waits until none of them looks at the old one (fs/file.c, `expand_fdtable`): some 12 ms at 256,
+ * at 512, and so on, of which a process that receives many would pay each. This way it is once, on a
+ * thread that has nothing else to do; a number in use is what makes it grow. Under a lower limit of open
+ * descriptors this fails, and there is little to grow.
+ */
+const spaciousTable = 4096;
 
 /** V8 of Deno 2.0 and 2.1 aborts the process now and then when it optimizes a loop of fast calls. */
 function fastCallsCrash(): boolean {

@@ -695,7 +695,6 @@ export class Generation implements AsyncDisposable {
     }, () => {});
     try {
       const outcome = await attempt.outcome.promise;
-      successor.release();
       this.#log("restarted", began, { successor: outcome.pid });
       return outcome;
     } catch (error) {
@@ -703,6 +702,7 @@ export class Generation implements AsyncDisposable {
       throw error;
     } finally {
       over.abort();
+      successor.release();
       this.#attempt = undefined;
     }
   }
@@ -987,7 +987,8 @@ export class Generation implements AsyncDisposable {
     // What it died of, if it did, says more than that its connection ended.
     const ended = await Promise.race([successor.ended, pause(1000).then(() => undefined)]);
     if (!ended) {
-      successor.kill("SIGTERM");
+      // One that was never ready has nobody to answer any more.
+      successor.kill(withdrawn ? "SIGTERM" : "SIGKILL");
       outcome!.reject(error);
     }
   }

@@ -8,8 +8,10 @@ import {
 import { closeAll, closeRaw, dup, isOpen, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { c } from "../ffi/abi.ts";
 import { libc } from "../ffi/libc.ts";
+import { openDescriptors } from "../ffi/proc.ts";
 import { socketCookie, socketPair } from "../ffi/socket.ts";
 import { Fd } from "../mod.ts";
+import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
 /** Two descriptors that belong together. */
@@ -168,4 +170,11 @@ test("dup() remembers the process that sent it", () => {
   using fd = new Fd(new Fd(0).dup().take(), 4711);
   using second = fd.dup();
   assertEquals(second.donor, 4711);
+});
+
+test("the table has room for thousands before they come, and nothing is left open for it", async () => {
+  const room = () =>
+    Number(/^FDSize:\s*(\d+)/m.exec(Deno.readTextFileSync("/proc/self/status"))![1]);
+  await until(() => room() >= 4096);
+  await until(() => openDescriptors().every((raw) => raw < 4000));
 });
