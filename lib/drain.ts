@@ -141,13 +141,10 @@ export async function finish(
     signal,
   });
   const end = performance.now() + forceLimit;
-  if (left > 0) {
-    await hangUpOnIdle(serving, clients, signal);
-    // An upload that goes on would be answered with 500.
-    while (active.size > 0 && performance.now() < end - forceLimit / 2) {
-      await pause(pollInterval, signal);
-    }
-  }
+  if (left > 0) await hangUpOnIdle(serving, clients, signal);
+  // An upload that goes on would be answered with 500; and an HTTP/2 stream would be dropped whose
+  // client answers GOAWAY with one of its own, as Node does (the crate h2, issue 885, up to Deno 2.9).
+  while (active.size > 0 && performance.now() < end - forceLimit / 2) await pause(2, signal);
   const shutdown = serving.server.shutdown();
   await endsBy(shutdown, end, signal);
   for (const raw of clients.left()) shutdownBoth(raw);
