@@ -1,0 +1,231 @@
+/**
+ * The command line of a service: asks the generation that runs, or has it restart or stop.
+ *
+ *     deno run -A lib/cli.ts status /run/app.sock
+ *
+ * @module
+ */
+
+import { pathStatus } from "../ffi/file.ts";
+import { formatPath } from "../ffi/sockaddr.ts";
+import { Channel } from "./channel.ts";
+import { connect, sameUserOrRoot } from "./conn.ts";
+import { PeerNotAllowedError } from "./errors.ts";
+import type { Frame, Status } from "./frame.ts";
+
+const usage = `Asks a running service, or has it restart or stop.
+
+Usage: deno run -A cli.ts COMMAND PATH [options]
+
+  status PATH   which generation runs, since when, and what it offers
+  restart PATH  starts the next generation, and waits until it has taken over
+  stop PATH     has it answer what it has, and waits until it has gone
+
+PATH is the control socket: what the service calls start() with.
+
+  --json             status for machines
+  --timeout SECONDS  how long to wait (status: 10; restart and stop: for ever)
+  --help             this text
+
+Exits with 0 when it is done, 1 when it failed, 2 for a wrong argument, 3 when no service runs there.`;
+
+const commands = ["status", "restart", "stop"] as const;
+
+/** What was asked for. */
+interface Request {
+  command: typeof commands[number];
+  path: string;
+  json: boolean;
+  signal: AbortSignal;
+}
+
+class UsageError extends Error {}
+
+/** Runs the command line; resolves to the exit code. */
+async function main(args: string[]): Promise<number> {
+  if (args.includes("--help")) {
+    console.log(usage);
+    return 0;
+  }
+  try {
+    const request = parse(args);
+    using channel = await reach(request);
+    if (!channel) return 3;
+    if (request.command === "status") return await status(channel, request);
+    if (request.command === "restart") return await restart(channel, request);
+    return await stop(channel, request);
+  } catch (error) {
+    if (error instanceof UsageError) {
+      console.error(`${error.message}\n\n${usage}`);
+      return 2;
+    }
+    console.error(`${(error as Error).message}`);
+    return 1;
+  }
+}
+
+function parse(args: string[]): Request {
+  let json = false;
+  let seconds: number | undefined;
+  const words: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const [name, value] = args[i].split(/=(.*)/s);
+    if (name === "--json") json = true;
+    else if (name === "--timeout") seconds = toSeconds(value ?? args[++i]);
+    else if (name.startsWith("-")) throw new UsageError(`There is no option ${name}`);
+    else words.push(args[i]);
+  }
+  const [command, path, ...rest] = words;
+  if (!commands.some((known) => known === command)) {
+    throw new UsageError(command ? `There is no command "${command}"` : "A command is missing");
+  }
+  if (path === undefined) throw new UsageError("The path of the control socket is missing");
+  if (rest.length > 0) throw new UsageError(`There is one path too many: "${rest[0]}"`);
+  if (json && command !== "status") throw new UsageError("--json is for status");
+  seconds ??= command === "status" ? 10 : Infinity;
+  return { command: command as Request["command"], path, json, signal: expiring(seconds) };
+}
+
+function toSeconds(value: string | undefined): number {
+  const seconds = Number(value || NaN);
+  if (seconds > 0) return seconds;
+  throw new UsageError(
+    `--timeout takes seconds, not ${value === undefined ? "nothing" : `"${value}"`}`,
+  );
+}
+
+function expiring(seconds: number): AbortSignal {
+  const controller = new AbortController();
+  if (seconds === Infinity) return controller.signal;
+  const timer = setTimeout(() => {
+    controller.abort(new Error(`No answer after ${seconds} s`));
+  }, Math.min(1000 * seconds, 2 ** 31 - 1));
+  Deno.unrefTimer(timer);
+  return controller.signal;
+}
+
+/** Connects to the service; says so when there is none. */
+async function reach({ path, signal }: Request): Promise<Channel | undefined> {
+  try {
+    return new Channel(await connect(path, { allow: sameUserOrRoot, signal }));
+  } catch (error) {
+    const { NotFound, ConnectionRefused, PermissionDenied } = Deno.errors;
+    if (error instanceof NotFound) {
+      console.error(`No service runs at ${formatPath(path)}`);
+      return undefined;
+    }
+    if (error instanceof ConnectionRefused) {
+      if (pathStatus(path)?.kind !== "socket") throw new Error(`${formatPath(path)} is no socket`);
+      console.error(`The service at ${formatPath(path)} has died; the next start takes its path`);
+      return undefined;
+    }
+    if (error instanceof PermissionDenied || error instanceof PeerNotAllowedError) {
+      throw new Error(`The service at ${formatPath(path)} is another user's: ${error.message}`);
+    }
+    throw error;
+  }
+}
+
+/** The answer to a request; the end in its place is an error. */
+async function ask(channel: Channel, frame: Frame, signal: AbortSignal): Promise<Frame> {
+  await channel.send(frame);
+  const answer = await channel.receive({ signal });
+  if (answer) return answer;
+  throw new Error(
+    "It hung up without an answer: no generation of a service, or one that was ended",
+  );
+}
+
+async function status(channel: Channel, { json, signal }: Request): Promise<number> {
+  const answer = await ask(channel, { type: "status" }, signal);
+  if (answer.type !== "report") throw new Error(`It answered with "${answer.type}"`);
+  console.log(json ? JSON.stringify(answer.status, null, 2) : describe(answer.status));
+  return 0;
+}
+
+/** A line for each thing. */
+function describe({ generation, pid, since, state, sockets, kept, predecessor }: Status): string {
+  const lines = [
+    `generation  ${generation}, process ${pid}, ${state}`,
+    `since       ${new Date(since).toISOString()} (${duration(Date.now() - since)})`,
+    ...sockets.map(({ kind, address, connections }) =>
+      kind === "datagram"
+        ? `datagrams   ${address}`
+        : `listens     ${address}, ${count(connections, "connection")}`
+    ),
+    ...kept.map((name) => `keeps       ${name}`),
+  ];
+  if (predecessor) {
+    const { pid, generation, connections } = predecessor;
+    lines.push(
+      `leaving     generation ${generation}, process ${pid}, ${count(connections, "connection")}`,
+    );
+  }
+  return lines.join("\n");
+}
+
+function count(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? "" : "s"}`;
+}
+
+/** "3 d 4 h", "12 min 3 s". */
+function duration(milliseconds: number): string {
+  const units: [string, number][] = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  let rest = Math.max(0, Math.floor(milliseconds / 1000));
+  const parts: string[] = [];
+  for (const [name, seconds] of units) {
+    const n = Math.floor(rest / seconds);
+    rest %= seconds;
+    if (n > 0) parts.push(`${n} ${name}`);
+  }
+  return parts.slice(0, 2).join(" ") || "0 s";
+}
+
+async function restart(channel: Channel, { signal }: Request): Promise<number> {
+  using _progress = new Progress("Waiting for the next generation to take over");
+  const answer = await ask(channel, { type: "restart" }, signal);
+  if (answer.type === "done") {
+    console.log(`generation ${answer.generation} runs, process ${answer.pid}`);
+    return 0;
+  }
+  if (answer.type !== "failed") throw new Error(`It answered with "${answer.type}"`);
+  console.error(`The restart failed: ${answer.message}`);
+  return 1;
+}
+
+async function stop(channel: Channel, { signal }: Request): Promise<number> {
+  using _progress = new Progress("Waiting for the service to leave");
+  const answer = await ask(channel, { type: "stop" }, signal);
+  if (answer.type !== "done") throw new Error(`It answered with "${answer.type}"`);
+  // It hangs up when it has gone.
+  while (await channel.receive({ signal }));
+  console.log(`generation ${answer.generation}, process ${answer.pid}, has gone`);
+  return 0;
+}
+
+/** Says on stderr that something is waited for: on one line of a terminal, or now and then in a log. */
+class Progress implements Disposable {
+  readonly #terminal = Deno.stderr.isTerminal();
+  readonly #began = performance.now();
+  readonly #timer: ReturnType<typeof setInterval>;
+  #said = false;
+
+  constructor(what: string) {
+    this.#timer = setInterval(() => {
+      const seconds = Math.round((performance.now() - this.#began) / 1000);
+      this.#say(this.#terminal ? `\r${what}: ${seconds} s` : `${what}: ${seconds} s\n`);
+    }, this.#terminal ? 1000 : 5000);
+  }
+
+  #say(words: string): void {
+    this.#said = true;
+    Deno.stderr.writeSync(new TextEncoder().encode(words));
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    if (this.#said && this.#terminal) this.#say("\n");
+  }
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));
