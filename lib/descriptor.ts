@@ -105,6 +105,8 @@ export function listenerDescriptor(listener: ListenerLike): Fd {
 export interface FoundConn {
   /** A duplicate that is the caller's. */
   fd: Fd;
+  /** Puts a native connection on a dead socket: it reads and writes nothing any more. */
+  detach(): void;
   /**
    * Closes a native connection that lives on in another process. Deno's own `close()`, and the end of
    * the process, would shut it down there too (tokio's `OwnedWriteHalf` does when dropped); so the
@@ -116,7 +118,7 @@ export interface FoundConn {
 /** Finds the descriptor of a connection. */
 export function findConn(conn: ConnLike): FoundConn {
   if (typeof conn === "number" || conn instanceof Fd || conn instanceof UnixConn) {
-    return { fd: known(conn)!, leave: () => {} };
+    return { fd: known(conn)!, detach: () => {}, leave: () => {} };
   }
   let place = -1;
   const fd = search(
@@ -136,11 +138,15 @@ export function findConn(conn: ConnLike): FoundConn {
     "connection",
   );
   const identity = identityOf(place);
+  const detach = () => {
+    // Its owner may have closed it meanwhile, and the number be somebody else's.
+    if (identityOf(place) === identity) desert(place);
+  };
   return {
     fd,
+    detach,
     leave() {
-      // Its owner may have closed it meanwhile, and the number be somebody else's.
-      if (identityOf(place) === identity) desert(place);
+      detach();
       if ("destroy" in conn) conn.destroy();
       else closeNative(conn);
     },

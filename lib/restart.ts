@@ -19,7 +19,7 @@ import { capture, keep as keepSlot } from "./capture.ts";
 import { Channel, type Passed } from "./channel.ts";
 import { receiveAllFrom } from "./client.ts";
 import { connect, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
-import { type ConnLike, fileDescriptor, findConn } from "./descriptor.ts";
+import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import { checkDrainOptions, Clients, connections, type DrainOptions, finish } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status } from "./frame.ts";
@@ -333,6 +333,7 @@ export class Generation implements AsyncDisposable {
   readonly #resources = new Set<Resource>();
   readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
   readonly #sockets = new Set<WebSocket>();
+  readonly #moves = new Set<Promise<boolean>>();
   readonly #arrivals: Arrival[] = [];
   readonly #signals = new Map<Deno.Signal, () => void>();
   #arrived = Promise.withResolvers<void>();
@@ -488,16 +489,44 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Moves a connection to the next generation while this one is draining; resolves to false when
-   * there is none. What was read of it and not used goes along as `state`.
+   * there is none, or it has gone. From the call on nothing is read or written here, and a read that
+   * waits rejects; what was not read moves with the connection. What was, goes along as `state`: a
+   * function is asked for it when a read that had just ended has been noticed.
    */
-  async move(name: string, conn: ConnLike, state?: Uint8Array): Promise<boolean> {
-    const successor = this.#successor;
-    if (!successor) return false;
-    const { fd, leave } = findConn(conn);
+  async move(
+    name: string,
+    conn: ConnLike,
+    state?: Uint8Array | (() => Uint8Array),
+  ): Promise<boolean> {
+    if (!this.#successor || this.#state === "stopped") return false;
+    const moving = this.#move(this.#successor.channel, name, findConn(conn), state);
+    this.#moves.add(moving);
+    try {
+      return await moving;
+    } catch (error) {
+      this.#logger.error?.("Cannot move a connection", error);
+      return false;
+    } finally {
+      this.#moves.delete(moving);
+    }
+  }
+
+  async #move(
+    channel: Channel,
+    name: string,
+    { fd, detach, leave }: FoundConn,
+    state: Uint8Array | (() => Uint8Array) | undefined,
+  ): Promise<boolean> {
     using _fd = fd;
-    await successor.channel.send({ type: "moved", name }, [], [{ fd, meta: state }]);
-    leave();
-    return true;
+    try {
+      detach();
+      await pause(0);
+      const meta = typeof state === "function" ? state() : state;
+      await channel.send({ type: "moved", name }, [], [{ fd, meta }]);
+      return true;
+    } finally {
+      leave();
+    }
   }
 
   /** The connections that the generation before moves here, until it has left. */
@@ -1020,6 +1049,7 @@ export class Generation implements AsyncDisposable {
     } finally {
       clearInterval(reporting);
     }
+    while (this.#moves.size > 0) await Promise.allSettled(this.#moves);
     // What was moved is on its way before.
     await this.#successor?.channel.send({ type: "progress", connections: 0 }).catch(() => {});
     for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();

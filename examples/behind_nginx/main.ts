@@ -1,0 +1,21 @@
+/**
+ * A web service on a unix path, behind nginx. The path is never missing while it is restarted: the
+ * next generation listens on the very same socket.
+ *
+ *     deno run -A examples/behind_nginx/main.ts &
+ *     nginx -p /tmp -c $PWD/examples/behind_nginx/nginx.conf
+ *     deno run -A examples/behind_nginx/main.ts    the next generation: it takes over from the first
+ *
+ * CONTROL is the control socket (/tmp/app.control), SOCKET the path to serve on (/tmp/app.sock).
+ *
+ * @module
+ */
+
+import { start } from "../../mod.ts";
+
+const app = await start(Deno.env.get("CONTROL") ?? "/tmp/app.control");
+// nginx runs as another user: whoever may enter the directory may connect.
+const path = Deno.env.get("SOCKET") ?? "/tmp/app.sock";
+app.serve({ path, mode: 0o666 }, () => new Response(`Hello, I am process ${Deno.pid}\n`));
+await app.ready();
+console.log(`generation ${app.generation} at ${path}`);
