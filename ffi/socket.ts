@@ -24,6 +24,8 @@ const socketFlags = c.SOCK_CLOEXEC | c.SOCK_NONBLOCK;
 const address = new Uint8Array(maxAddressBytes);
 const length = new Uint32Array(1);
 const lengthBytes = new Uint8Array(length.buffer);
+const cookie = new BigUint64Array(1);
+const cookieBytes = new Uint8Array(cookie.buffer);
 const option = new Int32Array(1);
 const optionBytes = new Uint8Array(option.buffer);
 
@@ -255,11 +257,18 @@ export function isUnixStream(raw: number, { listening }: { listening: boolean })
  * sockets has.
  */
 export function socketCookie(raw: number): bigint {
-  const cookie = new BigUint64Array(1);
-  const bytes = new Uint8Array(cookie.buffer);
+  const found = cookieIfSocket(raw);
+  if (found !== undefined) return found;
+  throw systemError(errnos.ENOTSOCK, `Cannot read the cookie of descriptor ${raw}`);
+}
+
+/** The same, or undefined when `raw` is open on no socket, in one call to the kernel. */
+export function cookieIfSocket(raw: number): bigint | undefined {
   length[0] = cookie.byteLength;
-  if (libc().getsockopt(raw, c.SOL_SOCKET, c.SO_COOKIE, bytes, lengthBytes) === 0) return cookie[0];
+  const result = libc().getsockopt(raw, c.SOL_SOCKET, c.SO_COOKIE, cookieBytes, lengthBytes);
+  if (result === 0) return cookie[0];
   const code = errno();
+  if (code === errnos.EBADF || code === errnos.ENOTSOCK) return undefined;
   if (code === errnos.EINVAL || code === errnos.ENOPROTOOPT) return fileStatus(raw).ino;
   throw systemError(code, `Cannot read the cookie of descriptor ${raw}`);
 }

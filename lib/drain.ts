@@ -11,12 +11,12 @@
 import { pause, unlessAborted } from "../ffi/poll.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
+  cookieIfSocket,
   ifSocket,
   localAddress,
   peerAddress,
   shutdownBoth,
   shutdownRead,
-  socketCookie,
   unreadBytes,
   unsentBytes,
 } from "../ffi/socket.ts";
@@ -29,7 +29,7 @@ import { checkDuration } from "./response.ts";
 /** Options of {@linkcode drain}. */
 export interface DrainOptions {
   /**
-   * How long clients may take to leave, in milliseconds. Those that are idle longer than that are hung
+   * How long clients may take to leave for a successor, in milliseconds. Those that are idle longer than that are hung
    * up on: a request that one of them sends at that very moment is lost. @default {60_000}
    */
   deadline?: number;
@@ -67,7 +67,9 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
   checkDrainOptions(options);
   if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
   serving.leaving = true;
-  return await finish(serving, new Clients(serving.address), options);
+  const [clients] = await clientsOf([serving.address], census());
+  options.signal?.throwIfAborted();
+  return await finish(serving, clients, options);
 }
 
 /** @throws {RangeError} When one of the durations is none. */
@@ -76,18 +78,45 @@ export function checkDrainOptions({ deadline = 0, forceLimit = 0 }: DrainOptions
   checkDuration("forceLimit", forceLimit);
 }
 
+/** The numbers of all sockets of this thread: who is connected is among them. */
+export function census(): number[] {
+  return slots().map(({ tfd }) => tfd);
+}
+
+/** How many sockets are looked at in one turn of the event loop. */
+const sliceSize = 100;
+
 /**
- * The connections that came in at an address and that this thread holds, as of the moment at which it
- * stopped accepting: no more will come, and what another server here accepts is not among them.
+ * Finds, among `numbers`, the clients that came in at each of `addresses`; a slice at a time, for
+ * requests are to be answered meanwhile.
+ */
+export async function clientsOf(
+  addresses: (Address | undefined)[],
+  numbers: number[],
+): Promise<Clients[]> {
+  const all = addresses.map(() => new Clients());
+  for (const [i, raw] of numbers.entries()) {
+    if (i % sliceSize === sliceSize - 1) await pause(0);
+    const local = localAddressOfConnection(raw);
+    if (!local) continue;
+    for (const [at, address] of addresses.entries()) {
+      if (isThere(local, address)) all[at].add(raw);
+    }
+  }
+  return all;
+}
+
+/**
+ * The connections of a server that has stopped accepting: no more will come, and what another one
+ * accepts is not among them.
  */
 export class Clients {
-  readonly #cookies: Map<number, bigint>;
+  readonly #cookies = new Map<number, bigint>();
 
-  /** Those of this moment. */
-  constructor(address: Address | undefined) {
-    this.#cookies = new Map(
-      connections(address).map((raw) => [raw, socketCookie(raw)] as const),
-    );
+  /** Counts a connection in. */
+  add(raw: number): void {
+    const cookie = cookieIfSocket(raw);
+    if (cookie !== undefined) this.#cookies.set(raw, cookie);
   }
 
   /** The descriptors of those that are still there. */
@@ -99,7 +128,7 @@ export class Clients {
   /** Whether the connection with this descriptor is still there. */
   has(raw: number): boolean {
     const cookie = this.#cookies.get(raw);
-    return cookie !== undefined && ifSocket(raw, () => socketCookie(raw)) === cookie;
+    return cookie !== undefined && cookieIfSocket(raw) === cookie;
   }
 
   /** Waits until they have left, but for the excepted; resolves to how many have not in time. */
@@ -112,12 +141,11 @@ export class Clients {
   ): Promise<number> {
     const end = performance.now() + milliseconds;
     for (;;) {
-      const from = performance.now();
       const left = this.left().filter((raw) => !except(raw)).length;
       const now = performance.now();
       if (left === 0 || now >= end) return left;
-      // A look asks for every connection: it is to take a tenth of the time at most.
-      const interval = Math.max(pollInterval, 9 * (now - from));
+      // A look asks for every connection. While they are many, it is not the last one that is waited for.
+      const interval = Math.min(Math.max(pollInterval, left / 4), 250);
       await pause(Math.min(interval, end - now), signal);
     }
   }
@@ -206,16 +234,24 @@ async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal)
   }
 }
 
-/** The connections that came in at `address` and that this thread holds. */
-export function connections(address: Address | undefined): number[] {
-  const belongs = (raw: number) =>
-    ifSocket(raw, ({ listening, type }) => {
-      if (listening || type !== "stream") return false;
-      const local = localAddress(raw);
-      if (!local || !address) return false;
-      return "port" in local
-        ? "port" in address && local.port === address.port
-        : formatAddress(local) === formatAddress(address);
-    });
-  return slots().map(({ tfd }) => tfd).filter(belongs);
+/** How many connections that came in at `address` this thread holds. */
+export function countConnections(address: Address | undefined): number {
+  return census().filter((raw) => {
+    const local = localAddressOfConnection(raw);
+    return local && isThere(local, address);
+  }).length;
+}
+
+function localAddressOfConnection(raw: number): Address | undefined {
+  return ifSocket(raw, ({ listening, type }) => {
+    return listening || type !== "stream" ? undefined : localAddress(raw);
+  });
+}
+
+/** Whether a connection with this local address came in at a listener with that one. */
+function isThere(local: Address, address: Address | undefined): boolean {
+  if (!address) return false;
+  return "port" in local
+    ? "port" in address && local.port === address.port
+    : formatAddress(local) === formatAddress(address);
 }

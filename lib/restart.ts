@@ -20,7 +20,15 @@ import { Channel, type Passed } from "./channel.ts";
 import { receiveAllFrom } from "./client.ts";
 import { connect, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
-import { checkDrainOptions, Clients, connections, type DrainOptions, finish } from "./drain.ts";
+import {
+  census,
+  checkDrainOptions,
+  type Clients,
+  clientsOf,
+  countConnections,
+  type DrainOptions,
+  finish,
+} from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status } from "./frame.ts";
 import { Gate } from "./gate.ts";
@@ -276,8 +284,6 @@ interface Resource {
   serving?: Serving;
   /** What the kernel says that it is bound to. */
   address?: Address;
-  /** Who was connected when it stopped accepting. */
-  clients?: Clients;
   /** Who removes its path, if it has one. */
   unix?: UnixListener;
   close(): void;
@@ -345,6 +351,8 @@ export class Generation implements AsyncDisposable {
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
   #stopping = false;
+  /** Who was connected at the moment in which it stopped accepting. */
+  #clients: Promise<Map<Resource, Clients>> | undefined;
 
   /** Use {@linkcode start}. */
   constructor(path: string, options: StartOptions, origin: Origin) {
@@ -764,7 +772,7 @@ export class Generation implements AsyncDisposable {
         ? [{
           kind: item.kind,
           address: item.path === undefined ? formatAddress(address) : formatPath(item.path),
-          connections: item.kind === "listener" ? connections(address).length : 0,
+          connections: item.kind === "listener" ? countConnections(address) : 0,
         }]
         : []
     );
@@ -815,7 +823,7 @@ export class Generation implements AsyncDisposable {
     return object;
   }
 
-  #add(object: object, resource: Omit<Resource, "gate" | "address" | "clients">): void {
+  #add(object: object, resource: Omit<Resource, "gate" | "address">): void {
     const gate = new Gate(object, resource.fd);
     if (this.#state === "starting") gate.shut();
     this.#resources.add({ ...resource, gate, address: localAddress(resource.fd.raw) });
@@ -985,11 +993,16 @@ export class Generation implements AsyncDisposable {
   #withdraw(): void {
     this.#answering.abort();
     for (const resource of this.#resources) {
-      const { item, gate, serving, address } = resource;
-      gate?.shut();
-      if (serving) serving.leaving = true;
-      if (item.kind === "listener") resource.clients ??= new Clients(address);
+      resource.gate?.shut();
+      if (resource.serving) resource.serving.leaving = true;
     }
+    this.#clients ??= this.#findClients();
+  }
+
+  async #findClients(): Promise<Map<Resource, Clients>> {
+    const listening = [...this.#resources].filter(({ item }) => item.kind === "listener");
+    const clients = await clientsOf(listening.map(({ address }) => address), census());
+    return new Map(listening.map((resource, i) => [resource, clients[i]]));
   }
 
   /** Accepts again, or still: the successor has failed. */
@@ -1002,9 +1015,9 @@ export class Generation implements AsyncDisposable {
       if (withdrawn) {
         for (const resource of this.#resources) {
           if (resource.serving) resource.serving.leaving = false;
-          resource.clients = undefined;
           resource.gate?.open();
         }
+        this.#clients = undefined;
         void this.#answer();
       }
       this.#logger.error?.("The handover failed; this generation goes on", error);
@@ -1040,10 +1053,20 @@ export class Generation implements AsyncDisposable {
       unix?.leave();
     }
     this.#draining.abort(reason ?? new Error(this.#successor ? "replaced" : "stopped"));
-    this.#closeWebSockets();
-    const reporting = setInterval(() => this.#report(), reportInterval);
+    // Where nobody takes over there is nobody to go to: who is idle is not waited for.
+    const { deadline = 60_000 } = this.#options;
+    const idle = this.#successor || reason !== undefined ? deadline : 0;
+    this.#closeWebSockets(idle);
+    const clients = await this.#clients!;
+    const reporting = setInterval(() => this.#report(clients), reportInterval);
     try {
-      await Promise.all([...this.#resources].map((resource) => this.#finish(resource, since)));
+      const spent = performance.now() - since;
+      const finishing = [...this.#resources].map((resource) =>
+        this.#finish(resource, clients.get(resource), {
+          deadline: Math.max(0, (resource.serving ? idle : deadline) - spent),
+        })
+      );
+      await Promise.all(finishing);
     } catch (error) {
       this.#logger.error?.("Cannot drain to the end", error);
     } finally {
@@ -1064,39 +1087,35 @@ export class Generation implements AsyncDisposable {
   }
 
   async #finish(
-    { gate, serving, clients, item, fd, close }: Resource,
-    since: number,
+    { gate, serving, fd, close }: Resource,
+    clients: Clients | undefined,
+    { deadline }: { deadline: number },
   ): Promise<void> {
-    if (item.kind === "file") {
-      fd[Symbol.dispose]();
+    if (serving) {
+      await finish(serving, clients!, { deadline, forceLimit: this.#options.forceLimit });
       return;
     }
-    const { deadline = 60_000, forceLimit } = this.#options;
-    const left = Math.max(0, deadline - (performance.now() - since));
-    if (serving) {
-      await finish(serving, clients!, { deadline: left, forceLimit });
-    } else {
-      if (item.kind === "listener") await clients!.leave({ milliseconds: left });
-      if (!gate!.closed) close();
-    }
+    await clients?.leave({ milliseconds: deadline });
+    if (gate && !gate.closed) close();
+    fd[Symbol.dispose]();
   }
 
   /** Their clients will connect elsewhere, and not all at the same moment. */
-  #closeWebSockets(): void {
-    const { deadline = 60_000 } = this.#options;
+  #closeWebSockets(deadline: number): void {
+    const stopping = deadline === 0;
     for (const socket of this.#sockets) {
       const delay = Math.random() * Math.min(deadline / 2, 30_000);
-      const timer = setTimeout(() => socket.close(1012, "service restart"), delay);
+      const timer = setTimeout(() => {
+        if (stopping) socket.close(1001, "going away");
+        else socket.close(1012, "service restart");
+      }, delay);
       socket.addEventListener("close", () => clearTimeout(timer));
     }
   }
 
   /** Says how far leaving has come. */
-  #report(): void {
-    const left = [...this.#resources].reduce(
-      (sum, { clients }) => sum + (clients?.left().length ?? 0),
-      0,
-    );
+  #report(clients: Map<Resource, Clients>): void {
+    const left = [...clients.values()].reduce((sum, some) => sum + some.left().length, 0);
     this.#logger.info?.(`Leaving: ${left} connections are left`);
     void this.#successor?.channel.send({ type: "progress", connections: left }).catch(() => {});
   }
