@@ -20,9 +20,10 @@ Usage: deno run -A examples/chat.ts [options]
   --log PATH      what was said (/tmp/chat.log)
   --port N        where the first generation listens (8080)
   --deadline MS   how long people may take to move, in milliseconds (60000)
+  --probation MS  how long the one before stands by, in milliseconds (5000)
   --help          this text`;
 
-const { control, log, port, deadline } = readFlags();
+const { control, log, port, deadline, probation } = readFlags();
 
 const html = `<!doctype html>
 <title>Chat</title>
@@ -60,7 +61,7 @@ const writer = await Deno.open(log, { create: true, append: true });
 const reader = await Deno.open(log, { read: true });
 follow();
 
-const app = await start(control, { deadline });
+const app = await start(control, { deadline, probation });
 const server = app.serve({ hostname: "127.0.0.1", port }, (request) => {
   if (request.headers.get("upgrade") !== "websocket") return page();
   const { socket, response } = app.upgradeWebSocket(request);
@@ -112,7 +113,15 @@ function page(): Response {
   return new Response(html, { headers: { "content-type": "text/html; charset=utf-8" } });
 }
 
-function readFlags(): { control: string; log: string; port: number; deadline: number } {
+interface Flags {
+  control: string;
+  log: string;
+  port: number;
+  deadline: number;
+  probation: number;
+}
+
+function readFlags(): Flags {
   try {
     const { values } = parseArgs({
       options: {
@@ -120,11 +129,15 @@ function readFlags(): { control: string; log: string; port: number; deadline: nu
         log: { type: "string", default: "/tmp/chat.log" },
         port: { type: "string", default: "8080" },
         deadline: { type: "string", default: "60000" },
+        probation: { type: "string", default: "5000" },
         help: { type: "boolean", default: false },
       },
     });
-    const { help, control, log, port, deadline } = values;
-    if (!help) return { control, log, port: Number(port), deadline: Number(deadline) };
+    const { help, control, log, ...numbers } = values;
+    const [port, deadline, probation] = [numbers.port, numbers.deadline, numbers.probation].map(
+      Number,
+    );
+    if (!help) return { control, log, port, deadline, probation };
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${usage}`);
     Deno.exit(2);

@@ -18,6 +18,7 @@ Usage: deno run -A examples/echo.ts [options]
 
   --control PATH  control socket, where the next generation finds this one (/tmp/echo.sock)
   --port N        where the first generation listens (7000)
+  --probation MS  how long the one before stands by, in milliseconds (5000)
   --help          this text`;
 
 /** What is known of a connection, and goes along when it moves. */
@@ -28,11 +29,11 @@ interface State {
   rest: number[];
 }
 
-const { control, port } = readFlags();
+const { control, port, probation } = readFlags();
 const encoder = new TextEncoder();
 const newline = "\n".charCodeAt(0);
 
-const app = await start(control);
+const app = await start(control, { probation });
 const listener = app.listen({ hostname: "127.0.0.1", port });
 await app.ready();
 console.log(`generation ${app.generation} at port ${(listener.addr as Deno.NetAddr).port}`);
@@ -93,16 +94,17 @@ async function answer(conn: Deno.Conn, line: number[], number: number): Promise<
   }
 }
 
-function readFlags(): { control: string; port: number } {
+function readFlags(): { control: string; port: number; probation: number } {
   try {
-    const { values: { help, control, port } } = parseArgs({
+    const { values: { help, control, port, probation } } = parseArgs({
       options: {
         control: { type: "string", default: "/tmp/echo.sock" },
         port: { type: "string", default: "7000" },
+        probation: { type: "string", default: "5000" },
         help: { type: "boolean", default: false },
       },
     });
-    if (!help) return { control, port: Number(port) };
+    if (!help) return { control, port: Number(port), probation: Number(probation) };
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${usage}`);
     Deno.exit(2);
