@@ -1029,8 +1029,8 @@ export class Generation implements AsyncDisposable {
     // What it died of, if it did, says more than that its connection ended.
     const ended = await Promise.race([successor.ended, pause(1000).then(() => undefined)]);
     if (!ended) {
-      // One that was never ready has nobody to answer any more.
-      successor.kill(withdrawn ? "SIGTERM" : "SIGKILL");
+      // One that was ready has clients to answer, and has been told to leave.
+      if (!withdrawn) successor.kill("SIGKILL");
       outcome!.reject(error);
     }
   }
