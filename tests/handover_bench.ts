@@ -1,61 +1,201 @@
 /**
- * A whole handover: connect, receive every descriptor, close. With a sender in another process.
+ * A whole handover, from connect() until every descriptor is received and closed, between two processes
+ * of this library; between two of the Go library; and between two C programs that do no more than
+ * sendmsg(2) and recvmsg(2). They take turns, so that what else the machine does meets all of them.
  *
  * @module
  */
 
-import { assertEquals } from "@std/assert";
-import { receive } from "../mod.ts";
+import { Child } from "./fixtures/child.ts";
+import { Directory } from "./fixtures/directory.ts";
 
-const directory = await Deno.makeTempDir({ prefix: "graceful-" });
-const counts = [1, 170, 1000, 10_000];
-const times = new Map<number, number[]>(counts.map((count) => [count, []]));
-const senders = await Promise.all(counts.map(startSender));
+/** How many descriptors, and how many handovers of them make a turn. */
+const turns = new Map([[1, 20], [16, 20], [170, 20], [1000, 5], [10_000, 2]]);
+const rounds = 31;
 
-for (const count of counts) {
-  Deno.bench(
-    `a handover of ${count.toLocaleString("en")} descriptors`,
-    { group: "handover" },
-    async (b) => {
-      b.start();
-      const from = performance.now();
-      const received = await receive(pathOf(count), () => {});
-      times.get(count)!.push(performance.now() - from);
-      b.end();
-      assertEquals(received, count);
-    },
-  );
+/** Of the first handovers of fresh processes. */
+const freshCounts = [1, 1000];
+const freshRounds = 15;
+
+const library = "github.com/gobwas/graceful";
+
+/** How to start a sender or a receiver. */
+type Start = (role: "send" | "receive", args: string[]) => Child;
+
+interface Contender {
+  name: string;
+  start: Start;
 }
 
-globalThis.addEventListener("unload", () => {
-  for (const child of senders) child.kill("SIGKILL");
-  Deno.removeSync(directory, { recursive: true });
-  for (const [count, all] of times) {
-    if (all.length === 0) continue;
-    const sorted = all.toSorted((a, b) => a - b);
-    const median = sorted[all.length >> 1];
-    console.log(
-      `${String(count).padStart(6)} descriptors: median ${median.toFixed(3)} ms a handover ` +
-        `(first ${all[0].toFixed(3)}, p99 ${sorted[(all.length * 0.99) | 0].toFixed(3)}), ` +
-        `${Math.round(count / median * 1000).toLocaleString("en")} descriptors a second`,
-    );
-  }
+/** Nanoseconds of handovers, by turns. */
+type Turns = number[][];
+
+Deno.bench({
+  name: "handovers",
+  n: 1,
+  warmup: 0,
+  async fn() {
+    using directory = new Directory();
+    const contenders = [deno, ...await buildGo(directory), ...await buildC(directory)];
+    await using senders = new AsyncDisposableStack();
+    for (const { name, start } of contenders) {
+      Deno.mkdirSync(directory.join(name));
+      const sender = start("send", [directory.join(name), ...[...turns.keys()].map(String)]);
+      await senders.use(sender).line();
+    }
+    await steady(directory, contenders);
+    await fresh(directory, contenders);
+  },
 });
 
-function pathOf(count: number): string {
-  return `${directory}/${count}.sock`;
+/** In processes that have done many. */
+async function steady(directory: Directory, contenders: Contender[]): Promise<void> {
+  await using stack = new AsyncDisposableStack();
+  const receivers = contenders.map(({ name, start }) =>
+    stack.use(start("receive", [directory.join(name)]))
+  );
+  console.log(`\nMicroseconds a handover: median (10th to 90th percentile)`);
+  for (const [count, handovers] of turns) {
+    // Until V8 has compiled what it will, and every descriptor table has grown.
+    for (const receiver of receivers) await receive(receiver, count, Math.max(20, 10 * handovers));
+    const times = await inTurns(
+      rounds,
+      receivers,
+      (receiver) => receive(receiver, count, handovers),
+    );
+    report(count, contenders.map(({ name }) => name), times);
+  }
 }
 
-async function startSender(count: number): Promise<Deno.ChildProcess> {
-  const script = new URL("./fixtures/bench_server.ts", import.meta.url).pathname;
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", script, pathOf(count), String(count)],
-    stdout: "piped",
-  }).spawn();
-  const lines = child.stdout.getReader();
-  if ((await lines.read()).done) {
-    throw new Error(`The sender of ${count} descriptors did not start`);
+/** In processes that do their first; starting them and loading the module is not counted. */
+async function fresh(directory: Directory, contenders: Contender[]): Promise<void> {
+  const others = contenders.slice(1);
+  const variants = [
+    ...contenders.map(({ name, start }) => ({ name, start, peer: name, args: [] as string[] })),
+    // What opening the C library costs is not in this one.
+    { name: "deno, library used before", start: deno.start, peer: "deno", args: ["used"] },
+    // With more than one thread, as Deno and Go always have, the kernel waits for all processors when
+    // it enlarges the descriptor table (fs/file.c, `expand_fdtable`).
+    ...others.filter(({ name }) => name === "c").map(({ start }) => (
+      { name: "c, with a second thread", start, peer: "c", args: ["thread"] }
+    )),
+  ];
+  console.log(`\nThe same, the first in a fresh process`);
+  for (const count of freshCounts) {
+    const times = await inTurns(freshRounds, variants, async ({ start, peer, args }) => {
+      await using receiver = start("receive", [directory.join(peer), ...args]);
+      return await receive(receiver, count, 1);
+    });
+    report(count, variants.map(({ name }) => name), times);
   }
-  lines.releaseLock();
-  return child;
+}
+
+/** Lets each do something in turn, so many times; who comes first changes. */
+async function inTurns<T>(
+  rounds: number,
+  all: T[],
+  turn: (one: T) => Promise<number[]>,
+): Promise<Turns[]> {
+  const times: Turns[] = all.map(() => []);
+  for (let round = 0; round < rounds; round++) {
+    for (let i = 0; i < all.length; i++) {
+      const which = (round + i) % all.length;
+      times[which].push(await turn(all[which]));
+    }
+  }
+  return times;
+}
+
+async function receive(receiver: Child, count: number, handovers: number): Promise<number[]> {
+  await receiver.tell(`run ${count} ${handovers}`);
+  return (await receiver.line()).split(" ").map(Number);
+}
+
+/** A line for each, and what the first of them is to the others. */
+function report(count: number, names: string[], times: Turns[]): void {
+  console.log(`  ${count.toLocaleString("en")} ${count === 1 ? "descriptor" : "descriptors"}`);
+  for (const [i, name] of names.entries()) {
+    const all = times[i].flat().map((nanoseconds) => nanoseconds / 1000);
+    const [low, median, high] = [0.1, 0.5, 0.9].map((part) => quantile(all, part).toFixed(0));
+    const line = `    ${name.padEnd(26)} ${median.padStart(7)}  ${
+      `(${low} to ${high})`.padEnd(20)
+    }`;
+    console.log(i === 0 ? line.trimEnd() : `${line} ${ratio(names[0], times[0], times[i])}`);
+  }
+}
+
+/** By pairs, each of one round, and by the medians of all. */
+function ratio(name: string, own: Turns, other: Turns): string {
+  const pairs = own.map((turn, round) => quantile(turn, 0.5) / quantile(other[round], 0.5));
+  const [low, median, high] = [0.25, 0.5, 0.75].map((part) => quantile(pairs, part).toFixed(2));
+  const ofMedians = quantile(own.flat(), 0.5) / quantile(other.flat(), 0.5);
+  return `${name} takes ${median} of it (quartiles ${low} to ${high}; medians ${
+    ofMedians.toFixed(2)
+  })`;
+}
+
+function quantile(values: number[], part: number): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(part * (values.length - 1))];
+}
+
+const deno: Contender = {
+  name: "deno",
+  start: (role, args) =>
+    new Child(role === "send" ? "./bench_server.ts" : "./handover_receive.ts", args),
+};
+
+/** A program that takes its role as its first argument. */
+function program(name: string, path: string): Contender {
+  return { name, start: (role, args) => new Child(path, [role, ...args], { command: "env" }) };
+}
+
+async function buildGo(directory: Directory): Promise<Contender[]> {
+  const path = directory.join("handover.go");
+  const go = await find(["go", "/usr/local/go/bin/go"], "version");
+  if (!go) {
+    console.log("\nNot compared with Go, which is not installed");
+    return [];
+  }
+  const build = (tags: string[], env: Record<string, string>) =>
+    new Deno.Command(go, {
+      args: ["build", ...tags, "-o", path, "./handover"],
+      cwd: new URL("./go/", import.meta.url),
+      env: { GOTOOLCHAIN: "local", GIT_TERMINAL_PROMPT: "0", ...env },
+      // A server that does not answer is one that refuses.
+      signal: AbortSignal.timeout(60_000),
+    }).output();
+  if ((await build([], {})).success) {
+    console.log(`\n"go" is ${library}`);
+  } else {
+    console.log(`\n"go" is Go's net and syscall alone: ${library} cannot be built here`);
+    const { success, stderr } = await build(["-tags", "plain"], { GOPROXY: "off", GOWORK: "off" });
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+  }
+  return [program("go", path)];
+}
+
+async function buildC(directory: Directory): Promise<Contender[]> {
+  const path = directory.join("handover.c");
+  const cc = await find(["cc", "gcc"], "--version");
+  if (!cc) {
+    console.log("Not compared with C, for which no compiler is installed");
+    return [];
+  }
+  const source = new URL("./c/handover.c", import.meta.url).pathname;
+  const { success, stderr } = await new Deno.Command(cc, {
+    args: ["-O2", "-pthread", "-o", path, source],
+  }).output();
+  if (!success) throw new Error(new TextDecoder().decode(stderr));
+  return [program("c", path)];
+}
+
+/** The first of the commands that is installed. */
+async function find(commands: string[], arg: string): Promise<string | undefined> {
+  for (const command of commands) {
+    try {
+      if ((await new Deno.Command(command, { args: [arg] }).output()).success) return command;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
 }
