@@ -99,6 +99,18 @@ export function slots(): Slot[] {
   return registrations(loop.runtime);
 }
 
+/** Does ahead what the first object costs beside itself, while there is nothing else to do. */
+export function prepare(): void {
+  try {
+    loop ??= findLoop();
+  } catch (error) {
+    // Who needs it will be told.
+    if (!(error instanceof UnsupportedRuntimeError || error instanceof Deno.errors.NotCapable)) {
+      throw error;
+    }
+  }
+}
+
 /** Runs `make` while number `runtime` refers to the epoll `trap`. */
 function through<T>(trap: number, runtime: number, make: () => T): T {
   const kept = dup(runtime);

@@ -15,7 +15,7 @@ import { pause } from "../ffi/poll.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
 import { fdFile, fdListener, fdPacketConn, type TlsOptions } from "./adopt.ts";
-import { capture, keep as keepSlot } from "./capture.ts";
+import { capture, keep as keepSlot, prepare } from "./capture.ts";
 import { Channel, type Passed } from "./channel.ts";
 import { receiveAllFrom } from "./client.ts";
 import { connect, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
@@ -135,6 +135,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
       logPhase(options.logger, "connected", began);
       await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
       logPhase(options.logger, "asked", began);
+      prepare();
       const answer = await channel.receive({ timeout: answerTimeout, signal });
       if (answer?.type === "offer") return await takeOver(path, channel, answer, options, began);
       channel[Symbol.dispose]();
