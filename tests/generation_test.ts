@@ -359,6 +359,20 @@ test("restart() starts the same command again, which writes where this one did",
   await until(() => !directory.names().includes("app.sock"));
 });
 
+test("generations of HTTP over TCP need the C library and a new port of loopback", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const deno = ["run", "--no-prompt", "--allow-ffi", "--allow-net=127.0.0.1:0"];
+  await using first = new Child("./generation.ts", [path], { deno });
+  await line(first, "serving: 1");
+  await using second = new Child("./generation.ts", [path], { deno });
+  await line(second, "serving: 2");
+  await line(first, "finished");
+  // Starting the next one oneself needs one permission more.
+  await second.tell("restart");
+  await line(second, /^failed: .*--allow-run/);
+});
+
 test("a restart on a signal, and a failed one with its reason", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
