@@ -89,7 +89,7 @@ export {
 } from "./lib/handler.ts";
 export { drain, type DrainOptions } from "./lib/drain.ts";
 export { type HttpHandler, serveHttp, type ServeHttpOptions } from "./lib/http.ts";
-export type { Status } from "./lib/frame.ts";
+export type { ReportedSocket, Status } from "./lib/frame.ts";
 export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";

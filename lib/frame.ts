@@ -39,6 +39,7 @@ export interface OfferedItem {
 
 /** A listener or datagram socket of a generation, in a report. */
 export interface ReportedSocket {
+  /** What it is. */
   kind: "listener" | "datagram";
   /** Where it is bound. */
   address: string;
@@ -48,11 +49,15 @@ export interface ReportedSocket {
 
 /** What a generation says of itself. */
 export interface Status {
+  /** Its number. */
   generation: number;
+  /** Its process. */
   pid: number;
   /** When it began, in milliseconds since 1970. */
   since: number;
+  /** What it is doing: one that is handing over still accepts. */
   state: "starting" | "serving" | "handing over" | "leaving" | "stopped";
+  /** What it listens on. */
   sockets: ReportedSocket[];
   /** Names of kept descriptors, state and files. */
   kept: string[];

@@ -13,7 +13,7 @@ import { UnixListener } from "./listener.ts";
 
 /** A TCP address to listen on, as in `Deno.listen`. */
 export interface TcpPlace {
-  /** @default {"0.0.0.0"} */
+  /** The address or name to bind to. @default {"0.0.0.0"} */
   hostname?: string;
   /** The port; with 0 the first generation gets a free one, and the others inherit it. */
   port: number;

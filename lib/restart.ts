@@ -78,9 +78,9 @@ export interface StartOptions extends DrainOptions {
 
 /** Options of {@linkcode Generation.serve}. */
 export interface ServeOptions extends ServeHttpOptions {
-  /** @default {"0.0.0.0"} */
+  /** The address or name to bind to. @default {"0.0.0.0"} */
   hostname?: string;
-  /** @default {8000} */
+  /** The port; with 0 the first generation gets a free one. @default {8000} */
   port?: number;
   /** Whether other sockets may listen there too. @default {false} */
   reusePort?: boolean;

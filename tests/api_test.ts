@@ -117,6 +117,7 @@ const types = [
   "StartOptions",
   "ServeOptions",
   "Status",
+  "ReportedSocket",
   "Command",
   "Arrival",
   "Keepable",

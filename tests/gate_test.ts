@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Fd, fdListener, fdPacketConn, NoDescriptorError, serveHttp } from "../mod.ts";
+import { type Fd, fdListener, fdPacketConn, NoDescriptorError, serveHttp } from "../mod.ts";
 import { Gate } from "../lib/gate.ts";
 import { listenerDescriptor, packetConnDescriptor } from "../lib/descriptor.ts";
 import { servingOf } from "../lib/http.ts";

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import {
   connect,
-  Fd,
+  type Fd,
   fdConn,
   fdHandler,
   type Generation,
