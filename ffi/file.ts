@@ -8,6 +8,7 @@ import { c, errnos, statVersion, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
 import { cString, libc } from "./libc.ts";
+import { struct } from "./struct.ts";
 
 /** What kind of file a descriptor is open on, and which one. */
 export interface FileStatus {
@@ -39,8 +40,8 @@ export function fileStatus(raw: number): FileStatus {
 export function statusOf(raw: number): FileStatus | undefined {
   const { stat } = structs;
   const status = new Uint8Array(stat.size);
-  const { fstat, __fxstat } = libc();
-  const result = fstat ? fstat(raw, status) : __fxstat!(statVersion, raw, status);
+  const { fstat } = libc();
+  const result = fstat ? fstat(raw, status) : libc().__fxstat!(statVersion, raw, status);
   if (result < 0) return undefined;
   return {
     kind: kinds[stat.read(status, "st_mode") & c.S_IFMT] ?? "other",
@@ -73,6 +74,31 @@ export function readText(path: string): string | undefined {
       const n = uninterrupted(libc().read, raw, chunk, BigInt(chunk.length));
       if (n <= 0) return text + decoder.decode();
       text += decoder.decode(chunk.subarray(0, n), { stream: true });
+    }
+  } finally {
+    closeRaw(raw);
+  }
+}
+
+/** The start of a directory's record (getdents(2), `struct linux_dirent64`); its name comes behind. */
+const entry = struct({ d_ino: "u64", d_off: "i64", d_reclen: "u16", d_type: "u8" });
+
+/** The names in a directory, but not "." and "..". */
+export function readDirectory(path: string, attempt: string): string[] {
+  const raw = check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt);
+  try {
+    const names: string[] = [];
+    const decoder = new TextDecoder();
+    const chunk = new Uint8Array(32768);
+    const position = new Uint8Array(8);
+    for (;;) {
+      const n = Number(libc().getdirentries(raw, chunk, BigInt(chunk.length), position));
+      if (check(n, attempt) === 0) return names;
+      for (let at = 0; at < n; at += entry.read(chunk, "d_reclen", at)) {
+        const start = at + entry.offset("d_type") + 1;
+        const name = decoder.decode(chunk.subarray(start, chunk.indexOf(0, start)));
+        if (name !== "." && name !== "..") names.push(name);
+      }
     }
   } finally {
     closeRaw(raw);

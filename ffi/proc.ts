@@ -7,15 +7,14 @@
 import { errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
 import { isOpen } from "./fd.ts";
-import { readLink, readText } from "./file.ts";
+import { readDirectory, readLink, readText } from "./file.ts";
 import { libc } from "./libc.ts";
 
 /** The numbers of every open descriptor, in order. */
 export function openDescriptors(): number[] {
-  const found: number[] = [];
-  const end = tableSize();
-  for (let raw = 0; raw < end; raw++) if (isOpen(raw)) found.push(raw);
-  return found;
+  const names = readDirectory("/proc/self/fd", "Cannot list this process's descriptors");
+  // The one that the directory was read through is listed, and closed by now.
+  return names.map(Number).filter(isOpen).sort((a, b) => a - b);
 }
 
 /** What a descriptor is, as /proc names it: "socket:[8123]", "anon_inode:[eventpoll]", "/etc/hosts". */
@@ -49,11 +48,4 @@ export function registrations(raw: number): Registration[] {
     events: parseInt(events, 16),
     data: BigInt(`0x${data}`),
   }));
-}
-
-/** How many numbers the descriptor table has room for now (proc(5), "FDSize"). */
-function tableSize(): number {
-  const size = /^FDSize:\s*(\d+)/m.exec(readText("/proc/self/status") ?? "");
-  if (!size) throw new Deno.errors.NotSupported("/proc is not mounted: cannot list descriptors");
-  return Number(size[1]);
 }

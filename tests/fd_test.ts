@@ -178,3 +178,19 @@ test("the table has room for thousands before they come, and nothing is left ope
   await until(() => room() >= 4096);
   await until(() => openDescriptors().every((raw) => raw < 4000));
 });
+
+test("every open descriptor is listed, however many and high", () => {
+  const shown = () =>
+    Array.from(Deno.readDirSync("/proc/self/fd"), ({ name }) => Number(name)).filter(isOpen)
+      .sort((a, b) => a - b);
+  assertEquals(openDescriptors(), shown());
+  using high = new Fd(rawOf(libc().fcntl(0, c.F_DUPFD_CLOEXEC, 3500)));
+  const many = Array.from({ length: 2000 }, () => high.dup());
+  try {
+    const listed = openDescriptors();
+    assertEquals(listed, shown());
+    assert([high, ...many].every(({ raw }) => listed.includes(raw)));
+  } finally {
+    for (const fd of many) fd.close();
+  }
+});
