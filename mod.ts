@@ -94,14 +94,9 @@ export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";
 export { type Main, Rehearsal } from "./lib/rehearsal.ts";
-export {
-  type Arrival,
-  Generation,
-  type Keepable,
-  type ServeOptions,
-  start,
-  type StartOptions,
-} from "./lib/restart.ts";
+export type { Arrival } from "./lib/predecessor.ts";
+export { Generation, type Keepable, type ServeOptions, type StartOptions } from "./lib/restart.ts";
+export { start } from "./lib/start.ts";
 export type { Command } from "./lib/successor.ts";
 export {
   send,

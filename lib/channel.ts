@@ -111,10 +111,17 @@ export class Channel implements Disposable {
       return decodeFrame(await this.conn.readFull(new Uint8Array(frameLength(head))));
     } catch (error) {
       // It was killed while it wrote, or left without reading what it was sent.
-      if (error instanceof UnexpectedEofError || error instanceof Deno.errors.ConnectionReset) {
-        return undefined;
-      }
+      if (isEnd(error)) return undefined;
       throw error;
+    }
+  }
+
+  /** Sends a frame to a process that may not read any more: what it said before, and its end, tell why. */
+  async tell(frame: Frame): Promise<void> {
+    try {
+      await this.send(frame);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
     }
   }
 
@@ -158,4 +165,9 @@ export class Channel implements Disposable {
     this.#receiving?.catch(() => {});
     this.conn[Symbol.dispose]();
   }
+}
+
+/** Whether an error of a connection is the end of the process at its other end. */
+export function isEnd(error: unknown): boolean {
+  return error instanceof UnexpectedEofError || error instanceof Deno.errors.ConnectionReset;
 }

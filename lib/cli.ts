@@ -10,7 +10,7 @@ import { pathStatus } from "../ffi/file.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { Channel } from "./channel.ts";
 import { connect, sameUserOrRoot } from "./conn.ts";
-import { PeerNotAllowedError } from "./errors.ts";
+import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import type { Frame, Status } from "./frame.ts";
 
 const usage = `Asks a running service, or has it restart or stop.
@@ -128,8 +128,11 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
 
 /** The answer to a request; the end in its place is an error. */
 async function ask(channel: Channel, frame: Frame, signal: AbortSignal): Promise<Frame> {
-  await channel.send(frame);
-  const answer = await channel.receive({ signal });
+  await channel.tell(frame);
+  const answer = await channel.receive({ signal }).catch((error) => {
+    if (!(error instanceof HandoverError)) throw error;
+    throw new Error(`What listens there is no generation of a service: ${error.message}`);
+  });
   if (answer) return answer;
   throw new Error(
     "It hung up without an answer: no generation of a service, or one that was ended",

@@ -124,6 +124,11 @@ const shapes: Record<Frame["type"], Shape> = {
   done: { pid: isNumber, generation: isNumber },
 };
 
+/** The error for a frame that has no place in the conversation. */
+export function unexpected({ type }: Frame): HandoverError {
+  return new HandoverError(`A frame of type "${type}" was not expected`, "ERR_HANDOVER_PROTOCOL");
+}
+
 /** A frame with its length in front. */
 export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
   const body = new TextEncoder().encode(JSON.stringify(frame));

@@ -5,7 +5,8 @@
  */
 
 import type { Logger } from "./response.ts";
-import { type Generation, start, type StartOptions } from "./restart.ts";
+import type { Generation, StartOptions } from "./restart.ts";
+import { start } from "./start.ts";
 
 /** A service: what its main program does with the generation that it starts. */
 export type Main = (app: Generation) => void | Promise<void>;

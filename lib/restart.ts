@@ -10,38 +10,22 @@
  */
 
 import { dup, Fd, replace } from "../ffi/fd.ts";
-import { lockFile } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
-import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
-import { isBound, localAddress } from "../ffi/socket.ts";
-import { fdFile, fdListener, fdPacketConn, type TlsOptions } from "./adopt.ts";
-import { capture, keep as keepSlot, prepare } from "./capture.ts";
+import { formatPath } from "../ffi/sockaddr.ts";
+import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed } from "./channel.ts";
-import { receiveAllFrom } from "./client.ts";
-import { connect, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
-import {
-  census,
-  checkDrainOptions,
-  type Clients,
-  clientsOf,
-  countConnections,
-  type DrainOptions,
-  finish,
-} from "./drain.ts";
+import type { DrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, type OfferedItem, protocolVersion, type Status } from "./frame.ts";
-import { Gate } from "./gate.ts";
-import {
-  type HttpHandler,
-  serveHttp,
-  type ServeHttpOptions,
-  type Serving,
-  servingOf,
-} from "./http.ts";
-import { Inheritance, keyOf, type Place, type TcpPlace, type UnixPlace } from "./inheritance.ts";
-import { listen, UnixListener } from "./listener.ts";
-import { checkDuration, type Logger } from "./response.ts";
+import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
+import { type HttpHandler, serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
+import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
+import type { UnixListener } from "./listener.ts";
+import { logPhase, type Phase } from "./phase.ts";
+import type { Arrival, Predecessor } from "./predecessor.ts";
+import { Resources } from "./resources.ts";
+import type { Logger } from "./response.ts";
 import { type Command, ownCommand, Successor } from "./successor.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
@@ -63,7 +47,8 @@ export interface StartOptions extends DrainOptions {
   command?: Command;
   /**
    * A control socket of a plain `serve()`, here or in the Go library: where no generation runs yet,
-   * its listeners are what the first one inherits.
+   * its listeners are what the first one inherits. It has sent all when its stream ends, or pauses for
+   * half a second; when they are served it is told "ready", and hung up on.
    */
   predecessor?: string;
   /** Permissions of the control socket. @default {0o600} */
@@ -93,212 +78,14 @@ export interface ServeOptions extends ServeHttpOptions {
 /** What can be kept under a name. */
 export type Keepable = Fd | number | Deno.FsFile | Uint8Array | (() => Uint8Array);
 
-/** A connection that moved here from the generation before. */
-export interface Arrival {
-  /** The name it was moved under. */
-  name: string;
-  /** The connection: `fdConn` makes it a native one. */
-  fd: Fd;
-  /** What the other generation had read, or knows of it. */
-  state: Uint8Array | null;
-}
-
-/**
- * Starts a generation of the service whose control socket is `path`: takes over from the one that
- * runs there, or is the first.
- *
- * ```ts
- * import { start } from "@graceful/deno";
- *
- * const app = await start(`${await Deno.makeTempDir()}/app.sock`); // "/run/app.sock"
- * app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("hello"));
- * await app.ready();
- * console.log("generation", app.generation, "accepts");
- * await app.stop(); // in a service: await app.finished
- * ```
- *
- * @throws {HandoverError} When the running generation refuses, or does not answer.
- * @throws {PeerNotAllowedError} When another user's process has the path.
- */
-export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
-  checkDrainOptions(options);
-  for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
-    checkDuration(name, options[name] ?? 0);
-  }
-  const { answerTimeout = 10_000, allow = sameUserOrRoot, mode, signal } = options;
-  const began = performance.now();
-  for (let delay = 5;; delay = Math.min(2 * delay, 200)) {
-    const taken = await takePath(path, { allow, mode, signal });
-    if (taken instanceof UnixListener) return await first(path, taken, options);
-    const channel = new Channel(taken);
-    try {
-      logPhase(options.logger, "connected", began);
-      await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
-      logPhase(options.logger, "asked", began);
-      prepare();
-      const answer = await channel.receive({ timeout: answerTimeout, signal });
-      if (answer?.type === "offer") return await takeOver(path, channel, answer, options, began);
-      channel[Symbol.dispose]();
-      // It has died, or is about to leave, or has another successor: there will be another answer.
-      if (answer?.type !== "refused") {
-        if (answer) throw unexpected(answer);
-      } else if (answer.code === "version") {
-        throw new HandoverError(`Cannot take over: ${answer.reason}`, "ERR_HANDOVER_VERSION");
-      } else {
-        options.logger?.debug?.(`Waiting to take over: ${answer.reason}`);
-      }
-    } catch (error) {
-      channel[Symbol.dispose]();
-      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
-    }
-    await pause(delay, signal);
-  }
-}
-
-function unexpected(frame: Frame): HandoverError {
-  return new HandoverError(
-    `A frame of type "${frame.type}" was not expected`,
-    "ERR_HANDOVER_PROTOCOL",
-  );
-}
-
-/** Connects to the generation that runs at `path`, or listens there if none does. */
-async function takePath(
-  path: string,
-  { allow, mode, signal }: { allow: PeerCheck; mode?: number; signal?: AbortSignal },
-): Promise<UnixConn | UnixListener> {
-  using _lock = await locked(`${path}.lock`, signal);
-  try {
-    return await connect(path, { allow, signal });
-  } catch (error) {
-    const { NotFound, ConnectionRefused } = Deno.errors;
-    if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
-    return listen(path, { mode, replace: true });
-  }
-}
-
-/** Two that start at once do so one after the other. */
-async function locked(path: string, signal: AbortSignal | undefined): Promise<Fd> {
-  for (;;) {
-    const raw = lockFile(path, `Cannot lock ${formatPath(path)}`);
-    if (raw !== undefined) return new Fd(raw);
-    await pause(5, signal);
-  }
-}
-
-async function first(
-  path: string,
-  control: UnixListener,
-  options: StartOptions,
-): Promise<Generation> {
-  using started = new DisposableStack();
-  started.use(control);
-  const inheritance = started.use(new Inheritance());
-  let foreign: UnixConn | undefined;
-  if (options.predecessor !== undefined) {
-    foreign = await receiveForeign(options.predecessor, inheritance, options);
-    if (foreign) started.use(foreign);
-  }
-  started.move();
-  return new Generation(path, options, { generation: 1, control, inheritance, foreign });
-}
-
-/** Takes what a plain server sends; resolves to the connection, by whose end it learns of the start. */
-async function receiveForeign(
-  path: string,
-  inheritance: Inheritance,
-  { allow, signal }: StartOptions,
-): Promise<UnixConn | undefined> {
-  let conn: UnixConn;
-  try {
-    conn = await connect(path, { allow, signal });
-  } catch (error) {
-    const { NotFound, ConnectionRefused } = Deno.errors;
-    if (error instanceof NotFound || error instanceof ConnectionRefused) return undefined;
-    throw error;
-  }
-  try {
-    await receiveAllFrom(conn, (fd, meta) => {
-      const { donor } = fd;
-      const name = meta ? new TextDecoder().decode(meta) : "";
-      inheritance.addForeign(new Fd(fd.take(), donor), name);
-    }, { signal });
-    return conn;
-  } catch (error) {
-    conn.close();
-    throw error;
-  }
-}
-
-async function takeOver(
-  path: string,
-  channel: Channel,
-  offer: Frame & { type: "offer" },
-  options: StartOptions,
-  began: number,
-): Promise<Generation> {
-  using taken = new DisposableStack();
-  const inheritance = taken.use(new Inheritance());
-  const { answerTimeout = 10_000 } = options;
-  const late = AbortSignal.timeout(answerTimeout);
-  const signal = options.signal ? AbortSignal.any([options.signal, late]) : late;
-  const states: Uint8Array[] = [];
-  for (const { bytes } of offer.items) {
-    if (bytes !== undefined) states.push(await channel.receiveBytes(bytes, { signal }));
-  }
-  const withDescriptor = offer.items.filter(({ bytes }) => bytes === undefined);
-  const received = await channel.receiveDescriptors(withDescriptor.length, offer.pid, { signal });
-  for (const item of offer.items) {
-    if (item.bytes !== undefined) inheritance.add({ item, state: states.shift() });
-    else inheritance.add({ item, fd: received.shift()!.fd });
-  }
-  const passed = inheritance.take("control", "");
-  if (!passed) {
-    throw new HandoverError("The offer is without a control socket", "ERR_HANDOVER_PROTOCOL");
-  }
-  const control = new UnixListener(taken.use(passed.fd!), path);
-  taken.move();
-  const { pid, generation } = offer;
-  logPhase(options.logger, "inherited", began, { generation: generation + 1, predecessor: pid });
-  return new Generation(path, options, {
-    generation: generation + 1,
-    control,
-    inheritance,
-    predecessor: { channel, pid, generation },
-  });
-}
-
 /** How a generation came to be. */
-interface Origin {
+export interface Origin {
   generation: number;
   control: UnixListener;
   inheritance: Inheritance;
-  predecessor?: { channel: Channel; pid: number; generation: number };
+  predecessor?: Predecessor;
+  /** A connection to a plain server that handed over, which waits for a word, or for its end. */
   foreign?: UnixConn;
-}
-
-/** A socket or file that the next generation is to have. */
-interface Resource {
-  item: OfferedItem;
-  fd: Fd;
-  gate?: Gate;
-  serving?: Serving;
-  /** What the kernel says that it is bound to. */
-  address?: Address;
-  /** Who removes its path, if it has one. */
-  unix?: UnixListener;
-  close(): void;
-}
-
-/** What was found out of the generation before. */
-interface Predecessor {
-  channel: Channel;
-  pid: number;
-  generation: number;
-  connections: number;
-  /** Resolves when it has stopped accepting, or ended; rejects when it has taken the offer back. */
-  withdrawn: PromiseWithResolvers<void>;
-  gone: boolean;
 }
 
 /** A restart that somebody waits for. */
@@ -337,14 +124,11 @@ export class Generation implements AsyncDisposable {
   readonly #inheritance: Inheritance;
   readonly #predecessor: Predecessor | undefined;
   readonly #foreign: UnixConn | undefined;
-  readonly #resources = new Set<Resource>();
+  readonly #resources: Resources;
   readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
   readonly #sockets = new Set<WebSocket>();
   readonly #moves = new Set<Promise<boolean>>();
-  readonly #arrivals: Arrival[] = [];
   readonly #signals = new Map<Deno.Signal, () => void>();
-  #arrived = Promise.withResolvers<void>();
-  #arriving: boolean;
   #state: Status["state"] = "starting";
   /** Aborted when it is no longer the one that answers at the control socket. */
   #answering = new AbortController();
@@ -352,8 +136,6 @@ export class Generation implements AsyncDisposable {
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
   #stopping = false;
-  /** Who was connected at the moment in which it stopped accepting. */
-  #clients: Promise<Map<Resource, Clients>> | undefined;
 
   /** Use {@linkcode start}. */
   constructor(path: string, options: StartOptions, origin: Origin) {
@@ -367,20 +149,14 @@ export class Generation implements AsyncDisposable {
     this.#control = origin.control;
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
-    this.#arriving = origin.predecessor !== undefined;
-    if (origin.predecessor) {
-      this.#predecessor = {
-        ...origin.predecessor,
-        connections: 0,
-        withdrawn: Promise.withResolvers(),
-        gone: false,
-      };
-      this.#predecessor.withdrawn.promise.catch(() => {});
-      void this.#follow(this.#predecessor);
-    } else {
-      // Whoever comes before it is ready is told so.
-      void this.#answer();
-    }
+    this.#predecessor = origin.predecessor;
+    this.#resources = new Resources(
+      origin.inheritance,
+      () => origin.predecessor !== undefined && origin.predecessor.gone,
+    );
+    // Whoever comes to the first generation before it is ready is told so.
+    if (this.#predecessor) void this.#follow(this.#predecessor);
+    else void this.#answer();
     this.#listenToSignals();
   }
 
@@ -408,7 +184,7 @@ export class Generation implements AsyncDisposable {
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
     const { hostname, port = 8000, reusePort, path, mode, onListen, ...rest } = options;
     const place = path === undefined ? { hostname, port, reusePort } : { path, mode };
-    const server = this.#own(place, (fd) => {
+    const server = this.#resources.listener(place, (fd) => {
       const server = serveHttp(fd, rest, handler);
       return { object: server, serving: servingOf(server), close: () => void server.shutdown() };
     });
@@ -418,7 +194,7 @@ export class Generation implements AsyncDisposable {
 
   /** Listens for TCP or unix connections, from `ready()` on. */
   listen(place: TcpPlace | UnixPlace): Deno.Listener {
-    return this.#own(place, (fd) => {
+    return this.#resources.listener(place, (fd) => {
       const listener = fdListener(fd);
       return { object: listener, close: () => listener.close() };
     });
@@ -428,7 +204,7 @@ export class Generation implements AsyncDisposable {
   listenTls(options: TcpPlace & TlsOptions): Deno.TlsListener {
     const { cert, key, alpnProtocols, ...place } = options;
     const tls = alpnProtocols ? { cert, key, alpnProtocols } : { cert, key };
-    return this.#own(place, (fd) => {
+    return this.#resources.listener(place, (fd) => {
       const listener = fdListener(fd, tls);
       return { object: listener, close: () => listener.close() };
     });
@@ -436,15 +212,7 @@ export class Generation implements AsyncDisposable {
 
   /** Receives UDP datagrams, from `ready()` on; needs `--unstable-net`. */
   listenDatagram(place: TcpPlace): Deno.DatagramConn {
-    const inherited = this.#inheritance.takeBound("datagram", place);
-    using fd = inherited?.fd ?? this.#bind(() => bindUdp(place));
-    const socket = fdPacketConn(fd.dup());
-    this.#add(socket, {
-      item: { kind: "datagram", key: keyOf(place) },
-      fd: fd.dup(),
-      close: () => socket.close(),
-    });
-    return socket;
+    return this.#resources.datagram(place);
   }
 
   /**
@@ -452,14 +220,7 @@ export class Generation implements AsyncDisposable {
    * is shared, its lock is kept.
    */
   open(path: string, options: Deno.OpenOptions = {}): Deno.FsFile {
-    const inherited = this.#inheritance.take("file", path);
-    const file = inherited ? fdFile(inherited.fd!) : Deno.openSync(path, options);
-    this.#resources.add({
-      item: { kind: "file", key: path },
-      fd: fileDescriptor(file),
-      close: () => {},
-    });
-    return file;
+    return this.#resources.file(path, options);
   }
 
   /**
@@ -540,17 +301,7 @@ export class Generation implements AsyncDisposable {
 
   /** The connections that the generation before moves here, until it has left. */
   async *arrivals(): AsyncGenerator<Arrival> {
-    for (;;) {
-      const arrival = this.#arrivals.shift();
-      if (arrival) {
-        using _fd = arrival.fd;
-        yield arrival;
-      } else if (this.#arriving) {
-        await this.#arrived.promise;
-      } else {
-        return;
-      }
-    }
+    if (this.#predecessor) yield* this.#predecessor.arrivals();
   }
 
   /**
@@ -574,8 +325,7 @@ export class Generation implements AsyncDisposable {
       if (!predecessor.gone) this.#probation = new AbortController();
       void this.#answer();
     }
-    // Whoever sent the first listeners learns from the end of the connection that they are served.
-    this.#foreign?.[Symbol.dispose]();
+    await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
     if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
     else this.#closeUnclaimed();
@@ -584,7 +334,7 @@ export class Generation implements AsyncDisposable {
   #accept(): void {
     this.#takeStreams();
     this.#state = "serving";
-    for (const { gate } of this.#resources) gate?.open();
+    this.#resources.open();
   }
 
   #closeUnclaimed(): void {
@@ -593,21 +343,33 @@ export class Generation implements AsyncDisposable {
     this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
   }
 
+  /** A plain server that sent the first listeners learns by a word, and the end, that they are served. */
+  async #tellForeign(): Promise<void> {
+    const foreign = this.#foreign;
+    try {
+      await foreign?.write(new TextEncoder().encode("ready"));
+    } catch (error) {
+      this.#logger.debug?.("Whoever sent the first listeners does not wait for a word", error);
+    } finally {
+      foreign?.[Symbol.dispose]();
+    }
+  }
+
   /** Accepts, tells the generation before, and waits until it has stopped accepting. */
   async #commit(predecessor: Predecessor, began: number): Promise<void> {
     const { probation = 5000, answerTimeout = 10_000 } = this.#options;
     const late = new AbortController();
     try {
       // Either it has ended, or it has taken the offer back.
-      if (predecessor.gone) await predecessor.withdrawn.promise;
+      if (predecessor.gone) await predecessor.withdrawn;
       this.#accept();
       this.#log("accepting", began, { predecessor: predecessor.pid });
       if (!predecessor.gone) {
-        await predecessor.channel.send({ type: "ready", probation }).catch(() => {});
+        await predecessor.say({ type: "ready", probation }).catch(() => {});
         this.#log("committed", began, { predecessor: predecessor.pid });
       }
       await Promise.race([
-        predecessor.withdrawn.promise,
+        predecessor.withdrawn,
         pause(answerTimeout, late.signal).then(() => {
           this.#logger.error?.(
             `Process ${predecessor.pid}, the generation before, has not stopped accepting for ` +
@@ -624,13 +386,13 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Lives on for the probation, and says so. */
-  async #prove({ channel, pid }: Predecessor, signal: AbortSignal): Promise<void> {
+  async #prove(predecessor: Predecessor, signal: AbortSignal): Promise<void> {
     const { probation = 5000 } = this.#options;
     const began = performance.now();
     try {
       await pause(probation, signal).catch(() => {});
-      await channel.send({ type: "healthy" });
-      this.#log("healthy", began, { predecessor: pid });
+      await predecessor.say({ type: "healthy" });
+      this.#log("healthy", began, { predecessor: predecessor.pid });
     } catch (error) {
       this.#logger.debug?.("The generation before has gone already", error);
     } finally {
@@ -640,48 +402,23 @@ export class Generation implements AsyncDisposable {
     if (this.#state === "serving") this.#closeUnclaimed();
   }
 
-  /** Reads what the generation before has to say, to its end. */
+  /** Heeds what the generation before has to say, to its end. */
   async #follow(predecessor: Predecessor): Promise<void> {
-    const { channel, pid, withdrawn } = predecessor;
+    const { pid } = predecessor;
     try {
-      for (;;) {
-        const frame = await channel.receive();
-        if (!frame) {
-          this.#logger.info?.(`Process ${pid}, the generation before, has left`);
-          break;
-        }
-        if (frame.type === "draining") withdrawn.resolve();
-        else if (frame.type === "progress") predecessor.connections = frame.connections;
-        else if (frame.type === "moved") {
-          const [{ fd, meta }] = await channel.receiveDescriptors(1, pid);
-          this.#arrivals.push({ name: frame.name, fd, state: meta });
-          this.#arrived.resolve();
-          this.#arrived = Promise.withResolvers();
-        } else if (frame.type === "rollback") {
-          const error = new HandoverError(
-            `The generation before goes on: ${frame.reason}`,
-            "ERR_HANDOVER_ROLLED_BACK",
-          );
-          withdrawn.reject(error);
-          if (this.#state === "serving") this.#rolledBack(error);
-          break;
-        } else throw unexpected(frame);
-      }
+      const takenBack = await predecessor.follow();
+      if (!takenBack) this.#logger.info?.(`Process ${pid}, the generation before, has left`);
+      else if (this.#state === "serving") this.#rolledBack(takenBack);
     } catch (error) {
       // When this one leaves, it hangs up itself.
-      if (!this.#hasLeft) {
-        this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
-      }
+      if (this.#hasLeft) return;
+      this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
     }
-    predecessor.gone = true;
-    withdrawn.resolve();
-    this.#arriving = false;
-    this.#arrived.resolve();
-    channel[Symbol.dispose]();
   }
 
   /** Leaves the service to the generation before, which has it back. */
   #rolledBack(reason: unknown): void {
+    if (this.#hasLeft) return;
     this.#logger.error?.("This generation was rolled back", reason);
     void this.#leave({ reason });
   }
@@ -754,7 +491,7 @@ export class Generation implements AsyncDisposable {
       const predecessor = this.#predecessor;
       const beside = predecessor !== undefined && !predecessor.gone;
       if (beside && this.#state === "serving") {
-        await predecessor.channel.send({ type: "healthy" }).catch(() => {});
+        await predecessor.say({ type: "healthy" }).catch(() => {});
       }
       void this.#leave();
     }
@@ -768,24 +505,14 @@ export class Generation implements AsyncDisposable {
 
   /** What this generation says of itself. */
   status(): Status {
-    const sockets = [...this.#resources].flatMap(({ item, address, gate }) =>
-      gate && !gate.closed && (item.kind === "listener" || item.kind === "datagram")
-        ? [{
-          kind: item.kind,
-          address: item.path === undefined ? formatAddress(address) : formatPath(item.path),
-          connections: item.kind === "listener" ? countConnections(address) : 0,
-        }]
-        : []
-    );
-    const files = [...this.#resources].filter(({ item }) => item.kind === "file");
     const predecessor = this.#predecessor;
     return {
       generation: this.generation,
       pid: Deno.pid,
       since: this.since.getTime(),
       state: this.#state,
-      sockets,
-      kept: [...this.#kept.keys(), ...files.map(({ item }) => item.key)],
+      sockets: this.#resources.sockets(),
+      kept: [...this.#kept.keys(), ...this.#resources.files()],
       ...(predecessor && !predecessor.gone && {
         predecessor: {
           pid: predecessor.pid,
@@ -799,49 +526,6 @@ export class Generation implements AsyncDisposable {
   /** Whether it has begun to leave, or is gone. */
   get #hasLeft(): boolean {
     return this.#state === "leaving" || this.#state === "stopped";
-  }
-
-  // Sockets.
-
-  /** Makes a native object on the listener at `place`, inherited or new. */
-  #own<T extends object>(
-    place: Place,
-    make: (fd: Fd) => { object: T; serving?: Serving; close(): void },
-  ): T {
-    const inherited = this.#inheritance.takeBound("listener", place);
-    using bound = inherited?.fd ?? this.#bind(() => bindListener(place));
-    const path = "path" in place ? place.path : undefined;
-    const { object, serving, close } = make(bound.dup());
-    const { addr } = object as { addr?: Deno.Addr };
-    if (path !== undefined && addr) Object.assign(addr, { path });
-    this.#add(object, {
-      item: { kind: "listener", key: keyOf(place), path },
-      fd: bound.dup(),
-      unix: path === undefined ? undefined : new UnixListener(bound.dup(), path),
-      serving,
-      close,
-    });
-    return object;
-  }
-
-  #add(object: object, resource: Omit<Resource, "gate" | "address">): void {
-    const gate = new Gate(object, resource.fd);
-    if (this.#state === "starting") gate.shut();
-    this.#resources.add({ ...resource, gate, address: localAddress(resource.fd.raw) });
-  }
-
-  /** Binds anew; what a predecessor that was killed has left behind may take a moment to go. */
-  #bind(bind: () => Fd): Fd {
-    const end = performance.now() + bindPatience;
-    for (;;) {
-      try {
-        return bind();
-      } catch (error) {
-        const inUse = error instanceof Deno.errors.AddrInUse;
-        if (!inUse || !this.#predecessor?.gone || performance.now() > end) throw error;
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
-      }
-    }
   }
 
   // The control socket.
@@ -948,9 +632,6 @@ export class Generation implements AsyncDisposable {
   }
 
   async #offer(channel: Channel, to: number): Promise<void> {
-    for (const resource of this.#resources) {
-      if (resource.gate?.closed) this.#drop(resource);
-    }
     const states: Uint8Array[] = [];
     const passed: Passed[] = [];
     const items: OfferedItem[] = [];
@@ -963,7 +644,7 @@ export class Generation implements AsyncDisposable {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
     }
-    for (const { item, fd } of this.#resources) pass(item, fd);
+    for (const { item, fd } of this.#resources.offered()) pass(item, fd);
     for (const [name, value] of this.#kept) {
       if (value instanceof Fd) {
         pass({ kind: "kept", key: name }, value);
@@ -984,26 +665,10 @@ export class Generation implements AsyncDisposable {
     await channel.send(offer, states, passed);
   }
 
-  #drop(resource: Resource): void {
-    this.#resources.delete(resource);
-    resource.gate?.[Symbol.dispose]();
-    resource.unix?.[Symbol.dispose]();
-  }
-
   /** Stops accepting, in a way that can be undone. */
   #withdraw(): void {
     this.#answering.abort();
-    for (const resource of this.#resources) {
-      resource.gate?.shut();
-      if (resource.serving) resource.serving.leaving = true;
-    }
-    this.#clients ??= this.#findClients();
-  }
-
-  async #findClients(): Promise<Map<Resource, Clients>> {
-    const listening = [...this.#resources].filter(({ item }) => item.kind === "listener");
-    const clients = await clientsOf(listening.map(({ address }) => address), census());
-    return new Map(listening.map((resource, i) => [resource, clients[i]]));
+    this.#resources.shut();
   }
 
   /** Accepts again, or still: the successor has failed. */
@@ -1014,11 +679,7 @@ export class Generation implements AsyncDisposable {
     if (this.#state === "handing over") {
       this.#state = "serving";
       if (withdrawn) {
-        for (const resource of this.#resources) {
-          if (resource.serving) resource.serving.leaving = false;
-          resource.gate?.open();
-        }
-        this.#clients = undefined;
+        this.#resources.open();
         void this.#answer();
       }
       this.#logger.error?.("The handover failed; this generation goes on", error);
@@ -1049,25 +710,20 @@ export class Generation implements AsyncDisposable {
     this.#control.leave();
     this.#inheritance[Symbol.dispose]();
     this.#foreign?.[Symbol.dispose]();
-    for (const { gate, unix } of this.#resources) {
-      gate?.[Symbol.dispose]();
-      unix?.leave();
-    }
+    this.#resources.release();
     this.#draining.abort(reason ?? new Error(this.#successor ? "replaced" : "stopped"));
     // Where nobody takes over there is nobody to go to: who is idle is not waited for.
-    const { deadline = 60_000 } = this.#options;
+    const { deadline = 60_000, forceLimit } = this.#options;
     const idle = this.#successor || reason !== undefined ? deadline : 0;
     this.#closeWebSockets(idle);
-    const clients = await this.#clients!;
-    const reporting = setInterval(() => this.#report(clients), reportInterval);
+    const reporting = setInterval(() => this.#report(), reportInterval);
+    const spent = performance.now() - since;
     try {
-      const spent = performance.now() - since;
-      const finishing = [...this.#resources].map((resource) =>
-        this.#finish(resource, clients.get(resource), {
-          deadline: Math.max(0, (resource.serving ? idle : deadline) - spent),
-        })
-      );
-      await Promise.all(finishing);
+      await this.#resources.finish({
+        deadline: Math.max(0, deadline - spent),
+        httpDeadline: Math.max(0, idle - spent),
+        forceLimit,
+      });
     } catch (error) {
       this.#logger.error?.("Cannot drain to the end", error);
     } finally {
@@ -1077,28 +733,13 @@ export class Generation implements AsyncDisposable {
     // What was moved is on its way before.
     await this.#successor?.channel.send({ type: "progress", connections: 0 }).catch(() => {});
     for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
-    for (const { fd } of this.#arrivals.splice(0)) fd[Symbol.dispose]();
     for (const [signal, listener] of this.#signals) Deno.removeSignalListener(signal, listener);
-    this.#predecessor?.channel[Symbol.dispose]();
+    this.#predecessor?.[Symbol.dispose]();
     this.#successor?.channel[Symbol.dispose]();
     this.#state = "stopped";
     this.#log("left", began, {});
     if (reason === undefined) this.#finished.resolve();
     else this.#finished.reject(reason);
-  }
-
-  async #finish(
-    { gate, serving, fd, close }: Resource,
-    clients: Clients | undefined,
-    { deadline }: { deadline: number },
-  ): Promise<void> {
-    if (serving) {
-      await finish(serving, clients!, { deadline, forceLimit: this.#options.forceLimit });
-      return;
-    }
-    await clients?.leave({ milliseconds: deadline });
-    if (gate && !gate.closed) close();
-    fd[Symbol.dispose]();
   }
 
   /** Their clients will connect elsewhere, and not all at the same moment. */
@@ -1115,8 +756,8 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Says how far leaving has come. */
-  #report(clients: Map<Resource, Clients>): void {
-    const left = [...clients.values()].reduce((sum, some) => sum + some.left().length, 0);
+  #report(): void {
+    const { left } = this.#resources;
     this.#logger.info?.(`Leaving: ${left} connections are left`);
     void this.#successor?.channel.send({ type: "progress", connections: left }).catch(() => {});
   }
@@ -1152,57 +793,6 @@ export class Generation implements AsyncDisposable {
   }
 }
 
-/**
- * Tells the logger of a phase, and when it was reached. Those that an operator wants to know of are
- * information, the steps between them for debugging.
- */
-function logPhase(
-  logger: Logger | undefined,
-  phase: Phase,
-  began: number,
-  details: Record<string, unknown> = {},
-): void {
-  const duration = performance.now() - began;
-  const about = { phase, duration, ...details };
-  const level = milestones.has(phase) ? "info" : "debug";
-  const who = details.generation === undefined
-    ? "A generation"
-    : `Generation ${details.generation}`;
-  logger?.[level]?.(`${who}: ${phase} after ${duration.toFixed(1)} ms`, about);
-}
-
-/** The steps of a handover, as the logger is told of them. */
-type Phase =
-  // of the next generation
-  | "connected"
-  | "asked"
-  | "inherited"
-  | "accepting"
-  | "committed"
-  | "ready"
-  | "healthy"
-  // of the one that runs
-  | "offered"
-  | "succeeded"
-  | "withdrawn"
-  | "handed over"
-  | "failed"
-  | "left"
-  | "restarted";
-
-const milestones = new Set<Phase>([
-  "inherited",
-  "ready",
-  "healthy",
-  "handed over",
-  "failed",
-  "left",
-  "restarted",
-]);
-
-/** Milliseconds for which an address may still be in use after its owner was killed. */
-const bindPatience = 1000;
-
 /** Milliseconds between two lines about what is left. */
 const reportInterval = 1000;
 
@@ -1219,35 +809,4 @@ async function expect<T extends Frame["type"]>(
     throw new HandoverError(`The next generation gave up: ${frame.message}`);
   }
   throw unexpected(frame);
-}
-
-function bindListener(place: Place): Fd {
-  if (!("path" in place)) {
-    return bindNative(() => Deno.listen(place as Deno.TcpListenOptions));
-  }
-  const { path, mode } = place;
-  if (isBound(path)) {
-    throw new Deno.errors.AddrInUse(
-      `Cannot listen on ${formatPath(path)}: another instance is serving there`,
-    );
-  }
-  const listener = listen(path, { mode, replace: true });
-  return new Fd(listener.fd.take());
-}
-
-function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {
-  return bindNative(() =>
-    Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress: reusePort })
-  );
-}
-
-/** What a native object is bound to, without the object. */
-function bindNative(bind: () => { close(): void }): Fd {
-  const { dummy, slot } = capture(bind, (object) => object.close());
-  keepSlot(slot);
-  try {
-    return new Fd(dup(slot.tfd));
-  } finally {
-    dummy.close();
-  }
 }

@@ -25,8 +25,10 @@ const floors: string[][] = [
   ["lib/gate.ts", "lib/http.ts", "lib/response.ts"],
   ["lib/handler.ts", "lib/drain.ts"],
   ["lib/client.ts", "lib/server.ts", "lib/send.ts", "lib/channel.ts"],
-  ["lib/inheritance.ts", "lib/successor.ts"],
+  ["lib/inheritance.ts", "lib/successor.ts", "lib/phase.ts", "lib/predecessor.ts"],
+  ["lib/resources.ts"],
   ["lib/restart.ts"],
+  ["lib/start.ts"],
   ["lib/rehearsal.ts", "lib/cli.ts"],
   ["mod.ts"],
 ];

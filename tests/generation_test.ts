@@ -15,11 +15,13 @@ import {
   listen,
   listenAndServe,
   listenerHandler,
+  sendListener,
   sequenceHandler,
   start,
   type StartOptions,
 } from "../mod.ts";
 import { Channel } from "../lib/channel.ts";
+import { encodeFrame, type Frame } from "../lib/frame.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
@@ -528,6 +530,45 @@ test("start() says when what runs there speaks another version, or no handover a
   listener.close();
 });
 
+test("start() goes on when what runs there dies while it hands over", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const listener = listen(path);
+  const items = [{ kind: "control", key: "" }, { kind: "state", key: "a", bytes: 9 }] as const;
+  const offer: Frame = { type: "offer", version: 1, generation: 1, pid: 1, items: [...items] };
+  const dying = (async () => {
+    // Before the answer, in the middle of it, and before what it announces.
+    for (const most of [0, 7, Infinity]) {
+      using conn = await listener.accept();
+      await new Channel(conn).receive();
+      await conn.write(encodeFrame(offer).subarray(0, most));
+    }
+    listener.close();
+  })();
+  const app = await begin(path);
+  assertEquals(app.generation, 1);
+  await dying;
+  await app.stop();
+});
+
+test("start() says for how long it has been waiting, and for what", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path);
+  const log = new KeptLog();
+  const end = new AbortController();
+  const waiting = begin(path, { logger: log, answerTimeout: 100, signal: end.signal });
+  const refused = assertRejects(() => waiting, Error, "enough");
+  await until(() => log.errors.length > 0);
+  end.abort(new Error("enough"));
+  await refused;
+  assertMatch(
+    String(log.errors[0][0]),
+    /^Waiting for \d+ s to take over at ".*": another handover is under way$/,
+  );
+  await app.stop();
+});
+
 test("garbage at the control socket harms nobody", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
@@ -581,6 +622,25 @@ test("a generation takes the first listeners from a plain server, which learns t
   assertEquals(Sockets.cookie(socket.raw), sockets.cookies[0]);
   await app.ready();
   await hungUp.promise;
+  assertEquals(await asked(portOf(listener)), "here");
+  await app.stop();
+});
+
+test("a plain server that waits for a word gets one when its listener is served", async () => {
+  using directory = new Directory();
+  const plain = directory.join("plain.sock");
+  using listener = Deno.listen(here);
+  const word = new Uint8Array(5);
+  await using _server = listenAndServe(plain, async (conn, response) => {
+    await sendListener(response, listener);
+    await response.flush();
+    await conn.readFull(word);
+  });
+  const app = await begin(directory.join("app.sock"), { predecessor: plain });
+  app.serve({ hostname: "127.0.0.1", port: portOf(listener) }, saying("here"));
+  assertEquals(word, new Uint8Array(5));
+  await app.ready();
+  await until(() => new TextDecoder().decode(word) === "ready");
   assertEquals(await asked(portOf(listener)), "here");
   await app.stop();
 });

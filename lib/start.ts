@@ -1,0 +1,225 @@
+/**
+ * How a generation starts: it takes over from the one that runs, or is the first.
+ *
+ * @module
+ */
+
+import { Fd } from "../ffi/fd.ts";
+import { lockFile } from "../ffi/file.ts";
+import { either, pause } from "../ffi/poll.ts";
+import { formatPath } from "../ffi/sockaddr.ts";
+import { prepare } from "./capture.ts";
+import { Channel, isEnd } from "./channel.ts";
+import { type ReceiveCallback, receiveFrom } from "./client.ts";
+import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { checkDrainOptions } from "./drain.ts";
+import { HandoverError } from "./errors.ts";
+import { type Frame, protocolVersion, unexpected } from "./frame.ts";
+import { Inheritance } from "./inheritance.ts";
+import { listen, UnixListener } from "./listener.ts";
+import { logPhase } from "./phase.ts";
+import { Predecessor } from "./predecessor.ts";
+import { checkDuration, type Logger } from "./response.ts";
+import { Generation, type StartOptions } from "./restart.ts";
+
+/**
+ * Starts a generation of the service whose control socket is `path`: takes over from the one that
+ * runs there, or is the first.
+ *
+ * ```ts
+ * import { start } from "@graceful/deno";
+ *
+ * const app = await start(`${await Deno.makeTempDir()}/app.sock`); // "/run/app.sock"
+ * app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("hello"));
+ * await app.ready();
+ * console.log("generation", app.generation, "accepts");
+ * await app.stop(); // in a service: await app.finished
+ * ```
+ *
+ * @throws {HandoverError} When the running generation refuses, or does not answer.
+ * @throws {PeerNotAllowedError} When another user's process has the path.
+ */
+export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
+  checkDrainOptions(options);
+  for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
+    checkDuration(name, options[name] ?? 0);
+  }
+  const { answerTimeout = 10_000 } = options;
+  const logger: Logger = options.logger ?? { error: console.error };
+  const began = performance.now();
+  let told = began;
+  for (let delay = 5;; delay = Math.min(2 * delay, 200)) {
+    const taken = await takePath(path, options);
+    if (taken instanceof UnixListener) return await first(path, taken, options);
+    const outcome = await takeOver(path, taken, options, began);
+    if (outcome instanceof Generation) return outcome;
+    const now = performance.now();
+    const late = now - told > answerTimeout;
+    if (late) told = now;
+    // It passes, as a rule, and is worth a word when it does not.
+    logger[late ? "error" : "debug"]?.(
+      `Waiting for ${Math.round((now - began) / 1000)} s to take over at ${
+        formatPath(path)
+      }: ${outcome}`,
+    );
+    await pause(delay, options.signal);
+  }
+}
+
+/** Connects to the generation that runs at `path`, or listens there if none does. */
+async function takePath(
+  path: string,
+  { allow = sameUserOrRoot, mode, signal }: StartOptions,
+): Promise<UnixConn | UnixListener> {
+  using _lock = await locked(`${path}.lock`, signal);
+  try {
+    return await connect(path, { allow, signal });
+  } catch (error) {
+    const { NotFound, ConnectionRefused } = Deno.errors;
+    if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
+    return listen(path, { mode, replace: true });
+  }
+}
+
+/** Two that start at once do so one after the other. */
+async function locked(path: string, signal: AbortSignal | undefined): Promise<Fd> {
+  for (;;) {
+    const raw = lockFile(path, `Cannot lock ${formatPath(path)}`);
+    if (raw !== undefined) return new Fd(raw);
+    await pause(5, signal);
+  }
+}
+
+async function first(
+  path: string,
+  control: UnixListener,
+  options: StartOptions,
+): Promise<Generation> {
+  using started = new DisposableStack();
+  started.use(control);
+  const inheritance = started.use(new Inheritance());
+  let foreign: UnixConn | undefined;
+  if (options.predecessor !== undefined) {
+    foreign = await receiveForeign(options.predecessor, inheritance, options);
+    if (foreign) started.use(foreign);
+  }
+  started.move();
+  return new Generation(path, options, { generation: 1, control, inheritance, foreign });
+}
+
+/** Takes what a plain server sends; resolves to the connection, by which it is told that it is served. */
+async function receiveForeign(
+  path: string,
+  inheritance: Inheritance,
+  { allow, signal }: StartOptions,
+): Promise<UnixConn | undefined> {
+  let conn: UnixConn;
+  try {
+    conn = await connect(path, { allow, signal });
+  } catch (error) {
+    const { NotFound, ConnectionRefused } = Deno.errors;
+    if (error instanceof NotFound || error instanceof ConnectionRefused) return undefined;
+    throw error;
+  }
+  using received = new DisposableStack();
+  received.use(conn);
+  const take: ReceiveCallback = (fd, meta) => {
+    const { donor } = fd;
+    const name = meta ? new TextDecoder().decode(meta) : "";
+    inheritance.addForeign(new Fd(fd.take(), donor), name);
+  };
+  let more = await receiveFrom(conn, take, { signal }) > 0;
+  while (more) {
+    const quiet = AbortSignal.timeout(quietTime);
+    more = await receiveFrom(conn, take, { signal: either(quiet, signal) }).then(
+      (count) => count > 0,
+      (error) => {
+        if (error === quiet.reason) return false;
+        throw error;
+      },
+    );
+  }
+  received.move();
+  return conn;
+}
+
+/**
+ * Milliseconds without another descriptor after which a plain server has sent all that it has. One that
+ * waits for a word that they are served does not say so by the end of its stream.
+ */
+const quietTime = 500;
+
+/** Takes over from the generation at the other end; gives why not, when another answer may come later. */
+async function takeOver(
+  path: string,
+  conn: UnixConn,
+  options: StartOptions,
+  began: number,
+): Promise<Generation | string> {
+  const { logger, answerTimeout = 10_000, signal } = options;
+  using taken = new DisposableStack();
+  const channel = taken.use(new Channel(conn));
+  logPhase(logger, "connected", began);
+  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid });
+  logPhase(logger, "asked", began);
+  prepare();
+  const answer = await channel.receive({ timeout: answerTimeout, signal }).catch((cause) => {
+    if (cause.code !== "ERR_HANDOVER_PROTOCOL") throw cause;
+    const what = `What listens at ${
+      formatPath(path)
+    } is no generation of a service: ${cause.message}`;
+    throw new HandoverError(what, cause.code, { cause });
+  });
+  if (answer?.type === "refused" && answer.code !== "version") return answer.reason;
+  if (answer?.type === "refused" || answer?.type === "rollback") {
+    const code = answer.type === "refused" ? "ERR_HANDOVER_VERSION" : "ERR_HANDOVER_FAILED";
+    throw new HandoverError(`Cannot take over: ${answer.reason}`, code);
+  }
+  if (answer && answer.type !== "offer") throw unexpected(answer);
+  const inheritance = answer && await receiveOffered(channel, answer, options);
+  if (!inheritance) return "who listens there hung up";
+  taken.use(inheritance);
+  const passed = inheritance.take("control", "");
+  if (!passed) {
+    throw new HandoverError("The offer is without a control socket", "ERR_HANDOVER_PROTOCOL");
+  }
+  const control = new UnixListener(taken.use(passed.fd!), path);
+  taken.move();
+  const { pid } = answer;
+  const generation = answer.generation + 1;
+  logPhase(logger, "inherited", began, { generation, predecessor: pid });
+  const predecessor = new Predecessor(channel, answer);
+  return new Generation(path, options, { generation, control, inheritance, predecessor });
+}
+
+/** Receives what an offer announces; gives undefined when the process that offers it has ended. */
+async function receiveOffered(
+  channel: Channel,
+  { pid, items }: Frame & { type: "offer" },
+  { answerTimeout = 10_000, signal }: StartOptions,
+): Promise<Inheritance | undefined> {
+  using received = new DisposableStack();
+  const inheritance = received.use(new Inheritance());
+  const late = new AbortController();
+  const timer = setTimeout(() => {
+    const what = `Process ${pid} has not sent what it offered for ${answerTimeout} ms`;
+    late.abort(new HandoverError(what, "ERR_HANDOVER_TIMEOUT"));
+  }, Math.min(answerTimeout, 2 ** 31 - 1));
+  try {
+    const waiting = { signal: either(late.signal, signal) };
+    for (const item of items) {
+      if (item.bytes === undefined) continue;
+      inheritance.add({ item, state: await channel.receiveBytes(item.bytes, waiting) });
+    }
+    const open = items.filter(({ bytes }) => bytes === undefined);
+    const descriptors = await channel.receiveDescriptors(open.length, pid, waiting);
+    for (const [i, item] of open.entries()) inheritance.add({ item, fd: descriptors[i].fd });
+  } catch (error) {
+    if (isEnd(error)) return undefined;
+    throw error;
+  } finally {
+    clearTimeout(timer);
+  }
+  received.move();
+  return inheritance;
+}
