@@ -92,7 +92,8 @@ export { type HttpHandler, serveHttp, type ServeHttpOptions } from "./lib/http.t
 export type { ReportedSocket, Status } from "./lib/frame.ts";
 export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
-export { type Logger, ResponseWriter, type SendOptions } from "./lib/response.ts";
+export type { Logger } from "./lib/logger.ts";
+export { ResponseWriter, type SendOptions } from "./lib/response.ts";
 export { type Main, Rehearsal } from "./lib/rehearsal.ts";
 export type { Arrival } from "./lib/predecessor.ts";
 export { Generation, type Keepable, type ServeOptions, type StartOptions } from "./lib/restart.ts";

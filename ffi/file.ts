@@ -146,6 +146,11 @@ export function rename(from: string, to: string): void {
   check(libc().rename(cString(from), cString(to)), () => `Cannot rename "${from}" to "${to}"`);
 }
 
+/** chmod(2). */
+export function setMode(path: string, mode: number): void {
+  check(libc().chmod(cString(path), mode), () => `Cannot change the mode of "${path}"`);
+}
+
 /** The offset of the open file description; -1 when it has none (a pipe, a terminal). */
 export function offsetOf(raw: number): number {
   return Number(libc().lseek(raw, 0n, c.SEEK_CUR));

@@ -85,10 +85,13 @@ export function refreshKeepAlive(): void {
   waits.refresh();
 }
 
-/** Waits for time to pass; rejects with the signal's reason when it is aborted. */
+/** The longest time that a timer waits for: a longer one would be over at once. */
+export const longestPause = 2 ** 31 - 1;
+
+/** Waits for time to pass, at most {@linkcode longestPause}; rejects with the signal's reason when it is aborted. */
 export async function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, milliseconds);
+  const timer = setTimeout(resolve, Math.min(milliseconds, longestPause));
   try {
     await unlessAborted(promise, signal);
   } finally {
@@ -108,6 +111,19 @@ export async function unlessAborted<T>(promise: Promise<T>, signal?: AbortSignal
   } finally {
     signal.removeEventListener("abort", abort);
   }
+}
+
+/** A signal that is aborted with `reason` when the time is up, unless it is disposed of before. */
+export function expiring(
+  milliseconds: number,
+  reason: () => Error,
+): { signal: AbortSignal } & Disposable {
+  const controller = new AbortController();
+  const timer = setTimeout(
+    () => controller.abort(reason()),
+    Math.min(milliseconds, longestPause),
+  );
+  return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
 /** A signal that is aborted with the first of two. */

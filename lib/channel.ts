@@ -5,7 +5,7 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
-import { unlessAborted } from "../ffi/poll.ts";
+import { longestPause, unlessAborted } from "../ffi/poll.ts";
 import { unreadBytes } from "../ffi/socket.ts";
 import type { UnixConn, WaitOptions } from "./conn.ts";
 import { HandoverError, UnexpectedEofError } from "./errors.ts";
@@ -23,6 +23,14 @@ export interface Passed {
 export interface Received {
   fd: Fd;
   meta: Uint8Array | null;
+}
+
+/** What goes with a frame. */
+export interface SendFrameOptions extends WaitOptions {
+  /** Bytes that it announces. */
+  state?: Uint8Array[];
+  /** Descriptors that it announces. */
+  descriptors?: Passed[];
 }
 
 /** How long to wait for a frame. */
@@ -48,21 +56,37 @@ export class Channel implements Disposable {
     this.conn = conn;
   }
 
-  /** Sends a frame, and what it announces; whole, whoever else sends meanwhile. */
-  send(frame: Frame, state: Uint8Array[] = [], descriptors: Passed[] = []): Promise<void> {
+  /**
+   * Sends a frame, and what it announces; whole, whoever else sends meanwhile. One that is aborted on its
+   * way leaves the connection of no use.
+   */
+  async send(
+    frame: Frame,
+    { state = [], descriptors = [], signal }: SendFrameOptions = {},
+  ): Promise<void> {
     const sent = this.#sending.then(async () => {
-      await this.conn.write(encodeFrame(frame));
-      for (const bytes of state) await this.conn.write(bytes);
+      await this.conn.write(encodeFrame(frame), { signal });
+      for (const bytes of state) await this.conn.write(bytes, { signal });
       if (descriptors.length === 0) return;
       const longest = Math.max(...descriptors.map(({ meta }) => meta?.length ?? 0));
       using response = new ResponseWriter(this.conn, {
         maxMetaBytes: Math.max(maxMetaBytes, longest),
+        signal,
       });
       for (const { fd, meta } of descriptors) await response.write(fd, meta);
       await response.flush();
     });
     this.#sending = sent.catch(() => {});
-    return sent;
+    await unlessAborted(sent, signal);
+  }
+
+  /** Sends a frame to a process that may not read any more: what it said before, and its end, tell why. */
+  async tell(frame: Frame): Promise<void> {
+    try {
+      await this.send(frame);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
+    }
   }
 
   /**
@@ -85,7 +109,7 @@ export class Channel implements Disposable {
             "ERR_HANDOVER_TIMEOUT",
           ),
         );
-      }, Math.min(milliseconds, 2 ** 31 - 1));
+      }, Math.min(milliseconds, longestPause));
     };
     if (timeout !== undefined) wait(timeout, 0);
     try {
@@ -113,15 +137,6 @@ export class Channel implements Disposable {
       // It was killed while it wrote, or left without reading what it was sent.
       if (isEnd(error)) return undefined;
       throw error;
-    }
-  }
-
-  /** Sends a frame to a process that may not read any more: what it said before, and its end, tell why. */
-  async tell(frame: Frame): Promise<void> {
-    try {
-      await this.send(frame);
-    } catch (error) {
-      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
     }
   }
 

@@ -7,6 +7,7 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
+import { longestPause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { Channel } from "./channel.ts";
 import { connect, sameUserOrRoot } from "./conn.ts";
@@ -99,7 +100,7 @@ function expiring(seconds: number): AbortSignal {
   if (seconds === Infinity) return controller.signal;
   const timer = setTimeout(() => {
     controller.abort(new Error(`No answer after ${seconds} s`));
-  }, Math.min(1000 * seconds, 2 ** 31 - 1));
+  }, Math.min(1000 * seconds, longestPause));
   Deno.unrefTimer(timer);
   return controller.signal;
 }

@@ -12,7 +12,7 @@ import {
   tooManyInFlight,
   wouldBlock,
 } from "../ffi/message.ts";
-import { either, pause, ready, unlessAborted } from "../ffi/poll.ts";
+import { either, longestPause, pause, ready, unlessAborted } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import {
   connectUnix,
@@ -430,7 +430,7 @@ class Stall {
           `Cannot write: the peer has read nothing for ${this.#milliseconds} ms`,
         ),
       );
-    }, Math.min(left, 2 ** 31 - 1));
+    }, Math.min(left, longestPause));
     try {
       await wait(either(late.signal, signal));
     } finally {

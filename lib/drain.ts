@@ -8,7 +8,7 @@
  * @module
  */
 
-import { pause, unlessAborted } from "../ffi/poll.ts";
+import { longestPause, pause, unlessAborted } from "../ffi/poll.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
   cookieIfSocket,
@@ -35,7 +35,8 @@ export interface DrainOptions {
   deadline?: number;
   /**
    * How long answers that are under way at the deadline may still take, in milliseconds; then their
-   * connections are cut: an event stream has no other end. @default {30_000}
+   * connections are cut: an event stream has no other end. What a handler goes on with after that is
+   * not waited for. @default {30_000}
    */
   forceLimit?: number;
   /** Ends the wait, with the server still answering and not accepting, or shutting down. */
@@ -133,9 +134,10 @@ export class Clients {
 
   /** Waits until they have left, but for the excepted; resolves to how many have not in time. */
   async leave(
-    { milliseconds, except = () => false, signal }: {
+    { milliseconds, except = () => false, hurry, signal }: {
       milliseconds: number;
       except?: (raw: number) => boolean;
+      hurry?: AbortSignal;
       signal?: AbortSignal;
     },
   ): Promise<number> {
@@ -143,12 +145,23 @@ export class Clients {
     for (;;) {
       const left = this.left().filter((raw) => !except(raw)).length;
       const now = performance.now();
-      if (left === 0 || now >= end) return left;
+      if (left === 0 || now >= end || hurry?.aborted) return left;
       // A look asks for every connection. While they are many, it is not the last one that is waited for.
       const interval = Math.min(Math.max(pollInterval, left / 4), 250);
       await pause(Math.min(interval, end - now), signal);
     }
   }
+
+  /** Ends what is left, both ways. */
+  cut(): void {
+    for (const raw of this.left()) shutdownBoth(raw);
+  }
+}
+
+/** How to finish. */
+export interface FinishOptions extends DrainOptions {
+  /** Makes the deadline now, when it is aborted. */
+  hurry?: AbortSignal;
 }
 
 /**
@@ -158,25 +171,30 @@ export class Clients {
 export async function finish(
   serving: Serving,
   clients: Clients,
-  options: DrainOptions = {},
+  options: FinishOptions = {},
 ): Promise<number> {
-  const { deadline = 60_000, forceLimit = 30_000, signal } = options;
-  const { active, multiplexed } = serving;
-  // Those of HTTP/2 leave when they are shut down, and not before.
+  const { deadline = 60_000, forceLimit = 30_000, hurry, signal } = options;
+  const { others, server } = serving;
   const left = await clients.leave({
     milliseconds: deadline,
-    except: (raw) => multiplexed.has(portOf(raw)),
+    // They leave when the server is shut down, and not before.
+    except: (raw) => others.protocolOf(raw) === "HTTP/2",
+    hurry,
     signal,
   });
-  const end = performance.now() + forceLimit;
+  const now = performance.now();
   if (left > 0) await hangUpOnIdle(serving, clients, signal);
   // An upload that goes on would be answered with 500; and an HTTP/2 stream would be dropped whose
   // client answers GOAWAY with one of its own, as Node does (the crate h2, issue 885, up to Deno 2.9).
-  while (active.size > 0 && performance.now() < end - forceLimit / 2) await pause(2, signal);
-  const shutdown = serving.server.shutdown();
-  await endsBy(shutdown, end, signal);
-  for (const raw of clients.left()) shutdownBoth(raw);
-  await unlessAborted(shutdown, signal);
+  while (isAnswering(serving, clients) && performance.now() < now + forceLimit / 2) {
+    await pause(5, signal);
+  }
+  const shutdown = server.shutdown();
+  await endsBy(shutdown, now + forceLimit, signal);
+  clients.cut();
+  // A handler that has lost its client, and goes on, is none of anybody's business.
+  await endsBy(shutdown, performance.now() + cutTime, signal);
+  server.unref();
   return left;
 }
 
@@ -185,6 +203,9 @@ const pollInterval = 20;
 
 /** Milliseconds in which nothing happens on a connection that counts as idle. */
 const quietTime = 100;
+
+/** Milliseconds that a server may take for the end of connections that were cut. */
+const cutTime = 1000;
 
 /**
  * Ends the receiving half of the connections on which nothing happens: what has arrived by then is
@@ -206,27 +227,38 @@ async function hangUpOnIdle(
   }
 }
 
-/** Whether nothing is on its way on a connection, either way, and no answer is being made. */
-function isQuiet(raw: number, { active, multiplexed }: Serving): boolean {
-  if (unreadBytes(raw) > 0 || unsentBytes(raw) > 0) return false;
+/** Whether nothing is on its way on a connection of HTTP/1, either way, and no answer is being made. */
+function isQuiet(raw: number, { active, others }: Serving): boolean {
+  if (unreadBytes(raw) > 0 || unsentBytes(raw) > 0 || others.protocolOf(raw)) return false;
   const port = portOf(raw);
   // Connections to a unix path cannot be told apart.
-  if (port === 0) return active.size === 0;
-  if (multiplexed.has(port)) return false;
-  return ![...active].some(({ remoteAddr }) => "port" in remoteAddr && remoteAddr.port === port);
+  if (port === undefined) return active.size === 0;
+  return !active.values().some((client) => portOfClient(client) === port);
 }
 
-/** The port at the other end; 0 where there is none. */
-function portOf(raw: number): number {
+/** Whether there is an answer under way, and somebody to have it. */
+function isAnswering({ active }: Serving, clients: Clients): boolean {
+  if (active.size === 0) return false;
+  const ports = new Set(clients.left().map(portOf));
+  return active.values().some((client) => ports.has(portOfClient(client)));
+}
+
+/** The port at the other end of a connection; undefined where there is none. */
+function portOf(raw: number): number | undefined {
   const peer = peerAddress(raw);
-  return peer && "port" in peer ? peer.port : 0;
+  return peer && "port" in peer ? peer.port : undefined;
+}
+
+/** The port that a request came from. */
+function portOfClient(client: Deno.Addr): number | undefined {
+  return "port" in client ? client.port : undefined;
 }
 
 /** Waits for `promise`, at most until `end`. */
 async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal): Promise<void> {
   const over = new AbortController();
   try {
-    const left = Math.min(Math.max(0, end - performance.now()), 2 ** 31 - 1);
+    const left = Math.min(Math.max(0, end - performance.now()), longestPause);
     const late = pause(left, over.signal).catch(() => {});
     await unlessAborted(Promise.race([promise, late]), signal);
   } finally {
@@ -234,12 +266,15 @@ async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal)
   }
 }
 
-/** How many connections that came in at `address` this thread holds. */
-export function countConnections(address: Address | undefined): number {
-  return census().filter((raw) => {
+/** How many connections that came in at each of `addresses` this thread holds. */
+export function countConnections(addresses: (Address | undefined)[]): number[] {
+  const counts = addresses.map(() => 0);
+  for (const raw of census()) {
     const local = localAddressOfConnection(raw);
-    return local && isThere(local, address);
-  }).length;
+    if (!local) continue;
+    for (const [at, address] of addresses.entries()) if (isThere(local, address)) counts[at]++;
+  }
+  return counts;
 }
 
 function localAddressOfConnection(raw: number): Address | undefined {
@@ -251,7 +286,12 @@ function localAddressOfConnection(raw: number): Address | undefined {
 /** Whether a connection with this local address came in at a listener with that one. */
 function isThere(local: Address, address: Address | undefined): boolean {
   if (!address) return false;
-  return "port" in local
-    ? "port" in address && local.port === address.port
-    : formatAddress(local) === formatAddress(address);
+  if (!("port" in local)) return formatAddress(local) === formatAddress(address);
+  if (!("port" in address) || local.port !== address.port) return false;
+  const { hostname } = address;
+  // A listener of all IPv6 addresses takes those of IPv4 as "::ffff:127.0.0.1".
+  if (hostname === "0.0.0.0" || hostname === "::") {
+    return hostname.includes(":") === local.hostname.includes(":");
+  }
+  return local.hostname === hostname;
 }

@@ -2,13 +2,14 @@
  * What generations of a service say to each other: frames of a little-endian u32 length and that many
  * bytes of JSON. The descriptors that a frame announces follow it, as records of `wire.ts`.
  *
- *     next -> running   hello      asks for everything
+ *     next -> running   hello      asks for everything, with the token if it was started by it
  *     running -> next   offer      what there is; then its state and its descriptors
  *                       refused    not now, or not at all
  *     next -> running   ready      accepts: from here on the other one may leave
  *                       failed     gives up
  *     running -> next   draining   has stopped accepting
  *     next -> running   healthy    has lived on for a while: the other one lets go
+ *                       stop       is stopped itself: the other one is not to wait for idle clients
  *     running -> next   moved      one connection, which follows
  *                       rollback   has changed its mind: the next one is to leave
  *
@@ -23,7 +24,7 @@ import { HandoverError } from "./errors.ts";
 export const protocolVersion = 1;
 
 /** The longest frame, in bytes. */
-export const maxFrameBytes: number = 1 << 20;
+export const maxFrameBytes: number = 16 << 20;
 
 /** What is handed over, beside descriptors that nobody named: see `inheritance.ts`. */
 export interface OfferedItem {
@@ -67,7 +68,7 @@ export interface Status {
 
 /** One frame. */
 export type Frame =
-  | { type: "hello"; version: number; pid: number }
+  | { type: "hello"; version: number; pid: number; token?: string }
   | {
     type: "offer";
     version: number;
@@ -92,6 +93,7 @@ export type Frame =
 type Shape = Record<string, (value: unknown) => boolean>;
 
 const isNumber = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
+const isDuration = (value: unknown) => Number.isFinite(value) && (value as number) >= 0;
 const isText = (value: unknown) => typeof value === "string";
 const kinds = ["control", "listener", "datagram", "file", "kept", "state", "stdout", "stderr"];
 
@@ -102,7 +104,11 @@ function isItem(value: unknown): boolean {
 }
 
 const shapes: Record<Frame["type"], Shape> = {
-  hello: { version: isNumber, pid: isNumber },
+  hello: {
+    version: isNumber,
+    pid: isNumber,
+    token: (value) => value === undefined || isText(value),
+  },
   offer: {
     version: isNumber,
     generation: isNumber,
@@ -110,7 +116,7 @@ const shapes: Record<Frame["type"], Shape> = {
     items: (value) => Array.isArray(value) && value.every(isItem),
   },
   refused: { reason: isText, code: isText },
-  ready: { probation: isNumber },
+  ready: { probation: isDuration },
   failed: { message: isText },
   draining: {},
   healthy: {},
@@ -149,7 +155,10 @@ export function frameLength(head: Uint8Array): number {
 
 function checkFrameLength(length: number): number {
   if (length > 0 && length <= maxFrameBytes) return length;
-  throw new HandoverError(`A frame of ${length} bytes is none`, "ERR_HANDOVER_PROTOCOL");
+  throw new HandoverError(
+    `A frame of ${length} bytes is none: they have 1 to ${maxFrameBytes}`,
+    "ERR_HANDOVER_PROTOCOL",
+  );
 }
 
 /**

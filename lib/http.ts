@@ -6,9 +6,9 @@
 
 import { Fd, rawOf } from "../ffi/fd.ts";
 import type { Address } from "../ffi/sockaddr.ts";
-import { localAddress } from "../ffi/socket.ts";
+import { ifSocket, localAddress, peerAddress } from "../ffi/socket.ts";
 import { listenerKind, privateName, proveInBackground, release } from "./adopt.ts";
-import { capture, place, type Slot } from "./capture.ts";
+import { capture, place, type Slot, slots } from "./capture.ts";
 import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { closeNativeListener, pathStatusOf } from "./listener.ts";
@@ -42,10 +42,47 @@ export interface Serving {
   readonly address: Address | undefined;
   /** Whether every answer is to tell its client to leave. */
   leaving: boolean;
-  /** Requests that are being answered, but for those that are answered at once. */
-  readonly active: Set<Deno.ServeHandlerInfo>;
-  /** Ports of clients that no `Connection: close` moves: of HTTP/2, as far as it shows. */
-  readonly multiplexed: Set<number>;
+  /** Requests of which the last byte of the answer is not out, and where they came from. */
+  readonly active: Map<Deno.ServeHandlerInfo, Deno.Addr>;
+  /** Clients that no `Connection: close` moves. */
+  readonly others: OtherClients;
+}
+
+/** What a connection speaks that is no plain HTTP/1. */
+export type OtherProtocol = "HTTP/2" | "WebSocket";
+
+/** Clients that speak something else than HTTP/1, by their addresses; those that have left go by and by. */
+export class OtherClients {
+  readonly #protocols = new Map<string, OtherProtocol>();
+  /** How many make it worth a look at who is still there. */
+  #many = 1000;
+
+  /** Notes what a client speaks. */
+  note(address: Deno.Addr, protocol: OtherProtocol | undefined): void {
+    const client = keyOf(address);
+    // Those of a unix path cannot be told apart: there, one WebSocket makes every client a possible one.
+    if (client === "" && protocol !== "WebSocket") return;
+    if (protocol === undefined) this.#protocols.delete(client);
+    else if (this.#protocols.set(client, protocol).size > this.#many) this.#prune();
+  }
+
+  /** What the client at the other end of a connection speaks, if it is something else. */
+  protocolOf(raw: number): OtherProtocol | undefined {
+    return this.#protocols.get(keyOf(peerAddress(raw)));
+  }
+
+  #prune(): void {
+    const clients = slots().map(({ tfd }) => ifSocket(tfd, () => keyOf(peerAddress(tfd))));
+    const here = new Set(clients);
+    for (const client of this.#protocols.keys()) {
+      if (!here.has(client)) this.#protocols.delete(client);
+    }
+    this.#many = Math.max(1000, 2 * this.#protocols.size);
+  }
+}
+
+function keyOf(address: Deno.Addr | Address | undefined): string {
+  return address && "hostname" in address ? `${address.hostname} ${address.port}` : "";
 }
 
 const servers = new WeakMap<Deno.HttpServer, Serving>();
@@ -123,27 +160,26 @@ function serveOn(
   const raw = rawOf(fd);
   const { domain } = listenerKind(raw);
   const address = localAddress(raw);
-  const active = new Set<Deno.ServeHandlerInfo>();
-  const multiplexed = new Set<number>();
-  const serving = { address, active, multiplexed, leaving: false } as Mutable<Serving>;
+  const active = new Map<Deno.ServeHandlerInfo, Deno.Addr>();
+  const others = new OtherClients();
+  const serving = { address, active, others, leaving: false } as Mutable<Serving>;
+  const mayMultiplex = options.cert !== undefined;
   const where = domain === "unix" ? { path: privateName() } : { hostname: "127.0.0.1", port: 0 };
   const { onListen, onError = internalServerError, ...rest } = options;
 
   /** The client is to leave after an answer that is given while the server leaves. */
-  function finish(answer: Response, info?: Deno.ServeHandlerInfo): Response {
-    if (!serving.leaving || answer.status === 101) return answer;
-    if (info) hold(info);
-    return withConnectionClose(answer);
-  }
-
-  function noteMultiplexed({ remoteAddr }: Deno.ServeHandlerInfo): void {
-    if ("port" in remoteAddr) multiplexed.add(remoteAddr.port);
+  function finish(answer: Response, client?: Deno.Addr): Response {
+    if (answer.status === 101) {
+      if (client) others.note(client, "WebSocket");
+      return answer;
+    }
+    return serving.leaving ? withConnectionClose(answer) : answer;
   }
 
   /** Counts an answer as under way until its last byte is out, where this Deno tells (2.1). */
-  function hold(info: Deno.ServeHandlerInfo): void {
-    if (!info.completed) return;
-    active.add(info);
+  function hold(info: Deno.ServeHandlerInfo, client: Deno.Addr): void {
+    if (!("completed" in info)) return;
+    active.set(info, client);
     const done = () => active.delete(info);
     info.completed.then(done, done);
   }
@@ -151,15 +187,15 @@ function serveOn(
   async function finishLater(
     answer: Promise<Response>,
     info: Deno.ServeHandlerInfo,
+    client: Deno.Addr,
   ): Promise<Response> {
-    active.add(info);
-    let given: Response;
+    if ("completed" in info) return finish(await answer, client);
+    active.set(info, client);
     try {
-      given = await answer;
+      return finish(await answer, client);
     } finally {
       active.delete(info);
     }
-    return finish(given, info);
   }
 
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
@@ -174,9 +210,17 @@ function serveOn(
           onError: async (error: unknown) => finish(await onError(error)),
         },
         (request: Request, info: Deno.ServeHandlerInfo) => {
-          if (serving.leaving && isMultiplexed(request)) noteMultiplexed(info);
+          // Later on it is not to be had any more.
+          const client = info.remoteAddr;
+          hold(info, client);
+          // What it costs to ask, TLS costs many times over. Without, HTTP/2 is for those who know.
+          if (mayMultiplex || serving.leaving) {
+            others.note(client, isMultiplexed(request) ? "HTTP/2" : undefined);
+          }
           const answer = handler(request, info);
-          return answer instanceof Response ? finish(answer, info) : finishLater(answer, info);
+          return answer instanceof Response
+            ? finish(answer, client)
+            : finishLater(answer, info, client);
         },
       ),
     (server) => void server.shutdown(),

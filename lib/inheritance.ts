@@ -76,12 +76,24 @@ export class Inheritance implements Disposable {
     return this.#remove(({ item }) => item.kind === kind && item.key === key);
   }
 
-  /** The listener or datagram socket that is to listen there. */
+  /**
+   * The listener or datagram socket that is to listen there: one that was asked for in the same words,
+   * or else one that is bound to the very same address.
+   */
   takeBound(kind: "listener" | "datagram", place: Place): Inherited | undefined {
     return this.take(kind, keyOf(place)) ??
       this.#remove(({ item, fd }) =>
-        item.kind === kind && item.key === bound && isAt(place, localAddress(fd!.raw))
+        item.kind === kind && isAt(place, localAddress(fd!.raw), item.key === bound)
       );
+  }
+
+  /** Where a socket with the same port is bound that nobody has asked for. */
+  boundBeside(place: Place): Address | undefined {
+    if ("path" in place) return undefined;
+    const addresses = this.#left.map(({ item: { kind }, fd }) =>
+      kind === "listener" || kind === "datagram" ? localAddress(fd!.raw) : undefined
+    );
+    return addresses.find((address) => address && "port" in address && address.port === place.port);
   }
 
   #remove(fits: (inherited: Inherited) => boolean): Inherited | undefined {
@@ -96,7 +108,8 @@ export class Inheritance implements Disposable {
   clear(): string[] {
     for (const { item, fd } of this.#left) {
       if (item.kind === "listener" && item.path !== undefined) {
-        new UnixListener(fd!, item.path).close();
+        // Another service may have the path by now.
+        new UnixListener(fd!, item.path).leave();
       }
     }
     const left = this.#left.map(describe);
@@ -117,15 +130,18 @@ function describe({ item }: Inherited): string {
   return item.key === bound ? item.kind : `${item.kind} ${JSON.stringify(item.key)}`;
 }
 
-/** Whether a socket that is bound to `address` is what listening at `place` would give. */
-function isAt(place: Place, address: Address | undefined): boolean {
+/**
+ * Whether a socket that is bound to `address` is what listening at `place` would give; or, of a foreign
+ * one, as good: Go's ":8000" is all addresses of IPv4 as well.
+ */
+function isAt(place: Place, address: Address | undefined, isForeign: boolean): boolean {
   if (!address) return false;
   if ("path" in place) return "path" in address && address.path === place.path;
   if (!("port" in address) || address.port !== place.port) return false;
   const { hostname = "0.0.0.0" } = place;
   if (hostname === "localhost") return loopback.has(address.hostname);
-  // Go's ":8000" is both.
-  return hostname === address.hostname || any.has(hostname) && any.has(address.hostname);
+  return hostname === address.hostname ||
+    isForeign && any.has(hostname) && any.has(address.hostname);
 }
 
 const any = new Set(["0.0.0.0", "::"]);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Logger } from "./response.ts";
+import type { Logger } from "./logger.ts";
 
 /** A step that a generation has reached. */
 export type Phase =

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Logger } from "./response.ts";
+import type { Logger } from "./logger.ts";
 import type { Generation, StartOptions } from "./restart.ts";
 import { start } from "./start.ts";
 
@@ -86,12 +86,14 @@ export class Rehearsal implements AsyncDisposable {
     }
   }
 
-  /** Stops every generation that still runs, and waits for their main programs. */
+  /** Stops every generation that still runs; rejects with what one of their main programs threw. */
   async [Symbol.asyncDispose](): Promise<void> {
     // The newest first: what it has, those before it must not take back.
     for (const app of [...this.#generations].reverse()) await app.stop().catch(() => {});
-    await Promise.allSettled(this.#running);
+    const ended = await Promise.allSettled(this.#running);
     await Deno.remove(this.#directory, { recursive: true });
+    const failed = ended.find(({ status }) => status === "rejected");
+    if (failed) throw (failed as PromiseRejectedResult).reason;
   }
 }
 

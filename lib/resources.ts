@@ -6,12 +6,14 @@
  */
 
 import { dup, Fd } from "../ffi/fd.ts";
+import { fileStatus, pathStatus, setMode } from "../ffi/file.ts";
+import { pause } from "../ffi/poll.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
 import { fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
-import { census, type Clients, clientsOf, countConnections, finish } from "./drain.ts";
+import { census, Clients, clientsOf, countConnections, finish } from "./drain.ts";
 import type { OfferedItem, ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
 import type { Serving } from "./http.ts";
@@ -28,13 +30,15 @@ export interface Listening<T> {
 }
 
 /** How long leaving may take, in milliseconds. */
-export interface FinishOptions {
+export interface LeaveOptions {
   /** For the clients of listeners. */
   deadline: number;
   /** For the clients of HTTP to move to another process. */
   httpDeadline: number;
-  /** For answers that are under way then. */
-  forceLimit?: number;
+  /** For what is under way then; after that it is cut. */
+  forceLimit: number;
+  /** Makes the deadlines now, when it is aborted. */
+  hurry: AbortSignal;
 }
 
 /** A socket or file that the next generation is to have. */
@@ -56,6 +60,7 @@ export class Resources {
   readonly #isRecent: () => boolean;
   readonly #all = new Set<Resource>();
   #isOpen = false;
+  #hasLeft = false;
   /** Who was connected at the moment in which it stopped accepting. */
   #clients: Promise<Map<Resource, Clients>> | undefined;
   #left: Clients[] = [];
@@ -73,41 +78,72 @@ export class Resources {
 
   /** Makes a native object on the listener at `place`, inherited or new. */
   listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
-    using bound = this.#inheritance.takeBound("listener", place)?.fd ??
-      this.#bind(() => bindListener(place));
-    using used = bound.dup();
-    const path = "path" in place ? place.path : undefined;
-    const { object, serving, close } = make(used);
-    return this.#add(object, bound, close, () => {
-      const { addr } = object as { addr?: Deno.Addr };
-      if (path === undefined) return { item: { kind: "listener", key: keyOf(place) }, serving };
-      if (addr) Object.assign(addr, { path });
-      const unix = new UnixListener(bound.dup(), path);
-      return { item: { kind: "listener", key: keyOf(place), path }, serving, unix };
+    return this.#claim("listener", place, bindListener, (bound) => {
+      using used = bound.dup();
+      const { object, serving, close } = make(used);
+      return this.#add(object, bound, close, () => {
+        const key = keyOf(place);
+        if (!("path" in place)) return { item: { kind: "listener", key }, serving };
+        const { path } = place;
+        Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path });
+        const unix = new UnixListener(bound.dup(), path);
+        return { item: { kind: "listener", key, path }, serving, unix };
+      });
     });
   }
 
   /** Makes a native object on the datagram socket at `place`, inherited or new. */
   datagram(place: TcpPlace): Deno.DatagramConn {
-    using bound = this.#inheritance.takeBound("datagram", place)?.fd ??
-      this.#bind(() => bindUdp(place));
-    using used = bound.dup();
-    const socket = fdPacketConn(used);
-    const item = { kind: "datagram", key: keyOf(place) } as const;
-    return this.#add(socket, bound, () => socket.close(), () => ({ item }));
+    return this.#claim("datagram", place, bindUdp, (bound) => {
+      using used = bound.dup();
+      const socket = fdPacketConn(used);
+      const item = { kind: "datagram", key: keyOf(place) } as const;
+      return this.#add(socket, bound, () => socket.close(), () => ({ item }));
+    });
   }
 
   /** Makes a native file of the one that is open at `path`, inherited or new. */
   file(path: string, options: Deno.OpenOptions): Deno.FsFile {
     using unfinished = new DisposableStack();
-    const inherited = this.#inheritance.take("file", path)?.fd;
-    const file = unfinished.use(
-      inherited ? fdFile(unfinished.use(inherited)) : Deno.openSync(path, options),
-    );
-    const item = { kind: "file", key: path } as const;
-    this.#all.add({ item, fd: fileDescriptor(file), close: () => {} });
+    const file = unfinished.use(this.#inheritedFile(path) ?? Deno.openSync(path, options));
+    const fd = unfinished.use(fileDescriptor(file));
+    const before = [...this.#all].find(({ item }) => item.kind === "file" && item.key === path);
+    if (before) this.#drop(before);
+    const resource = { item: { kind: "file", key: path }, fd, close: () => {} } as const;
+    this.#all.add(resource);
+    whenClosed(file, () => this.#drop(resource));
     unfinished.move();
     return file;
+  }
+
+  /** The file of the generation before, unless another one is at its path by now: a log was rotated. */
+  #inheritedFile(path: string): Deno.FsFile | undefined {
+    using fd = this.#inheritance.take("file", path)?.fd;
+    if (!fd) return undefined;
+    const now = pathStatus(path);
+    const { dev, ino } = fileStatus(fd.raw);
+    return now && (now.dev !== dev || now.ino !== ino) ? undefined : fdFile(fd);
+  }
+
+  /** Has `make` make something of a socket that was inherited, which stays so if that fails, or is new. */
+  #claim<P extends Place, T>(
+    kind: "listener" | "datagram",
+    place: P,
+    bind: (place: P) => Fd,
+    make: (bound: Fd) => T,
+  ): T {
+    if (this.#hasLeft) {
+      throw new TypeError("Cannot listen: this generation has left, or is leaving");
+    }
+    using claimed = new DisposableStack();
+    const inherited = this.#inheritance.takeBound(kind, place);
+    if (inherited) claimed.defer(() => this.#inheritance.add(inherited));
+    const bound = inherited?.fd ?? claimed.use(this.#bind(place, bind));
+    const made = make(bound);
+    if (inherited && "path" in place && place.mode !== undefined) setMode(place.path, place.mode);
+    claimed.move();
+    bound[Symbol.dispose]();
+    return made;
   }
 
   /** Adds what is on `bound`, which stays the caller's; closes the object if it cannot. */
@@ -123,36 +159,52 @@ export class Resources {
     const gate = new Gate(object, fd);
     if (!this.#isOpen) gate.shut();
     this.#all.add({ ...describe(), fd, gate, address: localAddress(fd.raw), close });
+    whenClosed(object, () => this.#dropClosed());
     unfinished.move();
     return object;
   }
 
   /** Binds anew; what a predecessor that was killed has left behind may take a moment to go. */
-  #bind(bind: () => Fd): Fd {
+  #bind<P extends Place>(place: P, bind: (place: P) => Fd): Fd {
     const end = performance.now() + bindPatience;
     for (;;) {
       try {
-        return bind();
+        return bind(place);
       } catch (error) {
-        const inUse = error instanceof Deno.errors.AddrInUse;
-        if (!inUse || !this.#isRecent() || performance.now() > end) throw error;
-        Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 10);
+        if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+        if (this.#isRecent() && performance.now() < end) sleep(10);
+        else throw this.#inUse(place, error);
       }
     }
   }
 
+  /** An error that says so when it is what was inherited that is in the way. */
+  #inUse(place: Place, error: Error): Error {
+    const beside = this.#inheritance.boundBeside(place);
+    if (!beside) return error;
+    const where = `${(place as TcpPlace).hostname ?? "0.0.0.0"}:${(place as TcpPlace).port}`;
+    return new Deno.errors.AddrInUse(
+      `Cannot listen on ${where}: the generation before listens on ${formatAddress(beside)}, ` +
+        "which covers some of it; ask for that, or stop the service before this change",
+    );
+  }
+
   /** What there is to hand over; the descriptors stay here. */
   offered(): { item: OfferedItem; fd: Fd }[] {
-    for (const resource of this.#all) {
-      if (resource.gate?.closed) this.#drop(resource);
-    }
+    this.#dropClosed();
     return [...this.#all];
+  }
+
+  /** Lets go of the sockets whose objects their owner has closed: nobody is to be connected to them. */
+  #dropClosed(): void {
+    for (const resource of this.#all) if (resource.gate?.closed) this.#drop(resource);
   }
 
   #drop(resource: Resource): void {
     this.#all.delete(resource);
-    resource.gate?.[Symbol.dispose]();
-    resource.unix?.[Symbol.dispose]();
+    resource.fd[Symbol.dispose]();
+    // The next generation may have it, and its path.
+    resource.unix?.leave();
   }
 
   /** Accepts, for the first time or again. */
@@ -183,22 +235,22 @@ export class Resources {
 
   /** Lets go of the sockets on which it has stopped accepting: they are another one's, or nobody's. */
   release(): void {
+    this.#hasLeft = true;
     for (const { gate, unix } of this.#all) {
       gate?.[Symbol.dispose]();
       unix?.leave();
     }
   }
 
-  /** Waits until the clients have left, and closes everything. */
-  async finish({ deadline, httpDeadline, forceLimit }: FinishOptions): Promise<void> {
-    const clients = await this.#clients!;
+  /** Waits until the clients have left, cuts off those that do not, and closes everything. */
+  async leave(options: LeaveOptions): Promise<void> {
+    const clients = await this.#clients ?? new Map<Resource, Clients>();
     this.#left = [...clients.values()];
-    const finishing = [...this.#all].map((resource) => {
-      const { serving } = resource;
-      if (!serving) return leave(resource, clients.get(resource), deadline);
-      return finish(serving, clients.get(resource)!, { deadline: httpDeadline, forceLimit });
-    });
-    await Promise.all(finishing);
+    const all = [...this.#all].map((resource) =>
+      leave(resource, clients.get(resource) ?? new Clients(), options)
+    );
+    const failed = (await Promise.allSettled(all)).find(({ status }) => status === "rejected");
+    if (failed) throw (failed as PromiseRejectedResult).reason;
   }
 
   /** How many clients there are that have not left. */
@@ -208,14 +260,13 @@ export class Resources {
 
   /** Every socket, as it is told to who asks. */
   sockets(): ReportedSocket[] {
-    return [...this.#all].flatMap(({ item: { kind, path }, address, gate }) => {
-      if (!gate || gate.closed || kind !== "listener" && kind !== "datagram") return [];
-      return [{
-        kind,
-        address: path === undefined ? formatAddress(address) : formatPath(path),
-        connections: kind === "listener" ? countConnections(address) : 0,
-      }];
-    });
+    const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
+    const counts = countConnections(all.map(({ address }) => address));
+    return all.map(({ item: { kind, path }, address }, i) => ({
+      kind: kind as ReportedSocket["kind"],
+      address: path === undefined ? formatAddress(address) : formatPath(path),
+      connections: kind === "listener" ? counts[i] : 0,
+    }));
   }
 
   /** The paths of every file. */
@@ -227,15 +278,43 @@ export class Resources {
 /** Milliseconds for which an address may still be in use after its owner was killed. */
 const bindPatience = 1000;
 
-/** Waits for the clients of what is no HTTP server, and closes it. */
+/** Waits for the clients of one resource, and closes it. */
 async function leave(
-  { gate, fd, close }: Resource,
-  clients: Clients | undefined,
-  deadline: number,
+  { serving, gate, fd, close }: Resource,
+  clients: Clients,
+  { deadline, httpDeadline, forceLimit, hurry }: LeaveOptions,
 ): Promise<void> {
-  await clients?.leave({ milliseconds: deadline });
+  if (serving) {
+    await finish(serving, clients, { deadline: httpDeadline, forceLimit, hurry });
+    return;
+  }
+  // What is under way on a connection of another protocol, nobody but its two ends can tell.
+  await clients.leave({ milliseconds: deadline, hurry });
+  await clients.leave({ milliseconds: forceLimit });
+  clients.cut();
   if (gate && !gate.closed) close();
   fd[Symbol.dispose]();
+}
+
+/** Calls `notice` when the owner of a native object has closed it, or shut it down. */
+function whenClosed(object: object, notice: () => void): void {
+  const methods = object as Record<string | symbol, ((...args: unknown[]) => unknown) | undefined>;
+  for (const name of ["close", "shutdown", Symbol.dispose, Symbol.asyncDispose]) {
+    const method = methods[name];
+    if (!method) continue;
+    const value = (...args: unknown[]) => {
+      const result = method.apply(object, args);
+      notice();
+      // A server has closed its listener a turn later.
+      if (result instanceof Promise) void pause(0).then(notice);
+      return result;
+    };
+    Object.defineProperty(object, name, { value, configurable: true });
+  }
+}
+
+function sleep(milliseconds: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
 
 function bindListener(place: Place): Fd {

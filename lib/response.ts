@@ -7,19 +7,10 @@
 import { closeAll, type Fd, rawOf } from "../ffi/fd.ts";
 import { OutgoingMessage } from "../ffi/message.ts";
 import { NotUnixConnError } from "./errors.ts";
+import type { Logger } from "./logger.ts";
 import { metaBytes, type MetaLike } from "./meta.ts";
 import { UnixConn } from "./conn.ts";
 import { Batch, headerBytes, maxMetaBytes as defaultMaxMetaBytes } from "./wire.ts";
-
-/** Takes messages for the log; `console` is one. What is absent is not logged. */
-export interface Logger {
-  /** What happens all the time. */
-  debug?(message: string, ...details: unknown[]): void;
-  /** What an operator may want to know. */
-  info?(message: string, ...details: unknown[]): void;
-  /** What went wrong. */
-  error?(message: string, ...details: unknown[]): void;
-}
 
 /** Options of everything that sends. */
 export interface SendOptions {

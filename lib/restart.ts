@@ -10,10 +10,10 @@
  */
 
 import { dup, Fd, replace } from "../ffi/fd.ts";
-import { pause } from "../ffi/poll.ts";
+import { either, expiring, pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
-import { Channel, type Passed } from "./channel.ts";
+import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
@@ -25,8 +25,10 @@ import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
 import { Resources } from "./resources.ts";
-import type { Logger } from "./response.ts";
-import { type Command, ownCommand, Successor } from "./successor.ts";
+import { lock } from "./lock.ts";
+import { guarded, type Logger } from "./logger.ts";
+import { type Command, ownCommand, Successor, workingDirectory } from "./successor.ts";
+import { WebSockets } from "./websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
 export interface StartOptions extends DrainOptions {
@@ -126,16 +128,25 @@ export class Generation implements AsyncDisposable {
   readonly #foreign: UnixConn | undefined;
   readonly #resources: Resources;
   readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
-  readonly #sockets = new Set<WebSocket>();
+  readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
   readonly #signals = new Map<Deno.Signal, () => void>();
+  /** Where it was started, which the program may change. */
+  readonly #cwd = workingDirectory();
   #state: Status["state"] = "starting";
-  /** Aborted when it is no longer the one that answers at the control socket. */
-  #answering = new AbortController();
+  /** Set while `ready()` is on its way. */
+  #committing = false;
+  /** While it is the one that answers at the control socket: aborted when it is not any more. */
+  #answering: AbortController | undefined;
   #probation: AbortController | undefined;
+  /** Ends a handover that can still be taken back. */
+  #handover: AbortController | undefined;
+  /** The one that is ready, to which the clients of this one go. */
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
   #stopping = false;
+  /** Aborted when idle clients are not to be waited for any more. */
+  readonly #hurry = new AbortController();
 
   /** Use {@linkcode start}. */
   constructor(path: string, options: StartOptions, origin: Origin) {
@@ -145,7 +156,7 @@ export class Generation implements AsyncDisposable {
     // It is logged; that nobody waits for it must not end the process.
     this.finished.catch(() => {});
     this.#options = options;
-    this.#logger = options.logger ?? { error: console.error };
+    this.#logger = guarded(options.logger ?? { error: console.error });
     this.#control = origin.control;
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
@@ -154,10 +165,11 @@ export class Generation implements AsyncDisposable {
       origin.inheritance,
       () => origin.predecessor !== undefined && origin.predecessor.gone,
     );
+    // May fail, for a name that is none: before anything else.
+    this.#listenToSignals();
     // Whoever comes to the first generation before it is ready is told so.
     if (this.#predecessor) void this.#follow(this.#predecessor);
     else void this.#answer();
-    this.#listenToSignals();
   }
 
   /**
@@ -228,13 +240,10 @@ export class Generation implements AsyncDisposable {
    * bytes, or a function that is asked for them when the next generation comes.
    */
   keep(name: string, value: Keepable): void {
+    const kept = toKeep(value);
     const before = this.#kept.get(name);
+    this.#kept.set(name, kept);
     if (before instanceof Fd) before[Symbol.dispose]();
-    if (typeof value === "function") this.#kept.set(name, value);
-    else if (value instanceof Uint8Array) this.#kept.set(name, () => value);
-    else if (value instanceof Fd) this.#kept.set(name, value.dup());
-    else if (typeof value === "number") this.#kept.set(name, new Fd(dup(value)));
-    else this.#kept.set(name, fileDescriptor(value));
   }
 
   /** What the generation before kept under that name, once: bytes, or a descriptor that is the caller's. */
@@ -250,11 +259,7 @@ export class Generation implements AsyncDisposable {
     request: Request,
     options?: Deno.UpgradeWebSocketOptions,
   ): Deno.WebSocketUpgrade {
-    const upgrade = Deno.upgradeWebSocket(request, options);
-    const { socket } = upgrade;
-    this.#sockets.add(socket);
-    socket.addEventListener("close", () => this.#sockets.delete(socket));
-    return upgrade;
+    return this.#webSockets.upgrade(request, options);
   }
 
   /**
@@ -268,7 +273,7 @@ export class Generation implements AsyncDisposable {
     conn: ConnLike,
     state?: Uint8Array | (() => Uint8Array),
   ): Promise<boolean> {
-    if (!this.#successor || this.#state === "stopped") return false;
+    if (!this.#successor || this.#state !== "leaving") return false;
     const moving = this.#move(this.#successor.channel, name, findConn(conn), state);
     this.#moves.add(moving);
     try {
@@ -292,7 +297,7 @@ export class Generation implements AsyncDisposable {
       detach();
       await pause(0);
       const meta = typeof state === "function" ? state() : state;
-      await channel.send({ type: "moved", name }, [], [{ fd, meta }]);
+      await this.#send(channel, { type: "moved", name }, { descriptors: [{ fd, meta }] });
       return true;
     } finally {
       leave();
@@ -311,20 +316,23 @@ export class Generation implements AsyncDisposable {
    * @throws {HandoverError} When the one before has not waited for it, and goes on.
    */
   async ready(): Promise<void> {
-    if (this.#state !== "starting") {
-      throw new TypeError(`Cannot be ready: this generation is ${this.#state}`);
+    // Stopped before it was ready, it has nothing to be ready for.
+    if (this.#hasLeft) return await this.finished;
+    if (this.#state !== "starting" || this.#committing) {
+      const why = this.#committing ? "about to be" : this.#state;
+      throw new TypeError(`Cannot be ready: this generation is ${why}`);
     }
+    this.#committing = true;
     const began = performance.now();
     const predecessor = this.#predecessor;
     if (predecessor) await this.#commit(predecessor, began);
     else this.#accept();
+    this.#committing = false;
     // It may have been stopped meanwhile.
-    if (this.#hasLeft) return;
-    if (predecessor) {
-      // Before the first answer: there is no other handover before it has proved itself.
-      if (!predecessor.gone) this.#probation = new AbortController();
-      void this.#answer();
-    }
+    if (this.#hasLeft) return await this.finished;
+    // Before the first answer: there is no other handover before it has proved itself.
+    if (predecessor && !predecessor.gone) this.#probation = new AbortController();
+    void this.#answer();
     await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
     if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
@@ -378,7 +386,7 @@ export class Generation implements AsyncDisposable {
         }, () => {}),
       ]);
     } catch (error) {
-      this.#rolledBack(error);
+      await this.#rolledBack(error);
       throw error;
     } finally {
       late.abort();
@@ -407,8 +415,13 @@ export class Generation implements AsyncDisposable {
     const { pid } = predecessor;
     try {
       const takenBack = await predecessor.follow();
-      if (!takenBack) this.#logger.info?.(`Process ${pid}, the generation before, has left`);
-      else if (this.#state === "serving") this.#rolledBack(takenBack);
+      if (takenBack) {
+        if (this.#state === "serving") await this.#rolledBack(takenBack);
+        return;
+      }
+      this.#logger.info?.(`Process ${pid}, the generation before, has left`);
+      // Whoever comes to the control socket has nobody else to ask.
+      if (this.#state === "starting") void this.#answer();
     } catch (error) {
       // When this one leaves, it hangs up itself.
       if (this.#hasLeft) return;
@@ -417,10 +430,13 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Leaves the service to the generation before, which has it back. */
-  #rolledBack(reason: unknown): void {
-    if (this.#hasLeft) return;
-    this.#logger.error?.("This generation was rolled back", reason);
-    void this.#leave({ reason });
+  async #rolledBack(reason: unknown): Promise<void> {
+    if (!this.#hasLeft) {
+      this.#logger.error?.("This generation was rolled back", reason);
+      void this.#leave({ reason });
+    }
+    // It has clients, whom it answers before anybody ends the process for that error.
+    await this.finished.catch(() => {});
   }
 
   /**
@@ -432,25 +448,22 @@ export class Generation implements AsyncDisposable {
    */
   async restart(command?: Command): Promise<{ pid: number; generation: number }> {
     if (this.#state !== "serving" || this.#attempt) {
-      throw new HandoverError(
-        `Cannot restart: ${
-          this.#attempt || this.#state === "handing over"
-            ? "another handover is under way"
-            : `this generation is ${this.#state}`
-        }`,
-        "ERR_HANDOVER_BUSY",
-      );
+      const isBusy = this.#attempt || this.#state === "handing over";
+      const why = isBusy ? "another handover is under way" : `this generation is ${this.#state}`;
+      this.#logger.error?.(`Cannot restart: ${why}`);
+      throw new HandoverError(`Cannot restart: ${why}`, "ERR_HANDOVER_BUSY");
     }
     const began = performance.now();
     const { readyTimeout = 60_000 } = this.#options;
-    const successor = new Successor(command ?? this.#options.command ?? ownCommand());
+    const successor = new Successor(
+      command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
+    );
     const attempt: Attempt = {
       successor,
       asked: false,
       outcome: Promise.withResolvers<{ pid: number; generation: number }>(),
     };
     this.#attempt = attempt;
-    const over = new AbortController();
     attempt.outcome.promise.catch(() => {});
     successor.ended.then(({ how, lastWords }) => {
       const words = lastWords ? `; the last it said was: ${lastWords}` : "";
@@ -458,15 +471,13 @@ export class Generation implements AsyncDisposable {
         new HandoverError(`The next generation, process ${successor.pid}, ${how}${words}`),
       );
     });
+    const over = new AbortController();
     pause(readyTimeout, over.signal).then(() => {
-      if (attempt.asked || this.#state !== "serving") return;
-      successor.kill("SIGKILL");
-      attempt.outcome.reject(
-        new HandoverError(
-          `The next generation, process ${successor.pid}, was not ready after ${readyTimeout} ms`,
-          "ERR_HANDOVER_TIMEOUT",
-        ),
-      );
+      // From then on the handover has limits of its own.
+      if (attempt.asked) return;
+      const what =
+        `The next generation, process ${successor.pid}, was not ready after ${readyTimeout} ms`;
+      this.#giveUp(attempt, new HandoverError(what, "ERR_HANDOVER_TIMEOUT"));
     }, () => {});
     try {
       const outcome = await attempt.outcome.promise;
@@ -482,17 +493,29 @@ export class Generation implements AsyncDisposable {
     }
   }
 
-  /** Stops the service: accepts no more, answers what it has, and removes the control socket. */
+  /** Ends a restart whose process is not wanted any more. */
+  #giveUp({ successor, outcome }: Attempt, reason: unknown): void {
+    successor.kill("SIGKILL");
+    outcome.reject(reason);
+  }
+
+  /**
+   * Stops the service: accepts no more, answers what it has, and removes the control socket. A next
+   * generation that is not ready is not to come. One that is goes on, and this one leaves to it; of one
+   * that is leaving already, idle clients are not waited for any more.
+   */
   async stop(): Promise<void> {
-    if (!this.#stopping && !this.#hasLeft) {
+    if (this.#hasLeft) this.#hurry.abort();
+    else if (!this.#stopping) {
       this.#stopping = true;
-      // The generation before is not to come back.
-      this.#probation?.abort();
       const predecessor = this.#predecessor;
-      const beside = predecessor !== undefined && !predecessor.gone;
-      if (beside && this.#state === "serving") {
+      if (predecessor && !predecessor.gone && this.#state === "serving") {
+        // The generation before is not to come back.
         await predecessor.say({ type: "healthy" }).catch(() => {});
+        await predecessor.say({ type: "stop" }).catch(() => {});
       }
+      this.#probation?.abort();
+      this.#handover?.abort(new HandoverError("The generation that ran was stopped"));
       void this.#leave();
     }
     await this.finished;
@@ -532,6 +555,7 @@ export class Generation implements AsyncDisposable {
 
   /** Answers at the control socket until it is another one's turn. */
   async #answer(): Promise<void> {
+    if (this.#answering) return;
     const { signal } = this.#answering = new AbortController();
     while (!signal.aborted) {
       try {
@@ -589,33 +613,47 @@ export class Generation implements AsyncDisposable {
       await channel.send(refused);
       return;
     }
-    const { readyTimeout = 60_000, answerTimeout = 10_000 } = this.#options;
     const began = performance.now();
     this.#state = "handing over";
-    this.#log("asked", began, { successor: hello.pid });
-    if (this.#attempt?.successor.pid === hello.pid) this.#attempt.asked = true;
-    let withdrawn = false;
+    const attempt = this.#attempt && isFrom(hello, this.#attempt) ? this.#attempt : undefined;
+    if (attempt) attempt.asked = true;
+    const details = { successor: hello.pid };
     try {
-      await this.#offer(channel, hello.pid);
-      this.#log("offered", began, { successor: hello.pid });
-      const { probation } = await expect(channel, "ready", readyTimeout);
-      this.#log("succeeded", began, { successor: hello.pid });
-      withdrawn = true;
-      this.#withdraw();
-      // It may have left already, in good health: what comes next tells.
-      await channel.send({ type: "draining" }).catch(() => {});
-      this.#log("withdrawn", began, { successor: hello.pid });
-      await expect(channel, "healthy", probation + answerTimeout);
+      this.#log("asked", began, details);
+      await this.#persuade(channel, attempt !== undefined, began, details);
     } catch (error) {
-      this.#log("failed", began, { successor: hello.pid });
-      await this.#goOn(channel, withdrawn, error);
+      this.#log("failed", began, details);
+      await this.#goOn(channel, attempt, error);
       return;
     }
-    this.#log("handed over", began, { successor: hello.pid });
-    this.#successor = { channel, pid: hello.pid };
-    const outcome = { pid: hello.pid, generation: this.generation + 1 };
-    this.#attempt?.outcome.resolve(outcome);
-    await this.#leave({ since: began });
+    this.#log("handed over", began, details);
+    await this.#leave();
+  }
+
+  /** Offers everything, and lets the other process take over when it is ready, until it is healthy. */
+  async #persuade(
+    channel: Channel,
+    withOutput: boolean,
+    began: number,
+    details: { successor: number },
+  ): Promise<void> {
+    const { readyTimeout = 60_000, answerTimeout = 10_000 } = this.#options;
+    const handover = this.#handover = new AbortController();
+    let probation: number;
+    try {
+      await this.#offer(channel, withOutput, handover.signal);
+      this.#log("offered", began, details);
+      ({ probation } = await expect(channel, "ready", readyTimeout, handover.signal));
+    } finally {
+      this.#handover = undefined;
+    }
+    this.#log("succeeded", began, details);
+    this.#successor = { channel, pid: details.successor };
+    this.#withdraw();
+    // It may have left already, in good health: what comes next tells.
+    await channel.tell({ type: "draining" });
+    this.#log("withdrawn", began, details);
+    await expect(channel, "healthy", probation + answerTimeout);
   }
 
   #refusal({ version }: { version: number }): Frame & { type: "refused" } | undefined {
@@ -631,16 +669,16 @@ export class Generation implements AsyncDisposable {
     return { type: "refused", code: "busy", reason: "another handover is under way" };
   }
 
-  async #offer(channel: Channel, to: number): Promise<void> {
-    const states: Uint8Array[] = [];
-    const passed: Passed[] = [];
+  async #offer(channel: Channel, withOutput: boolean, signal: AbortSignal): Promise<void> {
+    const state: Uint8Array[] = [];
+    const descriptors: Passed[] = [];
     const items: OfferedItem[] = [];
     const pass = (item: OfferedItem, fd: Fd | number) => {
       items.push(item);
-      passed.push({ fd });
+      descriptors.push({ fd });
     };
     pass({ kind: "control", key: "" }, this.#control.fd);
-    if (to === this.#attempt?.successor.pid) {
+    if (withOutput) {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
     }
@@ -650,8 +688,8 @@ export class Generation implements AsyncDisposable {
         pass({ kind: "kept", key: name }, value);
         continue;
       }
-      const bytes = value();
-      states.push(bytes);
+      const bytes = stateOf(name, value);
+      state.push(bytes);
       items.push({ kind: "state", key: name, bytes: bytes.length });
     }
     const { generation } = this;
@@ -662,96 +700,134 @@ export class Generation implements AsyncDisposable {
       pid: Deno.pid,
       items,
     };
-    await channel.send(offer, states, passed);
+    await this.#send(channel, offer, { state, descriptors, signal });
   }
 
   /** Stops accepting, in a way that can be undone. */
   #withdraw(): void {
-    this.#answering.abort();
+    this.#answering?.abort();
+    this.#answering = undefined;
     this.#resources.shut();
   }
 
-  /** Accepts again, or still: the successor has failed. */
-  async #goOn(channel: Channel, withdrawn: boolean, reason: unknown): Promise<void> {
-    const error = reason instanceof HandoverError
-      ? reason
-      : new HandoverError("The handover failed", undefined, { cause: reason });
+  /** Accepts again, or still: the successor has failed, or this one was stopped before it could. */
+  async #goOn(channel: Channel, attempt: Attempt | undefined, reason: unknown): Promise<void> {
+    const error = reason instanceof HandoverError ? reason : new HandoverError(
+      `The handover failed: ${(reason as Error).message}`,
+      undefined,
+      { cause: reason },
+    );
+    const wasReady = this.#successor?.channel === channel;
+    // One that was stopped, when the other one was ready, leaves to that whatever becomes of it.
+    if (wasReady && this.#hasLeft) return;
     if (this.#state === "handing over") {
+      this.#successor = undefined;
       this.#state = "serving";
-      if (withdrawn) {
+      if (wasReady) {
         this.#resources.open();
         void this.#answer();
       }
       this.#logger.error?.("The handover failed; this generation goes on", error);
     }
     // If it lives after all, it is to leave.
-    await channel.send({ type: "rollback", reason: error.message }).catch(() => {});
-    const { successor, outcome } = this.#attempt ?? {};
-    if (!successor) return;
+    await this.#send(channel, { type: "rollback", reason: error.message }).catch(() => {});
+    if (!attempt) return;
     // What it died of, if it did, says more than that its connection ended.
+    const { successor, outcome } = attempt;
     const ended = await Promise.race([successor.ended, pause(1000).then(() => undefined)]);
-    if (!ended) {
-      // One that was ready has clients to answer, and has been told to leave.
-      if (!withdrawn) successor.kill("SIGKILL");
-      outcome!.reject(error);
-    }
+    if (ended) return;
+    // One that was ready has clients to answer, and has been told to leave.
+    if (wasReady) outcome.reject(error);
+    else this.#giveUp(attempt, error);
+  }
+
+  /** Sends something that the other process may not read. */
+  async #send(channel: Channel, frame: Frame, options: SendFrameOptions = {}): Promise<void> {
+    const { answerTimeout = 10_000 } = this.#options;
+    using late = expiring(answerTimeout, () => {
+      const what = `The other generation has read nothing for ${answerTimeout} ms`;
+      return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
+    });
+    const signal = either(late.signal, options.signal);
+    await channel.send(frame, { ...options, signal });
   }
 
   // The end.
 
   /** Leaves: waits for the clients, and lets go of everything. */
-  async #leave(
-    { since = performance.now(), reason }: { since?: number; reason?: unknown } = {},
-  ): Promise<void> {
+  async #leave({ reason }: { reason?: unknown } = {}): Promise<void> {
     if (this.#hasLeft) return;
     this.#state = "leaving";
     const began = performance.now();
+    const successor = this.#successor;
     this.#withdraw();
-    this.#control.leave();
+    this.#settleAttempt();
+    const unbound = this.#unbind();
     this.#inheritance[Symbol.dispose]();
     this.#foreign?.[Symbol.dispose]();
     this.#resources.release();
-    this.#draining.abort(reason ?? new Error(this.#successor ? "replaced" : "stopped"));
+    this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
+    if (successor) void this.#heed(successor.channel);
     // Where nobody takes over there is nobody to go to: who is idle is not waited for.
-    const { deadline = 60_000, forceLimit } = this.#options;
-    const idle = this.#successor || reason !== undefined ? deadline : 0;
-    this.#closeWebSockets(idle);
+    const { deadline = 60_000, forceLimit = 30_000 } = this.#options;
+    const isReplaced = successor !== undefined || reason !== undefined;
+    if (isReplaced) this.#webSockets.leave(Math.min(deadline / 2, 30_000), 1012, "service restart");
+    else this.#webSockets.leave(0, 1001, "going away");
     const reporting = setInterval(() => this.#report(), reportInterval);
-    const spent = performance.now() - since;
     try {
-      await this.#resources.finish({
-        deadline: Math.max(0, deadline - spent),
-        httpDeadline: Math.max(0, idle - spent),
-        forceLimit,
-      });
+      const { signal: hurry } = this.#hurry;
+      const httpDeadline = isReplaced ? deadline : 0;
+      await this.#resources.leave({ deadline, httpDeadline, forceLimit, hurry });
     } catch (error) {
       this.#logger.error?.("Cannot drain to the end", error);
     } finally {
       clearInterval(reporting);
     }
     while (this.#moves.size > 0) await Promise.allSettled(this.#moves);
+    await unbound;
     // What was moved is on its way before.
-    await this.#successor?.channel.send({ type: "progress", connections: 0 }).catch(() => {});
+    if (successor) {
+      await this.#send(successor.channel, { type: "progress", connections: 0 }).catch(() => {});
+    }
     for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
-    for (const [signal, listener] of this.#signals) Deno.removeSignalListener(signal, listener);
+    this.#forgetSignals();
     this.#predecessor?.[Symbol.dispose]();
-    this.#successor?.channel[Symbol.dispose]();
+    successor?.channel[Symbol.dispose]();
     this.#state = "stopped";
     this.#log("left", began, {});
     if (reason === undefined) this.#finished.resolve();
     else this.#finished.reject(reason);
   }
 
-  /** Their clients will connect elsewhere, and not all at the same moment. */
-  #closeWebSockets(deadline: number): void {
-    const stopping = deadline === 0;
-    for (const socket of this.#sockets) {
-      const delay = Math.random() * Math.min(deadline / 2, 30_000);
-      const timer = setTimeout(() => {
-        if (stopping) socket.close(1001, "going away");
-        else socket.close(1012, "service restart");
-      }, delay);
-      socket.addEventListener("close", () => clearTimeout(timer));
+  /** Whoever waits for a restart is told what comes of it. */
+  #settleAttempt(): void {
+    const attempt = this.#attempt;
+    if (!attempt) return;
+    const { pid } = this.#successor ?? {};
+    if (pid !== undefined) attempt.outcome.resolve({ pid, generation: this.generation + 1 });
+    else this.#giveUp(attempt, new HandoverError("This generation was stopped meanwhile"));
+  }
+
+  /** Leaves the control path to the next generation, or removes it when nobody listens there. */
+  async #unbind(): Promise<void> {
+    try {
+      // Another first generation may be about to listen there.
+      using _lock = await lock(this.path);
+      this.#control.leave();
+    } catch (error) {
+      this.#control[Symbol.dispose]();
+      this.#logger.debug?.(`Cannot leave ${formatPath(this.path)} to others`, error);
+    }
+  }
+
+  /** Heeds what the next generation has to say when it is healthy. */
+  async #heed(channel: Channel): Promise<void> {
+    try {
+      for (let frame; (frame = await channel.receive());) {
+        if (frame.type === "stop") this.#hurry.abort();
+      }
+    } catch (error) {
+      if (this.#state !== "stopped") this.#logger.debug?.("Cannot hear the next generation", error);
     }
   }
 
@@ -759,7 +835,8 @@ export class Generation implements AsyncDisposable {
   #report(): void {
     const { left } = this.#resources;
     this.#logger.info?.(`Leaving: ${left} connections are left`);
-    void this.#successor?.channel.send({ type: "progress", connections: left }).catch(() => {});
+    const { channel } = this.#successor ?? {};
+    void channel?.send({ type: "progress", connections: left }).catch(() => {});
   }
 
   /** Writes where the generation before did, if it has started this one and passed its output on. */
@@ -776,16 +853,35 @@ export class Generation implements AsyncDisposable {
       Deno.addSignalListener(signal, listener);
       this.#signals.set(signal, listener);
     };
-    for (const signal of stopOn) {
-      add(signal, () => {
-        // A second one does what it does without this.
-        Deno.removeSignalListener(signal, this.#signals.get(signal)!);
-        this.#signals.delete(signal);
-        this.#logger.info?.(`Stopping on ${signal}`);
-        void this.stop().catch(() => {});
-      });
+    try {
+      for (const signal of stopOn) add(signal, () => void this.#stopOn(signal));
+      for (const signal of restartOn) add(signal, () => void this.#restartOn(signal));
+    } catch (error) {
+      this.#forgetSignals();
+      throw error;
     }
-    for (const signal of restartOn) add(signal, () => void this.restart().catch(() => {}));
+  }
+
+  #forgetSignals(): void {
+    for (const [signal, listener] of this.#signals) Deno.removeSignalListener(signal, listener);
+    this.#signals.clear();
+  }
+
+  async #stopOn(signal: Deno.Signal): Promise<void> {
+    // A second one does what it does without this.
+    Deno.removeSignalListener(signal, this.#signals.get(signal)!);
+    this.#signals.delete(signal);
+    this.#logger.info?.(`Stopping on ${signal}`);
+    const isReady = this.#state !== "starting";
+    await this.stop().catch(() => {});
+    // The program is still on its way to ready(), and would fail at whatever it asks for next.
+    if (!isReady) Deno.exit(0);
+  }
+
+  async #restartOn(signal: Deno.Signal): Promise<void> {
+    this.#logger.info?.(`Restarting on ${signal}`);
+    // Why not, is logged where it turns out.
+    await this.restart().catch(() => {});
   }
 
   #log(phase: Phase, began: number, details: Record<string, unknown>): void {
@@ -796,13 +892,39 @@ export class Generation implements AsyncDisposable {
 /** Milliseconds between two lines about what is left. */
 const reportInterval = 1000;
 
+/** What is kept of something, so that whoever keeps it may close it. */
+function toKeep(value: Keepable): Fd | (() => Uint8Array) {
+  if (typeof value === "function") return value;
+  if (value instanceof Uint8Array) return () => value;
+  if (value instanceof Fd) return value.dup();
+  return typeof value === "number" ? new Fd(dup(value)) : fileDescriptor(value);
+}
+
+/** The bytes of what is kept. */
+function stateOf(name: string, value: () => Uint8Array): Uint8Array {
+  try {
+    const bytes = value();
+    if (bytes instanceof Uint8Array) return bytes;
+    throw new TypeError("it is no Uint8Array");
+  } catch (cause) {
+    const what = `${JSON.stringify(name)} cannot be handed over: ${(cause as Error).message}`;
+    throw new HandoverError(what, undefined, { cause });
+  }
+}
+
+/** Whether it is the process of an attempt that asks, or one that it has started. */
+function isFrom({ pid, token }: { pid: number; token?: string }, { successor }: Attempt): boolean {
+  return token === successor.token || pid === successor.pid;
+}
+
 /** The frame that has to come next. */
 async function expect<T extends Frame["type"]>(
   channel: Channel,
   type: T,
   timeout: number,
+  signal?: AbortSignal,
 ): Promise<Frame & { type: T }> {
-  const frame = await channel.receive({ timeout });
+  const frame = await channel.receive({ timeout, signal });
   if (frame?.type === type) return frame as Frame & { type: T };
   if (!frame) throw new HandoverError(`The next generation ended before it was ${type}`);
   if (frame.type === "failed") {

@@ -5,18 +5,13 @@
  */
 
 import type { FileStatus } from "../ffi/file.ts";
-import { pause, unlessAborted } from "../ffi/poll.ts";
+import { longestPause, pause, unlessAborted } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
 import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
-import {
-  checkDuration,
-  checkMaxMetaBytes,
-  type Logger,
-  ResponseWriter,
-  type SendOptions,
-} from "./response.ts";
+import { guarded, type Logger } from "./logger.ts";
+import { checkDuration, checkMaxMetaBytes, ResponseWriter, type SendOptions } from "./response.ts";
 import { type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import {
   closeNativeListener,
@@ -149,7 +144,7 @@ export class Server implements AsyncDisposable {
     if (maxMetaBytes !== undefined) checkMaxMetaBytes(maxMetaBytes);
     if (stallTimeout !== undefined) checkDuration("stallTimeout", stallTimeout);
     this.#allow = allow;
-    this.#logger = quiet(options.logger ?? { error: console.error });
+    this.#logger = guarded(options.logger ?? { error: console.error });
     this.finished = this.#run();
     // It is logged; that nobody waits for it must not end the process.
     this.finished.catch(() => {});
@@ -207,7 +202,7 @@ export class Server implements AsyncDisposable {
       `The server was shut down, and its client was not done ${deadline} ms later`,
     );
     // No timer is longer.
-    const delay = Math.min(deadline, 2 ** 31 - 1);
+    const delay = Math.min(deadline, longestPause);
     this.#hangUpTimer = setTimeout(() => this.#hangUp.abort(reason), delay);
   }
 
@@ -294,16 +289,4 @@ function ownListener(listener: Deno.Listener): UnixListener {
     fd.close();
     throw error;
   }
-}
-
-/** A logger that throws must not end the service: what it says goes to the console. */
-function quiet(logger: Logger): Logger {
-  const guarded = (level: keyof Logger) => (message: string, ...details: unknown[]) => {
-    try {
-      logger[level]?.(message, ...details);
-    } catch (error) {
-      console.error(`The logger failed at: ${message}`, error);
-    }
-  };
-  return { debug: guarded("debug"), info: guarded("info"), error: guarded("error") };
 }

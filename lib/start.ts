@@ -5,8 +5,8 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
-import { lockFile } from "../ffi/file.ts";
-import { either, pause } from "../ffi/poll.ts";
+import { setMode } from "../ffi/file.ts";
+import { either, expiring, pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
@@ -17,10 +17,13 @@ import { HandoverError } from "./errors.ts";
 import { type Frame, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
+import { lock } from "./lock.ts";
+import { guarded } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
-import { checkDuration, type Logger } from "./response.ts";
+import { checkDuration } from "./response.ts";
 import { Generation, type StartOptions } from "./restart.ts";
+import { ownToken } from "./successor.ts";
 
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
@@ -44,14 +47,15 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
     checkDuration(name, options[name] ?? 0);
   }
+  if (options.probation === Infinity) throw new RangeError("A probation has an end");
   const { answerTimeout = 10_000 } = options;
-  const logger: Logger = options.logger ?? { error: console.error };
+  const logger = guarded(options.logger ?? { error: console.error });
   const began = performance.now();
   let told = began;
   for (let delay = 5;; delay = Math.min(2 * delay, 200)) {
     const taken = await takePath(path, options);
-    if (taken instanceof UnixListener) return await first(path, taken, options);
-    const outcome = await takeOver(path, taken, options, began);
+    if (taken instanceof UnixListener) return await first(path, taken, { ...options, logger });
+    const outcome = await takeOver(path, taken, { ...options, logger }, began);
     if (outcome instanceof Generation) return outcome;
     const now = performance.now();
     const late = now - told > answerTimeout;
@@ -71,22 +75,14 @@ async function takePath(
   path: string,
   { allow = sameUserOrRoot, mode, signal }: StartOptions,
 ): Promise<UnixConn | UnixListener> {
-  using _lock = await locked(`${path}.lock`, signal);
+  // Two that start at once do so one after the other.
+  using _lock = await lock(path, signal);
   try {
     return await connect(path, { allow, signal });
   } catch (error) {
     const { NotFound, ConnectionRefused } = Deno.errors;
     if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
     return listen(path, { mode, replace: true });
-  }
-}
-
-/** Two that start at once do so one after the other. */
-async function locked(path: string, signal: AbortSignal | undefined): Promise<Fd> {
-  for (;;) {
-    const raw = lockFile(path, `Cannot lock ${formatPath(path)}`);
-    if (raw !== undefined) return new Fd(raw);
-    await pause(5, signal);
   }
 }
 
@@ -103,15 +99,21 @@ async function first(
     foreign = await receiveForeign(options.predecessor, inheritance, options);
     if (foreign) started.use(foreign);
   }
+  const generation = new Generation(path, options, {
+    generation: 1,
+    control,
+    inheritance,
+    foreign,
+  });
   started.move();
-  return new Generation(path, options, { generation: 1, control, inheritance, foreign });
+  return generation;
 }
 
 /** Takes what a plain server sends; resolves to the connection, by which it is told that it is served. */
 async function receiveForeign(
   path: string,
   inheritance: Inheritance,
-  { allow, signal }: StartOptions,
+  { allow, answerTimeout = 10_000, signal }: StartOptions,
 ): Promise<UnixConn | undefined> {
   let conn: UnixConn;
   try {
@@ -128,13 +130,17 @@ async function receiveForeign(
     const name = meta ? new TextDecoder().decode(meta) : "";
     inheritance.addForeign(new Fd(fd.take(), donor), name);
   };
-  let more = await receiveFrom(conn, take, { signal }) > 0;
+  using late = expiring(answerTimeout, () => {
+    const what = `The server at ${formatPath(path)} has sent nothing for ${answerTimeout} ms`;
+    return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
+  });
+  let more = await receiveFrom(conn, take, { signal: either(late.signal, signal) }) > 0;
   while (more) {
-    const quiet = AbortSignal.timeout(quietTime);
-    more = await receiveFrom(conn, take, { signal: either(quiet, signal) }).then(
+    using quiet = expiring(quietTime, () => new Error("That was all"));
+    more = await receiveFrom(conn, take, { signal: either(quiet.signal, signal) }).then(
       (count) => count > 0,
       (error) => {
-        if (error === quiet.reason) return false;
+        if (error === quiet.signal.reason) return false;
         throw error;
       },
     );
@@ -160,7 +166,8 @@ async function takeOver(
   using taken = new DisposableStack();
   const channel = taken.use(new Channel(conn));
   logPhase(logger, "connected", began);
-  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid });
+  const token = ownToken();
+  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token });
   logPhase(logger, "asked", began);
   prepare();
   const answer = await channel.receive({ timeout: answerTimeout, signal }).catch((cause) => {
@@ -184,12 +191,14 @@ async function takeOver(
     throw new HandoverError("The offer is without a control socket", "ERR_HANDOVER_PROTOCOL");
   }
   const control = new UnixListener(taken.use(passed.fd!), path);
-  taken.move();
+  if (options.mode !== undefined) setMode(path, options.mode);
   const { pid } = answer;
   const generation = answer.generation + 1;
   logPhase(logger, "inherited", began, { generation, predecessor: pid });
   const predecessor = new Predecessor(channel, answer);
-  return new Generation(path, options, { generation, control, inheritance, predecessor });
+  const next = new Generation(path, options, { generation, control, inheritance, predecessor });
+  taken.move();
+  return next;
 }
 
 /** Receives what an offer announces; gives undefined when the process that offers it has ended. */
@@ -200,11 +209,10 @@ async function receiveOffered(
 ): Promise<Inheritance | undefined> {
   using received = new DisposableStack();
   const inheritance = received.use(new Inheritance());
-  const late = new AbortController();
-  const timer = setTimeout(() => {
+  using late = expiring(answerTimeout, () => {
     const what = `Process ${pid} has not sent what it offered for ${answerTimeout} ms`;
-    late.abort(new HandoverError(what, "ERR_HANDOVER_TIMEOUT"));
-  }, Math.min(answerTimeout, 2 ** 31 - 1));
+    return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
+  });
   try {
     const waiting = { signal: either(late.signal, signal) };
     for (const item of items) {
@@ -217,8 +225,6 @@ async function receiveOffered(
   } catch (error) {
     if (isEnd(error)) return undefined;
     throw error;
-  } finally {
-    clearTimeout(timer);
   }
   received.move();
   return inheritance;

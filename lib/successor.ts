@@ -5,6 +5,7 @@
  */
 
 import { readLink, readText } from "../ffi/file.ts";
+import { pause } from "../ffi/poll.ts";
 
 /** A program and its arguments. */
 export interface Command {
@@ -12,6 +13,8 @@ export interface Command {
   program: string;
   /** Its arguments. */
   args: string[];
+  /** The directory that it starts in. @default {that of this process} */
+  cwd?: string;
 }
 
 /** How a process ended, and the last that it said. */
@@ -24,6 +27,25 @@ export interface Ended {
 
 /** How many characters of stderr are kept for the error. */
 const kept = 2000;
+
+/** The environment variable by which a process knows who has started it, and says so. */
+const tokenVariable = "GRACEFUL_TOKEN";
+
+/** What the generation that started this process is to know it by; undefined when none did. */
+export function ownToken(): string | undefined {
+  const variables = readText("/proc/self/environ")?.split("\0") ?? [];
+  const found = variables.find((variable) => variable.startsWith(`${tokenVariable}=`));
+  return found?.slice(tokenVariable.length + 1);
+}
+
+/** The directory of this process, which it may change (proc(5), "cwd"); undefined when it is removed. */
+export function workingDirectory(): string | undefined {
+  const path = readLink("/proc/self/cwd");
+  return path?.endsWith(" (deleted)") ? undefined : path;
+}
+
+/** Milliseconds for which the output of a process that has ended is still read. */
+const lastWordsTime = 500;
 
 /** The command that this process was started with (proc(5), "cmdline"). */
 export function ownCommand(): Command {
@@ -42,15 +64,19 @@ export function ownCommand(): Command {
 export class Successor {
   /** Its number. */
   readonly pid: number;
+  /** What it says that it was started by this process with, even if it is not this very process. */
+  readonly token: string = crypto.randomUUID();
   /** Resolves when it has ended. */
   readonly ended: Promise<Ended>;
   readonly #process: Deno.ChildProcess;
   #lastWords = "";
 
   /** Starts it. */
-  constructor({ program, args }: Command) {
+  constructor({ program, args, cwd }: Command) {
     this.#process = new Deno.Command(program, {
       args,
+      cwd,
+      env: { [tokenVariable]: this.token },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -63,7 +89,8 @@ export class Successor {
       }),
     ]);
     this.ended = this.#process.status.then(async ({ code, signal }) => {
-      await output;
+      // What it has started may hold its output open.
+      await Promise.race([output, pause(lastWordsTime)]);
       const how = signal ? `was ended by ${signal}` : `ended with code ${code}`;
       return { how, lastWords: this.#lastWords.trim() };
     });

@@ -15,15 +15,11 @@ test("frames, bytes and descriptors arrive in the order in which they were sent"
   const state = new Uint8Array(100_000).map((_, i) => i * 7);
   const metas = [Uint8Array.of(1, 2, 3), new Uint8Array(50_000).fill(9)];
   const sending = Promise.all([
-    a.send({ type: "draining" }, [state]),
-    a.send({ type: "healthy" }, [], sockets.raws.map((fd) => ({ fd }))),
+    a.send({ type: "draining" }, { state: [state] }),
+    a.send({ type: "healthy" }, { descriptors: sockets.raws.map((fd) => ({ fd })) }),
     a.send(
       { type: "moved", name: "x" },
-      [],
-      metas.map((meta, i) => ({
-        fd: sockets.raws[i],
-        meta,
-      })),
+      { descriptors: metas.map((meta, i) => ({ fd: sockets.raws[i], meta })) },
     ),
     a.send({ type: "stop" }),
   ]);
@@ -84,7 +80,7 @@ test("what is no frame is an error, at this wait and no other", async () => {
 test("descriptors of a sender that dies half-way are closed", async () => {
   using sockets = new Sockets(2);
   const [a, b] = channels();
-  await a.send({ type: "stop" }, [], sockets.raws.map((fd) => ({ fd })));
+  await a.send({ type: "stop" }, { descriptors: sockets.raws.map((fd) => ({ fd })) });
   a[Symbol.dispose]();
   assertEquals(await b.receive(), { type: "stop" });
   await assertRejects(() => b.receiveDescriptors(3, 1), UnexpectedEofError, "2 of 3 descriptors");

@@ -21,6 +21,7 @@ const status: Status = {
 /** One of each type. */
 const frames: Frame[] = [
   { type: "hello", version: 1, pid: 7 },
+  { type: "hello", version: 1, pid: 7, token: "t" },
   {
     type: "offer",
     version: 1,
@@ -66,6 +67,8 @@ Deno.test("a frame without one of its fields, or with a wrong one, is refused by
     for (const field of Object.keys(frame).filter((name) => name !== "type")) {
       for (const wrong of [undefined, null, {}, -1, 1.5, [{}]]) {
         if (field === "status" && typeof wrong === "object" && wrong) continue;
+        if (field === "token" && wrong === undefined) continue;
+        if (field === "probation" && wrong === 1.5) continue;
         const text = JSON.stringify({ ...frame, [field]: wrong });
         assertThrows(
           () => decodeFrame(new TextEncoder().encode(text)),
