@@ -133,15 +133,26 @@ function readFlags(): Flags {
         help: { type: "boolean", default: false },
       },
     });
-    const { help, control, log, ...numbers } = values;
-    const [port, deadline, probation] = [numbers.port, numbers.deadline, numbers.probation].map(
-      Number,
-    );
-    if (!help) return { control, log, port, deadline, probation };
+    const { help, control, log, port, deadline, probation } = values;
+    if (!help) {
+      return {
+        control,
+        log,
+        port: number("port", port, 65535),
+        deadline: number("deadline", deadline),
+        probation: number("probation", probation),
+      };
+    }
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${usage}`);
     Deno.exit(2);
   }
   console.log(usage);
   Deno.exit();
+}
+
+/** No timer waits longer than for the default. */
+function number(flag: string, value: string, most = 2 ** 31 - 1): number {
+  if (/^\d+$/.test(value) && Number(value) <= most) return Number(value);
+  throw new Error(`--${flag} takes a number up to ${most}, not "${value}"`);
 }

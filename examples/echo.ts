@@ -50,40 +50,41 @@ async function acceptAll(): Promise<void> {
   for await (const conn of listener) void converse(conn, { lines: 0, rest: [] });
 }
 
-/** Answers line by line, until the peer hangs up or the connection moves. */
+/** Answers line by line, until the peer hangs up, the connection moves, or the service is stopped. */
 async function converse(conn: Deno.Conn, state: State): Promise<void> {
+  using _conn = conn;
   const chunk = new Uint8Array(4096);
   let reading = false;
-  let moving = false;
-  const move = () => {
-    moving = true;
-    // A line that is being answered is answered here; what comes after it, there.
-    if (reading) void app.move("echo", conn, () => encoder.encode(JSON.stringify(state)));
+  let moved: Promise<boolean> | undefined;
+  const leave = async () => {
+    // A line that was read is answered here; what comes after it, there.
+    if (!reading) return;
+    moved = app.move("echo", conn, () => encoder.encode(JSON.stringify(state)));
+    // Nobody takes over: what it has sent was answered, and more is not waited for.
+    if (!await moved && reading) conn[Symbol.dispose]();
   };
-  app.draining.addEventListener("abort", move);
+  app.draining.addEventListener("abort", leave);
   try {
     for (;;) {
       for (let end = state.rest.indexOf(newline); end >= 0; end = state.rest.indexOf(newline)) {
-        if (moving) break;
         await answer(conn, state.rest.splice(0, end + 1), ++state.lines);
       }
       reading = true;
-      if (moving) return move();
+      if (app.draining.aborted) return await leave();
       const n = await conn.read(chunk);
-      if (n === null) break;
+      reading = false;
+      if (n === null) return;
       state.rest.push(...chunk.subarray(0, n));
       // What was read at the last moment moves, too.
-      if (moving) return;
-      reading = false;
+      if (await moved) return;
     }
-    conn.close();
   } catch (error) {
-    // Moved while it waited to read, or the peer is gone.
+    // Moved or closed while it waited to read, or the peer is gone.
     const { BadResource, ConnectionReset, BrokenPipe, Interrupted } = Deno.errors;
     const expected = [BadResource, ConnectionReset, BrokenPipe, Interrupted];
     if (!expected.some((known) => error instanceof known)) throw error;
   } finally {
-    app.draining.removeEventListener("abort", move);
+    app.draining.removeEventListener("abort", leave);
   }
 }
 
@@ -104,11 +105,23 @@ function readFlags(): { control: string; port: number; probation: number } {
         help: { type: "boolean", default: false },
       },
     });
-    if (!help) return { control, port: Number(port), probation: Number(probation) };
+    if (!help) {
+      return {
+        control,
+        port: number("port", port, 65535),
+        probation: number("probation", probation),
+      };
+    }
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${usage}`);
     Deno.exit(2);
   }
   console.log(usage);
   Deno.exit();
+}
+
+/** No timer waits longer than for the default. */
+function number(flag: string, value: string, most = 2 ** 31 - 1): number {
+  if (/^\d+$/.test(value) && Number(value) <= most) return Number(value);
+  throw new Error(`--${flag} takes a number up to ${most}, not "${value}"`);
 }

@@ -8,7 +8,15 @@
  */
 
 import { parseArgs } from "node:util";
-import { drain, type Handler, listenAndServe, receive, sendListener, serveHttp } from "../mod.ts";
+import {
+  connect,
+  drain,
+  type Handler,
+  listenAndServe,
+  receiveAllFrom,
+  sendListener,
+  serveHttp,
+} from "../mod.ts";
 
 const usage = `A web server that its next instance takes over from.
 
@@ -18,6 +26,9 @@ Usage: deno run -A examples/web.ts [options]
   --listen HOST:PORT  where the first instance listens (127.0.0.1:3333)
   --sleep MS          how long an answer takes, in milliseconds (5000)
   --help              this text`;
+
+/** What an instance says that has received the listener and serves. */
+const ready = "ready";
 
 const flags = readFlags();
 const sleep = Number(flags.sleep);
@@ -63,9 +74,13 @@ function readFlags(): { graceful: string; listen: string; sleep: string } {
 async function inherit(): Promise<Deno.HttpServer | undefined> {
   let server: Deno.HttpServer | undefined;
   try {
-    await receive(flags.graceful, (fd) => {
+    using conn = await connect(flags.graceful);
+    await receiveAllFrom(conn, (fd) => {
       server = serveHttp(fd, answer);
     });
+    if (!server) throw new Error(`Whoever serves ${flags.graceful} sent no listener`);
+    // From here on two accept; the other one leaves now. Had this one failed before, it would not.
+    await conn.write(new TextEncoder().encode(ready));
   } catch (error) {
     const { NotFound, ConnectionRefused } = Deno.errors;
     if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
@@ -88,11 +103,15 @@ function handOver(): Handler {
     try {
       await sendListener(response, server);
       await response.flush();
-      // The other side reads to the end and hangs up when it serves: from then on two accept.
+      // The other side reads to the end, and says so when it serves.
       conn.closeWrite();
-      await conn.read(new Uint8Array(1));
+      const word = await conn.readFull(new Uint8Array(ready.length));
+      if (new TextDecoder().decode(word) !== ready) {
+        throw new Error("it does not say that it serves");
+      }
       replaced.resolve(`replaced by process ${conn.peer.pid}`);
     } catch (error) {
+      // One that hangs up without the word has failed, or only asked: this one goes on.
       successor = false;
       throw error;
     }

@@ -162,7 +162,13 @@ function load(): { name: string; growing: Promise<number> } {
   for (const name of libraryNames()) {
     try {
       const { fcntl } = Deno.dlopen(name, early).symbols;
-      return { name, growing: fcntl(0, c.F_DUPFD_CLOEXEC, spaciousTable - 1) };
+      const grow = (size: number) => fcntl(0, c.F_DUPFD_CLOEXEC, size - 1);
+      const [largest, ...smaller] = spaciousTables;
+      const growing = smaller.reduce(
+        (grown, size) => grown.then((raw) => raw < 0 ? grow(size) : raw),
+        grow(largest),
+      );
+      return { name, growing };
     } catch (error) {
       failure = error;
     }
@@ -177,10 +183,10 @@ const early = { fcntl: { ...symbols.fcntl, nonblocking: true } } as const;
  * How many descriptors the table gets room for ahead. When it grows in a process with threads, the
  * kernel waits until none of them looks at the old one (fs/file.c, `expand_fdtable`): some 12 ms at 256,
  * at 512, and so on, of which a process that receives many would pay each. This way it is once, on a
- * thread that has nothing else to do; a number in use is what makes it grow. Under a lower limit of open
- * descriptors this fails, and there is little to grow.
+ * thread that has nothing else to do; a number in use is what makes it grow. Above the limit of open
+ * descriptors there is none to be had, and the next size is tried.
  */
-const spaciousTable = 4096;
+const spaciousTables = [4096, 2048, 1024, 512];
 
 /** V8 of Deno 2.0 and 2.1 aborts the process now and then when it optimizes a loop of fast calls. */
 function fastCallsCrash(): boolean {

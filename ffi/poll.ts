@@ -113,6 +113,22 @@ export async function unlessAborted<T>(promise: Promise<T>, signal?: AbortSignal
   }
 }
 
+/** When the event loop of this thread was last known to have had its turn. */
+let lastTurn = 0;
+
+/** Milliseconds for which work that always finds more of itself may hold the event loop up. */
+const longestTurn = 5;
+
+/**
+ * Lets timers, signals and other connections have their turn, when there was none for a while: what is
+ * there without waiting comes in the same turn, and a busy peer would be the only one to be heard.
+ */
+export async function breathe(signal?: AbortSignal): Promise<void> {
+  if (performance.now() - lastTurn < longestTurn) return;
+  await pause(0, signal);
+  lastTurn = performance.now();
+}
+
 /** A signal that is aborted with `reason` when the time is up, unless it is disposed of before. */
 export function expiring(
   milliseconds: number,
@@ -194,6 +210,7 @@ class Waits {
         this.refresh();
         // Another thread's errno cannot be read; what epoll_wait may fail with here is EINTR alone.
         const count = await this.#pending;
+        lastTurn = performance.now();
         if (count > 0) memcpy(events, this.#events, BigInt(count * epoll_event.size));
         for (let i = 0; i < count; i++) {
           const at = i * epoll_event.size;

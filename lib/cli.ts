@@ -19,14 +19,14 @@ const usage = `Asks a running service, or has it restart or stop.
 Usage: deno run -A cli.ts COMMAND PATH [options]
 
   status PATH   which generation runs, since when, and what it offers
-  restart PATH  starts the next generation, and waits until it has taken over
+  restart PATH  starts the next generation, and waits until it has lived through its probation
   stop PATH     has it answer what it has, and waits until it has gone
 
 PATH is the control socket: what the service calls start() with.
 
   --json             status for machines
-  --timeout SECONDS  how long to wait (status: 10; restart and stop: for ever)
-  --help             this text
+  --timeout SECONDS  how long to wait (status: 10; restart and stop: for ever, and they go on then)
+  -h, --help         this text
 
 Exits with 0 when it is done, 1 when it failed, 2 for a wrong argument, 3 when no service runs there.`;
 
@@ -37,6 +37,7 @@ interface Request {
   command: typeof commands[number];
   path: string;
   json: boolean;
+  /** Aborted when nothing is waited for any more. */
   signal: AbortSignal;
 }
 
@@ -44,7 +45,7 @@ class UsageError extends Error {}
 
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
-  if (args.includes("--help")) {
+  if (args.includes("--help") || args.includes("-h")) {
     console.log(usage);
     return 0;
   }
@@ -57,7 +58,7 @@ async function main(args: string[]): Promise<number> {
     return await stop(channel, request);
   } catch (error) {
     if (error instanceof UsageError) {
-      console.error(`${error.message}\n\n${usage}`);
+      console.error(`${error.message}\nSee --help`);
       return 2;
     }
     console.error(`${(error as Error).message}`);
@@ -80,7 +81,7 @@ function parse(args: string[]): Request {
   if (!commands.some((known) => known === command)) {
     throw new UsageError(command ? `There is no command "${command}"` : "A command is missing");
   }
-  if (path === undefined) throw new UsageError("The path of the control socket is missing");
+  if (!path) throw new UsageError("The path of the control socket is missing");
   if (rest.length > 0) throw new UsageError(`There is one path too many: "${rest[0]}"`);
   if (json && command !== "status") throw new UsageError("--json is for status");
   seconds ??= command === "status" ? 10 : Infinity;
@@ -128,22 +129,28 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
 }
 
 /** The answer to a request; the end in its place is an error. */
-async function ask(channel: Channel, frame: Frame, signal: AbortSignal): Promise<Frame> {
-  await channel.tell(frame);
+async function ask(channel: Channel, { command, path, signal }: Request): Promise<Frame> {
+  await channel.tell({ type: command });
   const answer = await channel.receive({ signal }).catch((error) => {
     if (!(error instanceof HandoverError)) throw error;
-    throw new Error(`What listens there is no generation of a service: ${error.message}`);
+    throw new Error(
+      `What listens at ${
+        formatPath(path)
+      } is no generation of a service: it speaks another protocol`,
+    );
   });
   if (answer) return answer;
+  // It says nothing to whom it refuses.
   throw new Error(
-    "It hung up without an answer: no generation of a service, or one that was ended",
+    `What listens at ${formatPath(path)} hung up without a word: the \`allow\` of the service ` +
+      "probably refuses you, or it was ended just now, or is no generation of a service",
   );
 }
 
-async function status(channel: Channel, { json, signal }: Request): Promise<number> {
-  const answer = await ask(channel, { type: "status" }, signal);
+async function status(channel: Channel, request: Request): Promise<number> {
+  const answer = await ask(channel, request);
   if (answer.type !== "report") throw new Error(`It answered with "${answer.type}"`);
-  console.log(json ? JSON.stringify(answer.status, null, 2) : describe(answer.status));
+  console.log(request.json ? JSON.stringify(answer.status, null, 2) : describe(answer.status));
   return 0;
 }
 
@@ -185,9 +192,9 @@ function duration(milliseconds: number): string {
   return parts.slice(0, 2).join(" ") || "0 s";
 }
 
-async function restart(channel: Channel, { signal }: Request): Promise<number> {
-  using _progress = new Progress("Waiting for the next generation to take over");
-  const answer = await ask(channel, { type: "restart" }, signal);
+async function restart(channel: Channel, request: Request): Promise<number> {
+  const words = "Waiting for the next generation to start, and to live through its probation";
+  const answer = await patiently(words, request, () => ask(channel, request));
   if (answer.type === "done") {
     console.log(`generation ${answer.generation} runs, process ${answer.pid}`);
     return 0;
@@ -197,14 +204,31 @@ async function restart(channel: Channel, { signal }: Request): Promise<number> {
   return 1;
 }
 
-async function stop(channel: Channel, { signal }: Request): Promise<number> {
-  using _progress = new Progress("Waiting for the service to leave");
-  const answer = await ask(channel, { type: "stop" }, signal);
+async function stop(channel: Channel, request: Request): Promise<number> {
+  const answer = await patiently("Waiting for the service to leave", request, async () => {
+    const answer = await ask(channel, request);
+    // It hangs up when it has gone.
+    while (await channel.receive(request));
+    return answer;
+  });
   if (answer.type !== "done") throw new Error(`It answered with "${answer.type}"`);
-  // It hangs up when it has gone.
-  while (await channel.receive({ signal }));
   console.log(`generation ${answer.generation}, process ${answer.pid}, has gone`);
   return 0;
+}
+
+/** Waits for what takes its time, and goes on when nobody waits for it any more. */
+async function patiently<T>(
+  words: string,
+  { command, signal }: Request,
+  wait: () => Promise<T>,
+): Promise<T> {
+  using _progress = new Progress(words);
+  try {
+    return await wait();
+  } catch (error) {
+    if (error !== signal.reason) throw error;
+    throw new Error(`${signal.reason.message}: the ${command} goes on without being waited for`);
+  }
 }
 
 /** Says on stderr that something is waited for: on one line of a terminal, or now and then in a log. */
@@ -228,7 +252,8 @@ class Progress implements Disposable {
 
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
-    if (this.#said && this.#terminal) this.#say("\n");
+    // What comes of it is printed in place of this.
+    if (this.#said && this.#terminal) this.#say("\r\x1b[K");
   }
 }
 

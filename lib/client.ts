@@ -6,8 +6,8 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { NotUnixConnError } from "./errors.ts";
-import { connect, type ConnectOptions, UnixConn } from "./conn.ts";
-import type { WireRecord } from "./wire.ts";
+import { checkPeer, connect, type ConnectOptions, UnixConn, type WaitOptions } from "./conn.ts";
+import { checkMaxMetaBytes, type WireRecord } from "./wire.ts";
 
 /**
  * Called with each descriptor and the meta that came with it, or null. What it does not take, or hand
@@ -136,6 +136,7 @@ export class Client {
 
   /** Receives with these options. */
   constructor(options: ReceiveOptions = {}) {
+    if (options.maxMetaBytes !== undefined) checkMaxMetaBytes(options.maxMetaBytes);
     this.#options = options;
   }
 
@@ -149,8 +150,8 @@ export class Client {
 
   /** {@linkcode receiveFrom} */
   async receiveFrom(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
-    const first = await carrier(conn).record(this.#options);
-    return first ? await deliver(conn, first, callback, () => undefined) : 0;
+    const first = await this.#carrier(conn).record(this.#options);
+    return first ? await deliver(conn, first, callback, () => undefined, this.#options) : 0;
   }
 
   /** {@linkcode receiveAllFrom} */
@@ -170,9 +171,9 @@ export class Client {
   }
 
   async #receiveAll(conn: UnixConn, callback: ReceiveCallback): Promise<number> {
-    const next = () => carrier(conn).record(this.#options);
-    const first = await next();
-    return first ? await deliver(conn, first, callback, next) : 0;
+    const next = () => conn.record(this.#options);
+    const first = await this.#carrier(conn).record(this.#options);
+    return first ? await deliver(conn, first, callback, next, this.#options) : 0;
   }
 
   async *#iterate(path: string): AsyncGenerator<Received> {
@@ -180,9 +181,23 @@ export class Client {
     yield* this.#iterateAll(conn);
   }
 
+  /** A connection that may be received from. */
+  #carrier(conn: UnixConn): UnixConn {
+    if (!(conn instanceof UnixConn)) {
+      throw new NotUnixConnError(
+        "Descriptors arrive on connections that connect(), or accept() of listen(), of this module " +
+          "gives; a Deno.UnixConn reads without room for them, and the kernel closes them",
+      );
+    }
+    const { allow } = this.#options;
+    if (allow) checkPeer(conn, allow, "Cannot receive");
+    return conn;
+  }
+
   async *#iterateAll(conn: UnixConn): AsyncGenerator<Received> {
+    this.#carrier(conn);
     for (;;) {
-      const record = await carrier(conn).record(this.#options);
+      const record = await conn.record(this.#options);
       if (!record) return;
       using fd = new Fd(record.descriptor, conn.peer.pid);
       let left = true;
@@ -203,9 +218,10 @@ async function deliver(
   first: WireRecord,
   callback: ReceiveCallback,
   next: () => Promise<WireRecord | undefined> | undefined,
+  { signal }: WaitOptions,
 ): Promise<number> {
   let count = 0;
-  for (let record: WireRecord | undefined = first; record; record = conn.whole() ?? await next()) {
+  for (let record: WireRecord | undefined = first; record;) {
     using fd = new Fd(record.descriptor, conn.peer.pid);
     try {
       const done = callback(fd, record.meta);
@@ -216,14 +232,9 @@ async function deliver(
       throw error;
     }
     count++;
+    // What has arrived stays with the connection, for who receives from it again.
+    signal?.throwIfAborted();
+    record = conn.whole() ?? await next();
   }
   return count;
-}
-
-function carrier(conn: UnixConn): UnixConn {
-  if (conn instanceof UnixConn) return conn;
-  throw new NotUnixConnError(
-    "Descriptors arrive on connections that connect(), or accept() of listen(), of this module " +
-      "gives; a Deno.UnixConn reads without room for them, and the kernel closes them",
-  );
 }

@@ -12,7 +12,8 @@ import {
   tooManyInFlight,
   wouldBlock,
 } from "../ffi/message.ts";
-import { either, longestPause, pause, ready, unlessAborted } from "../ffi/poll.ts";
+import { breathe, either, longestPause, pause, ready, unlessAborted } from "../ffi/poll.ts";
+import { readText } from "../ffi/file.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import {
   connectUnix,
@@ -23,6 +24,7 @@ import {
   peerAddress,
   peerCredentials,
   shutdownWrite,
+  unsentBytes,
 } from "../ffi/socket.ts";
 import {
   ControlTruncatedError,
@@ -43,7 +45,20 @@ export type PeerCheck = (peer: Credentials) => boolean;
 
 /** Allows those who may have everything that this process has anyway. */
 export function sameUserOrRoot({ uid }: Credentials): boolean {
-  return uid === effectiveUser() || uid === 0;
+  return uid === 0 || uid === effectiveUser() && !isOverflow(uid);
+}
+
+/**
+ * Whether the number stands for every user that has none in this user namespace
+ * (user_namespaces(7), "Unmapped user and group IDs"), and so tells nothing.
+ */
+function isOverflow(uid: number): boolean {
+  if (uid !== Number(readText("/proc/sys/kernel/overflowuid") ?? 65534)) return false;
+  const lines = (readText("/proc/self/uid_map") ?? "").trim().split("\n");
+  return !lines.some((line) => {
+    const [first, , count] = line.trim().split(/ +/).map(Number);
+    return uid >= first && uid < first + count;
+  });
 }
 
 /** Options of {@linkcode connect}. */
@@ -86,18 +101,31 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
   }
 }
 
-function allowed(conn: UnixConn, allow: PeerCheck = () => true, attempt: string): UnixConn {
+function allowed(conn: UnixConn, allow: PeerCheck | undefined, attempt: string): UnixConn {
   try {
-    if (allow(conn.peer)) return conn;
-    const { pid, uid } = conn.peer;
-    throw new PeerNotAllowedError(
-      `${attempt}: process ${pid} of user ${uid} listens there, which \`allow\` refuses`,
-    );
+    if (allow) checkPeer(conn, allow, attempt);
+    return conn;
   } catch (error) {
     conn.close();
     throw error;
   }
 }
+
+/**
+ * @throws {PeerNotAllowedError} When `allow` is not true for the process at the other end.
+ *
+ * @ignore
+ */
+export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string): void {
+  // A promise is no answer.
+  if (allow(peer) === true) return;
+  throw new PeerNotAllowedError(
+    `${attempt}: \`allow\` refuses process ${peer.pid} of user ${peer.uid}`,
+  );
+}
+
+/** How often a connection may find something to read before others are thought of. */
+const manyInARow = 8;
 
 // Shared by every connection of the thread: filled and emptied within one turn.
 const chunkBytes = 1 << 16;
@@ -125,6 +153,8 @@ export class UnixConn implements Disposable {
   readonly #closing = new AbortController();
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
+  /** How often in a row there was something to read without waiting. */
+  #immediate = 0;
   #wrote = false;
   /** Why no more can be read, or written: what came before was left half done. */
   #readEnd: Error | undefined;
@@ -308,9 +338,11 @@ export class UnixConn implements Disposable {
       if (n === 0) return false;
       if (n !== wouldBlock) {
         this.#checked(() => this.#take(buffers, n));
+        if (++this.#immediate > manyInARow) await breathe(signal);
         return true;
       }
       await this.#wait("readable", signal);
+      this.#immediate = 0;
     }
   }
 
@@ -372,7 +404,7 @@ export class UnixConn implements Disposable {
         }
         turn ??= Promise.withResolvers<void>();
         this.#writing = turn.promise;
-        stall ??= new Stall(stallTimeout);
+        stall ??= new Stall(stallTimeout, () => unsentBytes(this.fd.raw));
         if (n === tooManyInFlight) await stall.pause(signal);
         else await stall.limit(signal, (limited) => this.#wait("writable", limited));
       }
@@ -397,21 +429,38 @@ export class UnixConn implements Disposable {
   }
 }
 
-/** A time in which nothing could be written. */
+/** A time in which nothing could be written. It begins anew whenever the peer has read something. */
 class Stall {
-  readonly #end: number;
+  #end: number;
+  #waiting: number;
   readonly #milliseconds: number;
+  readonly #waitingNow: () => number;
   #delay = 1;
 
-  constructor(milliseconds: number) {
+  /** @param waitingNow How much waits for the peer to read it. */
+  constructor(milliseconds: number, waitingNow: () => number) {
     this.#milliseconds = milliseconds;
+    this.#waitingNow = waitingNow;
+    this.#waiting = waitingNow();
     this.#end = performance.now() + milliseconds;
+  }
+
+  /** Milliseconds until it has lasted too long, if nothing happens. */
+  #left(): number {
+    const left = this.#end - performance.now();
+    if (left > 0) return left;
+    // Room to write shows when most of the buffer is free: much later than that some of it is.
+    const waiting = this.#waitingNow();
+    if (waiting >= this.#waiting) return 0;
+    this.#waiting = waiting;
+    this.#end = performance.now() + this.#milliseconds;
+    return this.#milliseconds;
   }
 
   /** Waits a little longer each time. */
   async pause(signal: AbortSignal | undefined): Promise<void> {
-    const left = this.#end - performance.now();
-    if (left <= 0) throw inFlightError(this.#milliseconds);
+    const left = this.#left();
+    if (left === 0) throw inFlightError(this.#milliseconds);
     await pause(Math.min(this.#delay, left), signal);
     this.#delay = Math.min(2 * this.#delay, 100);
   }
@@ -421,16 +470,22 @@ class Stall {
     signal: AbortSignal | undefined,
     wait: (signal: AbortSignal | undefined) => Promise<void>,
   ): Promise<void> {
-    const left = this.#end - performance.now();
-    if (left === Infinity) return await wait(signal);
+    if (this.#milliseconds === Infinity) return await wait(signal);
     const late = new AbortController();
-    const timer = setTimeout(() => {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const look = () => {
+      const left = this.#left();
+      if (left > 0) {
+        timer = setTimeout(look, Math.min(left, longestPause));
+        return;
+      }
       late.abort(
         new Deno.errors.TimedOut(
           `Cannot write: the peer has read nothing for ${this.#milliseconds} ms`,
         ),
       );
-    }, Math.min(left, longestPause));
+    };
+    look();
     try {
       await wait(either(late.signal, signal));
     } finally {

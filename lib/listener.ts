@@ -4,12 +4,13 @@
  * @module
  */
 
-import { closeAll, Fd } from "../ffi/fd.ts";
+import { closeAll, Fd, setNonblocking } from "../ffi/fd.ts";
 import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
-import { either, ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { breathe, either, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
 import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
+import { lookAfter } from "./donor.ts";
 import { NotUnixListenerError } from "./errors.ts";
 
 /** Options of {@linkcode listen}. */
@@ -72,6 +73,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   readonly #closing = new AbortController();
   #file: FileStatus | undefined;
   #referenced = true;
+  /** How often in a row there was somebody to accept without waiting. */
+  #immediate = 0;
 
   /**
    * Takes over a listening unix stream socket.
@@ -84,6 +87,9 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       throw new NotUnixListenerError(`Descriptor ${fd.raw} is not a unix stream listener`);
     }
     this.fd = fd;
+    // One that comes from elsewhere may be blocking, and would hold up everything in accept().
+    lookAfter(fd, fd.raw);
+    setNonblocking(fd.raw, true);
     this.addr = path === undefined
       ? localAddress(fd.raw) as UnixAddress
       : { transport: "unix", path };
@@ -100,9 +106,14 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     const attempt = () => `Cannot accept on ${formatPath(this.addr.path ?? "")}`;
     for (;;) {
       signal?.throwIfAborted();
+      if (this.#immediate > manyInARow) await breathe(signal);
       this.#closing.signal.throwIfAborted();
       const raw = accept(this.fd.raw, attempt);
-      if (raw >= 0) return new UnixConn(new Fd(raw));
+      if (raw >= 0) {
+        this.#immediate++;
+        return new UnixConn(new Fd(raw));
+      }
+      this.#immediate = 0;
       await ready(this.fd.raw, "readable", {
         keepsAlive: () => this.#referenced,
         signal: either(this.#closing.signal, signal),
@@ -174,6 +185,9 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   }
 }
 
+/** How many may be accepted in a row before others are thought of. */
+const manyInARow = 8;
+
 function listenAt(path: string, attempt: string, mode: number | undefined): number {
   try {
     return listenUnix(path, attempt, { mode });
@@ -194,6 +208,11 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
 function listenOver(path: string, attempt: string, mode: number | undefined): number {
   // A path that nobody could connect to is refused before anything is made.
   packUnix(path, attempt);
+  const there = pathStatus(path);
+  if (there && there.kind !== "socket") {
+    const what = there.kind === "regular" ? "a file" : `a ${there.kind}`;
+    throw new Deno.errors.AlreadyExists(`${attempt}: there is ${what} that is no socket`);
+  }
   const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
   if (new TextEncoder().encode(beside).length <= maxPathBytes) {
     return renamed(listenUnix(beside, attempt, { mode }), beside, path);

@@ -9,14 +9,25 @@ import { lockFile } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 
-/** Waits for the lock of the path; it is free again when what this gives is closed, or the process ends. */
-export async function lock(path: string, signal?: AbortSignal): Promise<Fd> {
+/**
+ * Runs `step` while no other process does the like for the same path. What does not wait in there
+ * cannot be stopped with the lock in its hands.
+ */
+export async function locked<T>(
+  path: string,
+  step: () => T | Promise<T>,
+  signal?: AbortSignal,
+): Promise<T> {
   if (path.startsWith("\0")) {
     throw new TypeError(`A control socket is a path in the file system, not ${formatPath(path)}`);
   }
   for (;;) {
     const raw = lockFile(`${path}.lock`, `Cannot lock ${formatPath(path)}`);
-    if (raw !== undefined) return new Fd(raw);
+    if (raw !== undefined) {
+      using _lock = new Fd(raw);
+      const result = step();
+      return result instanceof Promise ? await result : result;
+    }
     await pause(5, signal);
   }
 }

@@ -305,9 +305,10 @@ function whenClosed(object: object, notice: () => void): void {
     const value = (...args: unknown[]) => {
       const result = method.apply(object, args);
       notice();
-      // A server has closed its listener a turn later.
-      if (result instanceof Promise) void pause(0).then(notice);
-      return result;
+      if (!(result instanceof Promise)) return result;
+      // A server has closed its listener a turn later, and is done when its answers are.
+      void pause(0).then(notice);
+      return result.finally(notice);
     };
     Object.defineProperty(object, name, { value, configurable: true });
   }

@@ -10,7 +10,12 @@ import { NotUnixConnError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
 import { metaBytes, type MetaLike } from "./meta.ts";
 import { UnixConn } from "./conn.ts";
-import { Batch, headerBytes, maxMetaBytes as defaultMaxMetaBytes } from "./wire.ts";
+import {
+  Batch,
+  checkMaxMetaBytes,
+  headerBytes,
+  maxMetaBytes as defaultMaxMetaBytes,
+} from "./wire.ts";
 
 /** Options of everything that sends. */
 export interface SendOptions {
@@ -26,16 +31,6 @@ export interface SendOptions {
   stallTimeout?: number;
   /** Ends a wait for the receiver to read; the wait rejects with the signal's reason. */
   signal?: AbortSignal;
-}
-
-/**
- * @throws {RangeError} When it is no length that a meta may be limited to.
- *
- * @ignore
- */
-export function checkMaxMetaBytes(maxMetaBytes: number): void {
-  if (Number.isInteger(maxMetaBytes) && maxMetaBytes >= 0 && maxMetaBytes < 2 ** 31) return;
-  throw new RangeError(`maxMetaBytes is a number of bytes, not ${maxMetaBytes}`);
 }
 
 /**
@@ -133,6 +128,11 @@ export class ResponseWriter implements Disposable {
       fd.close();
       throw error;
     }
+    if (this.#failure) {
+      // It has ended, or failed, before this was known to be written: nobody closes it later.
+      fd.close();
+      throw this.#failure.error;
+    }
     this.#owned.push(fd);
     if (afterwards) this.#afterwards.push(afterwards);
   }
@@ -162,8 +162,13 @@ export class ResponseWriter implements Disposable {
     this.#logger.error?.(message, ...details);
   }
 
-  /** Closes what it owns; what was written and not sent is not sent. */
+  /** Closes what it owns; what was written and not sent is not sent, and nothing more can be. */
   [Symbol.dispose](): void {
+    this.#failure ??= { error: new Deno.errors.BadResource("The response has ended") };
+    this.#release();
+  }
+
+  #release(): void {
     this.#batch.clear();
     this.#afterwards = [];
     closeAll(this.#owned.splice(0).map((fd) => fd.take()));
@@ -195,12 +200,12 @@ export class ResponseWriter implements Disposable {
       });
     } catch (error) {
       this.#failure = { error };
-      this[Symbol.dispose]();
+      this.#release();
       throw error;
     }
     this.#sent += this.#batch.count;
     const afterwards = this.#afterwards;
-    this[Symbol.dispose]();
+    this.#release();
     for (const step of afterwards) {
       try {
         step();

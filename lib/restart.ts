@@ -14,10 +14,10 @@ import { either, expiring, pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
-import { type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
-import { HandoverError, PeerNotAllowedError } from "./errors.ts";
+import { HandoverError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
 import { type HttpHandler, serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
@@ -25,7 +25,7 @@ import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
 import { Resources } from "./resources.ts";
-import { lock } from "./lock.ts";
+import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
 import { type Command, ownCommand, Successor, workingDirectory } from "./successor.ts";
 import { WebSockets } from "./websockets.ts";
@@ -484,7 +484,8 @@ export class Generation implements AsyncDisposable {
       this.#log("restarted", began, { successor: outcome.pid });
       return outcome;
     } catch (error) {
-      this.#logger.error?.("The restart failed; this generation goes on", error);
+      const then = this.#hasLeft ? "" : "; this generation goes on";
+      this.#logger.error?.(`The restart failed${then}`, error);
       throw error;
     } finally {
       over.abort();
@@ -518,7 +519,8 @@ export class Generation implements AsyncDisposable {
       this.#handover?.abort(new HandoverError("The generation that ran was stopped"));
       void this.#leave();
     }
-    await this.finished;
+    // Whether it was rolled back is of no interest to whoever wants it stopped.
+    await this.finished.catch(() => {});
   }
 
   /** {@linkcode Generation.stop} */
@@ -573,11 +575,7 @@ export class Generation implements AsyncDisposable {
     const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
     const channel = new Channel(conn);
     try {
-      if (!allow(conn.peer)) {
-        throw new PeerNotAllowedError(
-          `Refused process ${conn.peer.pid} of user ${conn.peer.uid}: \`allow\` says so`,
-        );
-      }
+      checkPeer(conn, allow, "Refused a client");
       const asked = await channel.receive({ timeout: answerTimeout });
       if (asked) await this.#serveControl(channel, asked);
     } catch (error) {
@@ -761,11 +759,6 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     const successor = this.#successor;
     this.#withdraw();
-    this.#settleAttempt();
-    const unbound = this.#unbind();
-    this.#inheritance[Symbol.dispose]();
-    this.#foreign?.[Symbol.dispose]();
-    this.#resources.release();
     this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
     if (successor) void this.#heed(successor.channel);
     // Where nobody takes over there is nobody to go to: who is idle is not waited for.
@@ -773,6 +766,11 @@ export class Generation implements AsyncDisposable {
     const isReplaced = successor !== undefined || reason !== undefined;
     if (isReplaced) this.#webSockets.leave(Math.min(deadline / 2, 30_000), 1012, "service restart");
     else this.#webSockets.leave(0, 1001, "going away");
+    await this.#settleAttempt();
+    this.#inheritance[Symbol.dispose]();
+    this.#foreign?.[Symbol.dispose]();
+    this.#resources.release();
+    const unbound = this.#unbind();
     const reporting = setInterval(() => this.#report(), reportInterval);
     try {
       const { signal: hurry } = this.#hurry;
@@ -800,23 +798,30 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Whoever waits for a restart is told what comes of it. */
-  #settleAttempt(): void {
+  async #settleAttempt(): Promise<void> {
     const attempt = this.#attempt;
     if (!attempt) return;
     const { pid } = this.#successor ?? {};
-    if (pid !== undefined) attempt.outcome.resolve({ pid, generation: this.generation + 1 });
-    else this.#giveUp(attempt, new HandoverError("This generation was stopped meanwhile"));
+    if (pid !== undefined) {
+      attempt.outcome.resolve({ pid, generation: this.generation + 1 });
+      return;
+    }
+    this.#giveUp(attempt, new HandoverError("This generation was stopped meanwhile"));
+    // A process that has hardly begun has the sockets of this one, and would seem to listen on them.
+    await attempt.successor.ended;
   }
 
   /** Leaves the control path to the next generation, or removes it when nobody listens there. */
   async #unbind(): Promise<void> {
+    const { answerTimeout = 10_000 } = this.#options;
+    using late = expiring(answerTimeout, () => new Error("Its lock is not to be had"));
+    const leave = () => this.#control.leave();
     try {
       // Another first generation may be about to listen there.
-      using _lock = await lock(this.path);
-      this.#control.leave();
+      await locked(this.path, leave, late.signal);
     } catch (error) {
-      this.#control[Symbol.dispose]();
-      this.#logger.debug?.(`Cannot leave ${formatPath(this.path)} to others`, error);
+      this.#logger.debug?.(`Leaving ${formatPath(this.path)} as it is`, error);
+      leave();
     }
   }
 

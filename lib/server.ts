@@ -11,8 +11,8 @@ import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";
 import { guarded, type Logger } from "./logger.ts";
-import { checkDuration, checkMaxMetaBytes, ResponseWriter, type SendOptions } from "./response.ts";
-import { type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { checkDuration, ResponseWriter, type SendOptions } from "./response.ts";
+import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import {
   closeNativeListener,
   listen,
@@ -20,6 +20,7 @@ import {
   pathStatusOf,
   UnixListener,
 } from "./listener.ts";
+import { checkMaxMetaBytes } from "./wire.ts";
 
 /** Options of a server. */
 export interface ServerOptions extends Omit<SendOptions, "signal"> {
@@ -123,6 +124,8 @@ export class Server implements AsyncDisposable {
   readonly #conversations = new Set<Promise<void>>();
   readonly #hangUp = new AbortController();
   #hangUpTimer: ReturnType<typeof setTimeout> | undefined;
+  #hasEnded = false;
+  #refusalReported = -Infinity;
 
   /** Starts serving; see {@linkcode serve}. */
   constructor(
@@ -165,7 +168,7 @@ export class Server implements AsyncDisposable {
     const { deadline = defaultDeadline, signal } = options;
     checkDuration("deadline", deadline);
     this.#listener[Symbol.dispose]();
-    this.#hangUpAfter(deadline);
+    if (!this.#hasEnded) this.#hangUpAfter(deadline);
     await unlessAborted(this.finished, signal);
   }
 
@@ -192,6 +195,7 @@ export class Server implements AsyncDisposable {
       }
       if (this.#hangUpTimer === undefined) this.#hangUpAfter(defaultDeadline);
       await Promise.all(this.#conversations);
+      this.#hasEnded = true;
       clearTimeout(this.#hangUpTimer);
     }
   }
@@ -233,28 +237,37 @@ export class Server implements AsyncDisposable {
   /** Serves one client; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
     using _conn = conn;
-    const { pid, uid } = conn.peer;
-    const client = `process ${pid}`;
-    this.#logger.debug?.(`Accepted a connection from ${client}`);
-    const { maxMetaBytes, stallTimeout } = this.#options;
-    const { signal } = this.#hangUp;
+    const client = `process ${conn.peer.pid}`;
     const logger = this.#logger;
-    using response = new ResponseWriter(conn, { maxMetaBytes, stallTimeout, signal, logger });
-    const serve = async () => {
-      await handle(this.#handler, conn, response);
-      await response.flush();
-    };
+    logger.debug?.(`Accepted a connection from ${client}`);
     try {
-      if (!this.#allow(conn.peer)) {
-        throw new PeerNotAllowedError(`Refused ${client} of user ${uid}: \`allow\` says so`);
-      }
+      checkPeer(conn, this.#allow, "Refused a client");
+      const { maxMetaBytes, stallTimeout } = this.#options;
+      const { signal } = this.#hangUp;
       signal.throwIfAborted();
+      using response = new ResponseWriter(conn, { maxMetaBytes, stallTimeout, signal, logger });
+      const serve = async () => {
+        await handle(this.#handler, conn, response);
+        await response.flush();
+      };
       await unlessAborted(serve(), signal);
-      this.#logger.info?.(`Sent ${response.sent} descriptors to ${client}`);
+      logger.info?.(`Sent ${response.sent} descriptors to ${client}`);
     } catch (error) {
-      this.#logger.error?.(`Cannot send descriptors to ${client}`, error);
+      if (!(error instanceof PeerNotAllowedError)) {
+        logger.error?.(`Cannot send descriptors to ${client}`, error);
+      } else if (this.#mayReportRefusal()) {
+        logger.error?.(error.message, error);
+      }
       this.#spoil(conn, client);
     }
+  }
+
+  /** Refused clients may come by the thousand, and are not to fill the log. */
+  #mayReportRefusal(): boolean {
+    const now = performance.now();
+    if (now - this.#refusalReported < refusalInterval) return false;
+    this.#refusalReported = now;
+    return true;
   }
 
   /** A client that is not served to the end is to see it. */
@@ -272,6 +285,9 @@ const defaultDeadline = 10_000;
 
 /** Out of descriptors or memory: that passes, and the client waits in the queue meanwhile. */
 const passing = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
+
+/** Milliseconds between two lines about clients that are refused. */
+const refusalInterval = 1000;
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;

@@ -17,7 +17,7 @@ import { HandoverError } from "./errors.ts";
 import { type Frame, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
-import { lock } from "./lock.ts";
+import { locked } from "./lock.ts";
 import { guarded } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
@@ -70,20 +70,23 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   }
 }
 
-/** Connects to the generation that runs at `path`, or listens there if none does. */
+/**
+ * Connects to the generation that runs at `path`, or listens there if none does; two that start at once
+ * do so one after the other.
+ */
 async function takePath(
   path: string,
   { allow = sameUserOrRoot, mode, signal }: StartOptions,
 ): Promise<UnixConn | UnixListener> {
-  // Two that start at once do so one after the other.
-  using _lock = await lock(path, signal);
-  try {
-    return await connect(path, { allow, signal });
-  } catch (error) {
-    const { NotFound, ConnectionRefused } = Deno.errors;
-    if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
-    return listen(path, { mode, replace: true });
-  }
+  return await locked<UnixConn | UnixListener>(path, async () => {
+    try {
+      return await connect(path, { allow, signal });
+    } catch (error) {
+      const { NotFound, ConnectionRefused } = Deno.errors;
+      if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
+      return listen(path, { mode, replace: true });
+    }
+  }, signal);
 }
 
 async function first(

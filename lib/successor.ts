@@ -4,7 +4,7 @@
  * @module
  */
 
-import { readLink, readText } from "../ffi/file.ts";
+import { pathStatus, readLink, readText } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
 
 /** A program and its arguments. */
@@ -33,13 +33,24 @@ const tokenVariable = "GRACEFUL_TOKEN";
 
 /** What the generation that started this process is to know it by; undefined when none did. */
 export function ownToken(): string | undefined {
-  const variables = readText("/proc/self/environ")?.split("\0") ?? [];
-  const found = variables.find((variable) => variable.startsWith(`${tokenVariable}=`));
-  return found?.slice(tokenVariable.length + 1);
+  return variable(tokenVariable);
 }
 
-/** The directory of this process, which it may change (proc(5), "cwd"); undefined when it is removed. */
+/** A variable of the environment that this process was started with (proc(5), "environ"). */
+function variable(name: string): string | undefined {
+  const all = readText("/proc/self/environ")?.split("\0") ?? [];
+  return all.find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+/**
+ * The directory of this process, by the name that it was entered by: where a symbolic link leads to the
+ * current release, the next generation is of the next release. Undefined when it is removed.
+ */
 export function workingDirectory(): string | undefined {
+  const here = pathStatus("/proc/self/cwd");
+  const named = variable("PWD");
+  const there = named ? pathStatus(named) : undefined;
+  if (here && there && here.dev === there.dev && here.ino === there.ino) return named;
   const path = readLink("/proc/self/cwd");
   return path?.endsWith(" (deleted)") ? undefined : path;
 }
@@ -76,7 +87,7 @@ export class Successor {
     this.#process = new Deno.Command(program, {
       args,
       cwd,
-      env: { [tokenVariable]: this.token },
+      env: { [tokenVariable]: this.token, ...(cwd !== undefined && { PWD: cwd }) },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",

@@ -242,3 +242,13 @@ export class RecordReader {
 function count(n: number, noun: string): string {
   return `${n} ${noun}${n === 1 ? "" : "s"}`;
 }
+
+/**
+ * @throws {RangeError} When it is no length that a meta may be limited to.
+ *
+ * @ignore
+ */
+export function checkMaxMetaBytes(maxMetaBytes: number): void {
+  if (Number.isInteger(maxMetaBytes) && maxMetaBytes >= 0 && maxMetaBytes < 2 ** 31) return;
+  throw new RangeError(`maxMetaBytes is a number of bytes, not ${maxMetaBytes}`);
+}

@@ -5,6 +5,7 @@ import {
   assertMatch,
   assertRejects,
   assertStrictEquals,
+  assertThrows,
 } from "@std/assert";
 import { closeRaw, isOpen } from "../ffi/fd.ts";
 import { listenUnix } from "../ffi/socket.ts";
@@ -33,6 +34,7 @@ import {
 } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { Others } from "./fixtures/others.ts";
 import { connectedPair, joined, record, sendRaw, Sockets } from "./fixtures/raw.ts";
 import { test } from "./guard.ts";
 
@@ -223,6 +225,66 @@ test("the signal ends it in the middle, and what came is closed", async () => {
   assertEquals(metas, ["whole"]);
 });
 
+test("the signal ends it between two of one message, and the rest is for who receives again", async () => {
+  using sockets = new Sockets(3);
+  const reason = new Error("enough");
+  for (const how of ["receiveFrom", "receiveAllFrom", "iteration"]) {
+    const [a, b] = connectedPair();
+    using conn = a;
+    using sender = b;
+    sendRaw(sender, joined(record("a"), record("b"), record("c")), sockets.raws);
+    sender.close();
+    const controller = new AbortController();
+    const { signal } = controller;
+    const metas: string[] = [];
+    const callback: ReceiveCallback = (_fd, meta) => {
+      metas.push(text(meta));
+      controller.abort(reason);
+    };
+    const receiving = async () => {
+      if (how === "receiveFrom") await receiveFrom(conn, callback, { signal });
+      else if (how === "receiveAllFrom") await receiveAllFrom(conn, callback, { signal });
+      else for await (const { fd, meta } of receiveAllFrom(conn, { signal })) callback(fd, meta);
+    };
+    assertStrictEquals(await assertRejects(receiving), reason);
+    assertEquals([how, ...metas], [how, "a"]);
+    await receiveAllFrom(conn, callback);
+    assertEquals([how, ...metas], [how, "a", "b", "c"]);
+  }
+});
+
+for (const how of ["callback", "iteration"]) {
+  test(`a sender that never pauses leaves others their turns, and the signal: ${how}`, async () => {
+    await using others = new Others();
+    const [a, b] = connectedPair();
+    using conn = a;
+    using sender = b;
+    const { signal, reason } = others;
+    // There is always something to read.
+    const more = () => {
+      others.wait();
+      sendRaw(sender, record(), [0]);
+    };
+    more();
+    const receiving = async () => {
+      if (how === "callback") await receiveAllFrom(conn, more, { signal });
+      else for await (const _ of receiveAllFrom(conn, { signal })) more();
+    };
+    assertStrictEquals(await assertRejects(receiving), reason);
+  });
+}
+
+test("a process that sends without pause leaves others their turns, and the signal", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using child = new Child("./flood.ts", ["descriptors", path]);
+  assertEquals(await child.line(), "listening");
+  await using others = new Others();
+  const { signal, reason } = others;
+  const receiving = receive(path, () => others.wait(), { signal });
+  assertStrictEquals(await assertRejects(() => receiving), reason);
+});
+
 test("maxMetaBytes says what the receiver takes, to the byte", async () => {
   using sockets = new Sockets(1);
   for (const [maxMetaBytes, fits] of [[9, false], [10, true]] as const) {
@@ -235,6 +297,18 @@ test("maxMetaBytes says what the receiver takes, to the byte", async () => {
     const receiving = receiveAllFrom(conn, () => {}, { maxMetaBytes });
     if (fits) assertEquals(await receiving, 1);
     else await assertRejects(() => receiving, LongReadError, "announces 10 bytes");
+  }
+});
+
+test("a maxMetaBytes that is no number of bytes is refused", async () => {
+  for (const junk of [NaN, -1, 1.5, Infinity, 2 ** 31, "9", null]) {
+    const maxMetaBytes = junk as number;
+    const message = `maxMetaBytes is a number of bytes, not ${junk}`;
+    assertThrows(() => new Client({ maxMetaBytes }), RangeError, message);
+    // Before anything is connected to.
+    const path = "/nonexistent/app.sock";
+    await assertRejects(async () => await receive(path, () => {}, { maxMetaBytes }), RangeError);
+    await assertRejects(async () => await receive(path, { maxMetaBytes }).next(), RangeError);
   }
 });
 
@@ -478,6 +552,18 @@ test("Client receives with its own options", async () => {
     await assertRejects(() => use(small, conn), LongReadError);
     assertStrictEquals(await assertRejects(() => use(aborted, conn)), reason);
   }
+});
+
+test("one Client receives twenty times at once, each all of it", async () => {
+  await using server = new Giving(300);
+  const client = new Client({ maxMetaBytes: 3 });
+  const all = await Promise.all(Array.from({ length: 20 }, async () => {
+    const metas: string[] = [];
+    await client.receive(server.path, (_fd, meta) => void metas.push(text(meta)));
+    return metas;
+  }));
+  const wanted = Array.from({ length: 300 }, (_, i) => String(i));
+  for (const metas of all) assertEquals(metas, wanted);
 });
 
 test("a connection of another kind is refused: it would lose the descriptors", async () => {

@@ -29,6 +29,29 @@ test(
   },
 );
 
+for (const donor of ["known", "unknown"]) {
+  test(
+    `accept() on a blocking listener holds nobody up: its donor is ${donor}`,
+    { ignore },
+    async () => {
+      using directory = new Directory();
+      const path = directory.join("donor.sock");
+      const at = directory.join("app.sock");
+      await using python = new Child("./donor.py", [path, at], { command: "python3" });
+      await python.line();
+      await using child = new Child("./accept_on.ts", [path, donor]);
+      // A process whose event loop is frozen says nothing any more.
+      const limit = setTimeout(() => Deno.kill(child.pid, "SIGKILL"), 60_000);
+      assertEquals(await child.line(), "holding");
+      // What a donor that is known does again is seen to.
+      if (donor === "known") await python.tell("block");
+      await child.tell("accept");
+      assertEquals(await child.line(), "enough");
+      clearTimeout(limit);
+    },
+  );
+}
+
 async function hasPython(): Promise<boolean> {
   try {
     return (await new Deno.Command("python3", { args: ["--version"] }).output()).success;

@@ -11,6 +11,7 @@ import { libc } from "../ffi/libc.ts";
 import { openDescriptors } from "../ffi/proc.ts";
 import { socketCookie, socketPair } from "../ffi/socket.ts";
 import { Fd } from "../mod.ts";
+import { Child } from "./fixtures/child.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
@@ -177,6 +178,11 @@ test("the table has room for thousands before they come, and nothing is left ope
     Number(/^FDSize:\s*(\d+)/m.exec(Deno.readTextFileSync("/proc/self/status"))![1]);
   await until(() => room() >= 4096);
   await until(() => openDescriptors().every((raw) => raw < 4000));
+});
+
+test("the table gets the room that the limit of open descriptors leaves it", async () => {
+  await using child = new Child("./spacious.ts", ["1024"], { openFiles: 1024 });
+  assertEquals(await child.line(), "1024");
 });
 
 test("every open descriptor is listed, however many and high", () => {

@@ -17,53 +17,16 @@ import {
   listenerHandler,
   sendListener,
   sequenceHandler,
-  start,
-  type StartOptions,
 } from "../mod.ts";
 import { Channel } from "../lib/channel.ts";
 import { encodeFrame, type Frame } from "../lib/frame.ts";
+import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
 import { Sockets } from "./fixtures/raw.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
-
-const here = { hostname: "127.0.0.1", port: 0 };
-
-/** A generation in this process: without signals, and without waiting for long. */
-function begin(path: string, options: StartOptions = {}): Promise<Generation> {
-  return start(path, {
-    stopOn: [],
-    probation: 10,
-    answerTimeout: 5000,
-    deadline: 5000,
-    logger: {},
-    ...options,
-  });
-}
-
-/** Who answers at a port. */
-async function asked(port: number): Promise<string> {
-  const client = Deno.createHttpClient({ poolMaxIdlePerHost: 0 });
-  try {
-    const response = await fetch(`http://127.0.0.1:${port}`, {
-      client,
-      headers: { connection: "close" },
-    });
-    return await response.text();
-  } finally {
-    client.close();
-  }
-}
-
-function portOf({ addr }: { addr: Deno.Addr }): number {
-  return (addr as Deno.NetAddr).port;
-}
-
-function saying(words: string): () => Response {
-  return () => new Response(words);
-}
 
 test("the first generation serves from ready() on, and stop() leaves nothing behind", async () => {
   using directory = new Directory();
@@ -361,6 +324,52 @@ test("restart() starts the same command again, which writes where this one did",
   await until(() => !directory.names().includes("app.sock"));
 });
 
+test("restart() starts in the directory that this one was started in, by the name that it had", async () => {
+  using directory = new Directory();
+  const module = new URL("../mod.ts", import.meta.url);
+  for (const release of ["one", "two"]) {
+    Deno.mkdirSync(directory.join(release));
+    Deno.writeTextFileSync(
+      directory.join(`${release}/main.ts`),
+      `import { start } from "${module}";
+       const app = await start("${
+        directory.join("app.sock")
+      }", { restartOn: ["SIGHUP"], probation: 10 });
+       Deno.chdir("/");
+       await app.ready();
+       console.log(app.generation, "is of release ${release}, process", Deno.pid);
+       await app.finished;`,
+    );
+  }
+  const current = directory.join("current");
+  Deno.symlinkSync("one", current);
+  const enter = ["sh", "-c", `cd ${current} && exec "$0" run -A main.ts`];
+  await using first = new Child("", [], { through: enter });
+  await line(first, /^1 is of release one/);
+  Deno.removeSync(current);
+  Deno.symlinkSync("two", current);
+  Deno.kill(first.pid, "SIGHUP");
+  const second = Number((await line(first, /^2 is of release two/)).split(" ").at(-1));
+  Deno.kill(second, "SIGTERM");
+  assertEquals((await first.ended()).code, 0);
+});
+
+test("the process that takes over may be one that the command has started", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const fixture = new URL("./fixtures/generation.ts", import.meta.url).pathname;
+  const app = await begin(path);
+  await app.ready();
+  // A shell that stays, as the parent of the process that matters.
+  const script = `"$0" run -A "$1" "$2" <&-; echo "it has ended"`;
+  const args = ["-c", script, Deno.execPath(), fixture, path];
+  const { generation, pid } = await app.restart({ program: "sh", args });
+  assertEquals(generation, 2);
+  await app.finished;
+  Deno.kill(pid, "SIGTERM");
+  await until(() => !directory.names().includes("app.sock"));
+});
+
 test("generations of HTTP over TCP need the C library and a new port of loopback", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
@@ -643,6 +652,19 @@ test("a plain server that waits for a word gets one when its listener is served"
   await until(() => new TextDecoder().decode(word) === "ready");
   assertEquals(await asked(portOf(listener)), "here");
   await app.stop();
+});
+
+test("a plain server that sends nothing is not waited for for ever", async () => {
+  using directory = new Directory();
+  const plain = directory.join("plain.sock");
+  await using _server = listenAndServe(plain, async (conn) => {
+    await conn.read(new Uint8Array(1));
+  });
+  const path = directory.join("app.sock");
+  const options = { predecessor: plain, answerTimeout: 50 };
+  const error = await assertRejects(() => begin(path, options), HandoverError, "sent nothing");
+  assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
+  assertEquals(directory.names(), ["app.sock.lock", "plain.sock"]);
 });
 
 test("without that server, or with a generation running, `predecessor` does not matter", async () => {

@@ -4,18 +4,25 @@
  * @module
  */
 
-import { assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import {
+  connect,
   fdHandler,
   type Handler,
   listenAndServe,
+  type PeerCheck,
   PeerNotAllowedError,
   receive,
+  receiveAllFrom,
+  receiveFrom,
+  type ReceiveOptions,
   send,
+  UnexpectedEofError,
 } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
+import { connectedPair, record, sendRaw } from "./fixtures/raw.ts";
 import { test } from "./guard.ts";
 
 const root = 0;
@@ -42,7 +49,10 @@ test("a server refuses another user before its handler runs, and that client see
   assertEquals(await askAs(nobody, path), { bytes: 1, descriptors: 0 });
   assertEquals(handled, 0);
   assertInstanceOf(log.errors[0][1], PeerNotAllowedError);
-  assertMatch(String(log.errors[0][1]), /Refused process \d+ of user 65534/);
+  assertMatch(
+    String(log.errors[0][1]),
+    /Refused a client: `allow` refuses process \d+ of user 65534$/,
+  );
   // Its own user, and root, are served.
   assertEquals(await askAs(root, path), { bytes: 4, descriptors: 1 });
   assertEquals(await receive(path, () => {}), 1);
@@ -105,7 +115,8 @@ test("a client takes nothing from another user's process when it says so, and gi
   assertEquals(await stranger.line(), "listening");
   Deno.chmodSync(path, 0o666);
   const allow = ({ uid }: { uid: number }) => uid === root;
-  const wanted = `of user ${nobody} listens there, which \`allow\` refuses`;
+  const wanted =
+    `Cannot connect to "${path}": \`allow\` refuses process ${stranger.pid} of user ${nobody}`;
   let count = 0;
   await assertRejects(
     () => receive(path, () => void count++, { allow }),
@@ -116,6 +127,80 @@ test("a client takes nothing from another user's process when it says so, and gi
   await assertRejects(() => send(path, 0, null, { allow }), PeerNotAllowedError, wanted);
   assertEquals(await stranger.line(), "was answered 0 bytes");
   assertEquals(count, 0);
+});
+
+const noNamespace = await whyNoNamespace();
+if (noNamespace) console.log(`peer_test.ts: no test of user namespaces: ${noNamespace}`);
+
+test("a number that stands for every user without one is nobody's own", {
+  ignore: noNamespace !== undefined,
+}, async () => {
+  using directory = new Directory();
+  for (const [how, served] of [["--map-current-user", true], ["--user", false]] as const) {
+    const path = directory.join(how);
+    await using child = new Child("./give.ts", [path, "sockets", "1"], {
+      through: ["unshare", "--user", how],
+    });
+    await child.line();
+    // In there, that is what both of us are.
+    const receiving = receive(path, () => {});
+    if (served) assertEquals(await receiving, 1);
+    else await assertRejects(() => receiving, UnexpectedEofError);
+  }
+});
+
+test("an `allow` that answers with a promise refuses, on either side", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const allow = (() => Promise.resolve(true)) as unknown as PeerCheck;
+  {
+    await using _server = listenAndServe(path, fdHandler(0), { logger: log, allow });
+    await assertRejects(() => receive(path, () => {}), UnexpectedEofError);
+    assertInstanceOf(log.errors[0][1], PeerNotAllowedError);
+  }
+  await using _server = listenAndServe(path, fdHandler(0), { logger: {} });
+  await assertRejects(() => receive(path, () => {}, { allow }), PeerNotAllowedError);
+  await assertRejects(() => connect(path, { allow }), PeerNotAllowedError);
+});
+
+test("`allow` is asked about whoever is at the other end of a connection", async () => {
+  const [a, b] = connectedPair();
+  using conn = a;
+  using sender = b;
+  const uses = [
+    (options: ReceiveOptions) => receiveFrom(conn, () => {}, options),
+    (options: ReceiveOptions) => receiveAllFrom(conn, () => {}, options),
+    (options: ReceiveOptions) => receiveAllFrom(conn, options).next(),
+  ];
+  sendRaw(sender, record(), [0]);
+  const promising = (() => Promise.resolve(true)) as unknown as PeerCheck;
+  const asked: number[] = [];
+  for (const use of uses) {
+    await assertRejects(
+      () => use({ allow: ({ pid }) => asked.push(pid) < 0 }),
+      PeerNotAllowedError,
+      `Cannot receive: \`allow\` refuses process ${Deno.pid} of user`,
+    );
+    await assertRejects(() => use({ allow: promising }), PeerNotAllowedError);
+  }
+  assertEquals(asked, [Deno.pid, Deno.pid, Deno.pid]);
+  // Nothing was taken from it.
+  sender.close();
+  assertEquals(await receiveAllFrom(conn, () => {}, { allow: () => true }), 1);
+});
+
+test("strangers that come again and again fill no log", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  await using _server = listenAndServe(path, fdHandler(0), { logger: log, allow: () => false });
+  const began = performance.now();
+  for (let i = 0; i < 100; i++) {
+    await assertRejects(() => receive(path, () => {}), UnexpectedEofError);
+  }
+  const seconds = (performance.now() - began) / 1000;
+  assert(log.errors.length >= 1 && log.errors.length <= 1 + seconds, `${log.errors.length} lines`);
 });
 
 /** A directory that every user may enter and write to. */
@@ -133,6 +218,18 @@ function asAnother(what: "client" | "server", path: string, uid = nobody): Child
 async function askAs(uid: number, path: string): Promise<{ bytes: number; descriptors: number }> {
   await using child = asAnother("client", path, uid);
   return JSON.parse(await child.line());
+}
+
+/** Why there are no user namespaces here; undefined when there are. */
+async function whyNoNamespace(): Promise<string | undefined> {
+  try {
+    const args = ["--user", "--map-current-user", Deno.execPath(), "--version"];
+    const { success, stderr } = await new Deno.Command("unshare", { args }).output();
+    return success ? undefined : new TextDecoder().decode(stderr).trim();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return "unshare is not installed";
+    throw error;
+  }
 }
 
 async function canBeAnother(): Promise<boolean> {

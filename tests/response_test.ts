@@ -8,9 +8,10 @@ import {
   assertThrows,
 } from "@std/assert";
 import { c } from "../ffi/abi.ts";
-import { closeRaw, dup } from "../ffi/fd.ts";
+import { closeAll, closeRaw, dup } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
 import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
+import { pause } from "../ffi/poll.ts";
 import {
   Fd,
   listen,
@@ -196,8 +197,7 @@ test("a receiver that reads slowly gets everything: the writer waits for room", 
     await wire.response.flush();
     wire.sender.close();
   })();
-  // It has come as far as there is room for.
-  for (let before = -1; before !== wire.response.sent; await turn()) before = wire.response.sent;
+  await full(wire.response);
   assert(wire.response.sent > 0 && wire.response.sent < 299, `sent ${wire.response.sent}`);
   let i = 0;
   await receiveAllFrom(wire.receiver, (fd, received) => {
@@ -208,6 +208,39 @@ test("a receiver that reads slowly gets everything: the writer waits for room", 
   });
   await writing;
   assertEquals(i, 300);
+});
+
+test("a receiver that reads a little now and then is waited for, one that has stopped is not", async () => {
+  const stallTimeout = 200;
+  using wire = new Wire({ stallTimeout });
+  const writing = endless(wire.response);
+  await full(wire.response);
+  // Room shows only when most of the buffer is free: after several times of stallTimeout.
+  const incoming = new IncomingMessage(4096);
+  for (let i = 0; i < 40; i++) {
+    assertEquals(incoming.receive(wire.receiver.fd.raw), 4096);
+    closeAll(incoming.descriptors.subarray(0, incoming.count));
+    await Promise.race([pause(stallTimeout / 8), writing]);
+  }
+  await assertRejects(() => writing, Deno.errors.TimedOut, "the peer has read nothing for 200 ms");
+});
+
+test("a receiver that reads all now and then has its time anew each time", async () => {
+  const stallTimeout = 200;
+  const controller = new AbortController();
+  using wire = new Wire({ stallTimeout, signal: controller.signal });
+  const writing = endless(wire.response);
+  const incoming = new IncomingMessage(4096);
+  for (let i = 0; i < 8; i++) {
+    await full(wire.response);
+    await Promise.race([pause(stallTimeout / 4), writing]);
+    while (incoming.receive(wire.receiver.fd.raw) > 0) {
+      closeAll(incoming.descriptors.subarray(0, incoming.count));
+    }
+  }
+  const reason = new Error("enough");
+  controller.abort(reason);
+  assertStrictEquals(await assertRejects(() => writing), reason);
 });
 
 test("a message that the smallest send buffer cuts arrives whole", async () => {
@@ -250,10 +283,8 @@ test("the signal ends a wait for room, and what was not sent is not sent later",
   const controller = new AbortController();
   using wire = new Wire({ signal: controller.signal });
   const reason = new Error("enough");
-  const writing = (async () => {
-    for (;;) await wire.response.write(0, new Uint8Array(4092));
-  })();
-  for (let before = -1; before !== wire.response.sent; await turn()) before = wire.response.sent;
+  const writing = endless(wire.response);
+  await full(wire.response);
   const { sent } = wire.response;
   controller.abort(reason);
   assertStrictEquals(await assertRejects(() => writing), reason);
@@ -280,6 +311,21 @@ test("a message that fails closes what was given to it", async () => {
   const giving = Array.from({ length: 300 }, () => sendListener(wire.response, listener));
   const failed = (await Promise.allSettled(giving)).filter(({ status }) => status === "rejected");
   assertEquals(failed.length, 300 - 253);
+});
+
+test("what is given to a response that has ended, or that ends meanwhile, is closed and not sent", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using wire = new Wire();
+  const meanwhile = sendListener(wire.response, listener);
+  wire.response[Symbol.dispose]();
+  const { BadResource } = Deno.errors;
+  await assertRejects(() => meanwhile, BadResource, "The response has ended");
+  await assertRejects(() => sendListener(wire.response, listener), BadResource, "has ended");
+  const given = new Fd(dup(0));
+  await assertRejects(() => wire.response.give(given), BadResource, "has ended");
+  assertEquals(given.owned, false);
+  await assertRejects(() => wire.response.flush(), BadResource, "has ended");
+  assertEquals(await wire.end(), []);
 });
 
 test("debug(), info() and error() reach the logger", () => {
@@ -352,6 +398,16 @@ class Wire implements Disposable {
     this.sender[Symbol.dispose]();
     this.receiver[Symbol.dispose]();
   }
+}
+
+/** Writes until that fails. */
+async function endless(response: ResponseWriter): Promise<void> {
+  for (;;) await response.write(0, new Uint8Array(4092));
+}
+
+/** Waits until a response has come as far as there is room for. */
+async function full(response: ResponseWriter): Promise<void> {
+  for (let before = -1; before !== response.sent; await turn()) before = response.sent;
 }
 
 function turn(): Promise<void> {

@@ -17,6 +17,7 @@ import {
   listenerHandler,
   LongWriteError,
   NotUnixListenerError,
+  PeerNotAllowedError,
   receive,
   receiveAllFrom,
   serve,
@@ -25,10 +26,12 @@ import {
   type UnixConn,
   type UnixListener,
 } from "../mod.ts";
-import { unreadBytes } from "../ffi/socket.ts";
+import { closeRaw } from "../ffi/fd.ts";
+import { connectUnix, unreadBytes } from "../ffi/socket.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
+import { Others } from "./fixtures/others.ts";
 import { Sockets } from "./fixtures/raw.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
@@ -412,6 +415,15 @@ test("closing its listener ends the server", async () => {
   await server.finished;
 });
 
+for (const how of ["twice", "by await using", "after its signal"]) {
+  test(`a server that has ended and is shut down again keeps no process: ${how}`, async () => {
+    using directory = new Directory();
+    await using child = new Child("./shut_down.ts", [directory.join("app.sock"), how]);
+    const { code, stdout, stderr } = await child.ended();
+    assertEquals([code, ...stdout], [0], stderr);
+  });
+}
+
 for (const [steps, exits] of [["unref", true], ["", false], ["unref ref", false]] as const) {
   test(`a server ${exits ? "does not keep" : "keeps"} its process after "${steps}"`, async () => {
     using directory = new Directory();
@@ -449,6 +461,35 @@ test("a hundred clients at once get each what is theirs", async () => {
     assertEquals(cookies, sockets.cookies.slice(0, i % 6));
   }));
   assert(most > 1, "one after the other");
+});
+
+test("clients that come without pause leave others their turns", async (t) => {
+  for (const whose of ["this process", "another process"]) {
+    await t.step(whose, async () => {
+      using directory = new Directory();
+      const path = directory.join("app.sock");
+      await using others = new Others();
+      // There is always somebody to accept.
+      const more = whose === "this process"
+        ? () => closeRaw(connectUnix(path, "Cannot connect"))
+        : () => {};
+      const server = listenAndServe(path, () => {
+        try {
+          others.wait();
+          more();
+        } catch {
+          // The server is shut down.
+          server.shutdown();
+        }
+      }, { signal: others.signal, logger: {} });
+      more();
+      await using _child = whose === "another process"
+        ? new Child("./flood.ts", ["connections", path])
+        : undefined;
+      await server.finished;
+      assert(others.signal.aborted, "nobody else had a turn");
+    });
+  }
 });
 
 test("twenty clients that do not read keep nobody else waiting", async () => {
@@ -527,6 +568,48 @@ test("a maxMetaBytes that is no number of bytes is refused, and nothing is left 
   }
   assertEquals(directory.names(), []);
 });
+
+test("a server without memory for a response goes on, and needs none to refuse a client", async () => {
+  using directory = new Directory();
+  using memory = new LittleMemory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  let allowed = true;
+  await using _server = listenAndServe(path, fdHandler(0), {
+    maxMetaBytes: 2 ** 31 - 1,
+    logger: log,
+    allow: () => allowed,
+  });
+  for (let i = 0; i < 2; i++) {
+    await assertRejects(() => receive(path, () => {}), UnexpectedEofError);
+  }
+  assertEquals(log.errors.map(([, error]) => error instanceof RangeError), [true, true]);
+  assertEquals(memory.refused, 2);
+  allowed = false;
+  await assertRejects(() => receive(path, () => {}), UnexpectedEofError);
+  assertInstanceOf(log.errors[2][1], PeerNotAllowedError);
+  assertEquals(memory.refused, 2);
+});
+
+/** While this lasts there is no memory for more than a gigabyte at once. */
+class LittleMemory implements Disposable {
+  refused = 0;
+  readonly #before = Uint8Array;
+
+  constructor() {
+    globalThis.Uint8Array = new Proxy(this.#before, {
+      construct: (target, args, newTarget) => {
+        if (!(args[0] > 2 ** 30)) return Reflect.construct(target, args, newTarget);
+        this.refused++;
+        throw new RangeError("Array buffer allocation failed");
+      },
+    });
+  }
+
+  [Symbol.dispose](): void {
+    globalThis.Uint8Array = this.#before;
+  }
+}
 
 /** What a server in its own process prints of a client that is served and one that is not. */
 async function logged(logger: string): Promise<{ stdout: string[]; stderr: string }> {

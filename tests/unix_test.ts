@@ -11,7 +11,7 @@ import { c } from "../ffi/abi.ts";
 import { closeAll, closeRaw, dup, isOpen } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
 import { IncomingMessage } from "../ffi/message.ts";
-import { connectUnix, listenUnix, socketPair } from "../ffi/socket.ts";
+import { connectUnix, listenUnix, socketPair, unreadBytes } from "../ffi/socket.ts";
 import {
   connect,
   Fd,
@@ -27,6 +27,7 @@ import {
 } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { Others } from "./fixtures/others.ts";
 import { connectedPair, joined, record, sendRaw, Sockets } from "./fixtures/raw.ts";
 import { test } from "./guard.ts";
 
@@ -214,12 +215,38 @@ test("listen() with replace takes a stale file's place, and a free one", async (
   }
 });
 
+test("listen() with replace takes no place but a socket's", () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const { AlreadyExists } = Deno.errors;
+  Deno.writeTextFileSync(path, "mine");
+  const message = `Cannot listen on "${path}": there is a`;
+  assertThrows(() => listen(path, { replace: true }), AlreadyExists, `${message} file`);
+  assertEquals(Deno.readTextFileSync(path), "mine");
+  Deno.removeSync(path);
+  Deno.mkdirSync(path);
+  assertThrows(() => listen(path, { replace: true }), AlreadyExists, `${message} directory`);
+  assert(Deno.statSync(path).isDirectory);
+  assertEquals(directory.names(), ["app.sock"]);
+});
+
 test("listen() with replace leaves nothing behind when it fails", () => {
   using directory = new Directory();
-  Deno.mkdirSync(directory.join("app.sock"));
-  assertThrows(() => listen(directory.join("app.sock"), { replace: true }), Error, "Cannot rename");
+  const path = directory.join("app.sock");
+  const { rename } = libc();
+  const stub = (value: typeof rename) => Object.defineProperty(libc(), "rename", { value });
+  // At the last moment, somebody makes a directory there.
+  stub((from, to) => {
+    Deno.mkdirSync(path);
+    return rename(from, to);
+  });
+  try {
+    assertThrows(() => listen(path, { replace: true }), Error, "Cannot rename");
+  } finally {
+    stub(rename);
+  }
   assertEquals(directory.names(), ["app.sock"]);
-  assert(Deno.statSync(directory.join("app.sock")).isDirectory);
+  assert(Deno.statSync(path).isDirectory);
 });
 
 test("clients find somebody at every moment while a path is replaced fifty times", async () => {
@@ -339,6 +366,22 @@ test("accept() rejects when the listener is closed while it waits, and afterward
     await assertRejects(() => accepted, Deno.errors.BadResource, "The listener was closed");
   }
   await assertRejects(() => listener.accept(), Deno.errors.BadResource);
+});
+
+test("accept() leaves others their turns, and the signal, where there is always somebody", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  using listener = listen(path);
+  await using others = new Others();
+  const { signal, reason } = others;
+  const accepting = async () => {
+    for (;;) {
+      others.wait();
+      closeRaw(connectUnix(path, "Cannot connect"));
+      (await listener.accept({ signal })).close();
+    }
+  };
+  assertStrictEquals(await assertRejects(accepting), reason);
 });
 
 test("iterating over a listener gives its connections and ends quietly when it is closed", async () => {
@@ -467,6 +510,24 @@ test("readFull() takes just the bytes asked for", async () => {
   assertEquals(text(await filling), "abcdef");
   assertEquals(text(await reader.readFull(new Uint8Array(2))), "gh");
   assertEquals(await reader.readFull(new Uint8Array()), new Uint8Array());
+});
+
+test("readFull() leaves the message that follows to whoever takes the descriptor then", async () => {
+  using sockets = new Sockets(1);
+  const [a, b] = connectedPair();
+  using reader = a;
+  using writer = b;
+  await writer.write(bytesOf("plain"));
+  sendRaw(writer, record("meta"), sockets.raws);
+  assertEquals(text(await reader.readFull(new Uint8Array(5))), "plain");
+  using fd = new Fd(reader.fd.take());
+  assertEquals(unreadBytes(fd.raw), record("meta").length);
+  const incoming = new IncomingMessage(100);
+  const n = incoming.receive(fd.raw);
+  assertEquals(incoming.data.slice(0, n), record("meta"));
+  const received = [...incoming.descriptors.subarray(0, incoming.count)];
+  assertEquals(received.map(Sockets.cookie), sockets.cookies);
+  closeAll(received);
 });
 
 test("readFull() says how far the stream went when it ends before", async () => {
@@ -660,12 +721,12 @@ test("descriptors that arrive during plain reads wait for the records that follo
   using conn = a;
   {
     using sender = b;
-    // The kernel glues plain bytes in front of a message, and gives its descriptors with them.
-    sendRaw(sender, bytesOf("hello"));
-    sendRaw(sender, record("one"), [sockets.raws[0]]);
+    // Whose descriptor comes with the first of the bytes.
+    sendRaw(sender, joined(bytesOf("hello"), record("one")), [sockets.raws[0]]);
     sendRaw(sender, joined(record("two"), record("three")), sockets.raws.slice(1));
   }
   assertEquals(text(await conn.readFull(new Uint8Array(3))), "hel");
+  assertEquals(sockets.others().length, 1);
   assertEquals(text(await conn.readFull(new Uint8Array(2))), "lo");
   const metas: string[] = [];
   const cookies: bigint[] = [];

@@ -3,7 +3,7 @@
  * next generation listens on the very same socket.
  *
  *     deno run -A examples/behind_nginx/main.ts &
- *     nginx -p /tmp -c $PWD/examples/behind_nginx/nginx.conf
+ *     nginx -p /tmp -c $PWD/examples/behind_nginx/nginx.conf &
  *     deno run -A examples/behind_nginx/main.ts    the next generation: it takes over from the first
  *
  * CONTROL is the control socket (/tmp/app.control), SOCKET the path to serve on (/tmp/app.sock).
@@ -12,6 +12,13 @@
  */
 
 import { start } from "../../mod.ts";
+
+if (Deno.args.length > 0) {
+  console.log(
+    "CONTROL is the control socket (/tmp/app.control), SOCKET the path to serve on (/tmp/app.sock).",
+  );
+  Deno.exit(Deno.args[0] === "--help" ? 0 : 2);
+}
 
 const app = await start(Deno.env.get("CONTROL") ?? "/tmp/app.control");
 // nginx runs as another user: whoever may enter the directory may connect.

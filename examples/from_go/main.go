@@ -113,7 +113,7 @@ func inherit() (ln *net.TCPListener, serving func(), err error) {
 }
 
 // handOver sends the listener, and waits until the other process serves. One
-// that hangs up without a word has failed, and this one goes on.
+// that hangs up without the word has failed, or only asked: this one goes on.
 func handOver(ln *net.TCPListener, replaced chan<- struct{}) graceful.Handler {
 	var one sync.Mutex
 	return graceful.HandlerFunc(func(conn net.Conn, _ graceful.ResponseWriter) {
@@ -129,8 +129,12 @@ func handOver(ln *net.TCPListener, replaced chan<- struct{}) graceful.Handler {
 			})
 			err = errors.Join(controlled, err)
 		}
+		word := make([]byte, len(ready))
 		if err == nil {
-			_, err = io.ReadFull(conn, make([]byte, len(ready)))
+			_, err = io.ReadFull(conn, word)
+		}
+		if err == nil && string(word) != ready {
+			err = errors.New("it does not say that it does")
 		}
 		if err != nil {
 			log.Printf("the next process does not serve: %v", err)

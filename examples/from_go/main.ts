@@ -27,7 +27,7 @@ Usage: deno run -A examples/from_go/main.ts [options]
   --help           this text`;
 
 /** What a process says that has received the listener and serves. */
-const ready = new TextEncoder().encode("ready");
+const ready = "ready";
 
 const { graceful: path, deadline } = readFlags();
 
@@ -55,7 +55,7 @@ async function takeOver(): Promise<Deno.HttpServer> {
   });
   if (!server) throw new Error(`Whoever serves ${path} sent no listener`);
   // From here on two accept; the other one leaves now. Had this process died before, it would not.
-  await conn.write(ready);
+  await conn.write(new TextEncoder().encode(ready));
   return server;
 }
 
@@ -63,8 +63,9 @@ function handOver(): Handler {
   return async (conn, response) => {
     await sendListener(response, server);
     await response.flush();
-    // One that hangs up without a word has failed, and this one goes on.
-    await conn.readFull(new Uint8Array(ready.length));
+    // One that hangs up without the word has failed, or only asked: this one goes on.
+    const word = await conn.readFull(new Uint8Array(ready.length));
+    if (new TextDecoder().decode(word) !== ready) throw new Error("it does not say that it serves");
     replaced.resolve();
   };
 }
