@@ -85,7 +85,8 @@ function parse(args: string[]): Request {
   if (rest.length > 0) throw new UsageError(`There is one path too many: "${rest[0]}"`);
   if (json && command !== "status") throw new UsageError("--json is for status");
   seconds ??= command === "status" ? 10 : Infinity;
-  return { command: command as Request["command"], path, json, signal: expiring(seconds) };
+  const signal = expiring(seconds, command === "status" ? "No answer" : "Not done");
+  return { command: command as Request["command"], path, json, signal };
 }
 
 function toSeconds(value: string | undefined): number {
@@ -96,11 +97,11 @@ function toSeconds(value: string | undefined): number {
   );
 }
 
-function expiring(seconds: number): AbortSignal {
+function expiring(seconds: number, what: string): AbortSignal {
   const controller = new AbortController();
   if (seconds === Infinity) return controller.signal;
   const timer = setTimeout(() => {
-    controller.abort(new Error(`No answer after ${seconds} s`));
+    controller.abort(new Error(`${what} after ${seconds} s`));
   }, Math.min(1000 * seconds, longestPause));
   Deno.unrefTimer(timer);
   return controller.signal;
@@ -131,19 +132,16 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
 /** The answer to a request; the end in its place is an error. */
 async function ask(channel: Channel, { command, path, signal }: Request): Promise<Frame> {
   await channel.tell({ type: command });
+  const what = `What listens at ${formatPath(path)}`;
   const answer = await channel.receive({ signal }).catch((error) => {
     if (!(error instanceof HandoverError)) throw error;
-    throw new Error(
-      `What listens at ${
-        formatPath(path)
-      } is no generation of a service: it speaks another protocol`,
-    );
+    throw new Error(`${what} is no generation of a service: it speaks another protocol`);
   });
   if (answer) return answer;
   // It says nothing to whom it refuses.
   throw new Error(
-    `What listens at ${formatPath(path)} hung up without a word: the \`allow\` of the service ` +
-      "probably refuses you, or it was ended just now, or is no generation of a service",
+    `${what} hung up without a word: the service's \`allow\` probably refuses you; ` +
+      "or it was ended just now, or is no generation of a service",
   );
 }
 
@@ -207,16 +205,16 @@ async function restart(channel: Channel, request: Request): Promise<number> {
 async function stop(channel: Channel, request: Request): Promise<number> {
   const answer = await patiently("Waiting for the service to leave", request, async () => {
     const answer = await ask(channel, request);
+    if (answer.type !== "done") throw new Error(`It answered with "${answer.type}"`);
     // It hangs up when it has gone.
-    while (await channel.receive(request));
+    while (await channel.receive({ signal: request.signal }));
     return answer;
   });
-  if (answer.type !== "done") throw new Error(`It answered with "${answer.type}"`);
   console.log(`generation ${answer.generation}, process ${answer.pid}, has gone`);
   return 0;
 }
 
-/** Waits for what takes its time, and goes on when nobody waits for it any more. */
+/** Waits for what takes its time; ending the wait does not end that. */
 async function patiently<T>(
   words: string,
   { command, signal }: Request,

@@ -5,7 +5,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { fdHandler, listen, listenAndServe } from "../mod.ts";
+import { fdHandler, listen, listenAndServe, start } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
@@ -22,6 +22,13 @@ async function run(...args: string[]): Promise<Outcome> {
   await using child = new Child("../../lib/cli.ts", args);
   const { code, stdout, stderr } = await child.ended();
   return { code, stdout: stdout.join("\n"), stderr };
+}
+
+/** The same in a terminal, with all that it says there. */
+async function runInTerminal(...args: string[]): Promise<string> {
+  const program = "import pty, sys; pty.spawn(sys.argv[1:])";
+  await using child = new Child("../../lib/cli.ts", args, { through: [python!, "-c", program] });
+  return (await child.ended()).stdout.map((line) => `${line}\n`).join("");
 }
 
 /** A service in a process of its own, which is ready. */
@@ -109,20 +116,85 @@ test("what is no service is named", async () => {
   Deno.writeTextFileSync(directory.join("file"), "");
   const file = await run("status", directory.join("file"));
   assertEquals([file.code, /is no socket\n$/.test(file.stderr)], [1, true], file.stderr);
-  // The plain protocol, and a process that does not answer at all.
+  // The plain protocol, HTTP, and a process that does not answer at all.
   await using plain = listenAndServe(directory.join("plain.sock"), fdHandler(0), { logger: {} });
-  const other = await run("status", plain.addr.path!);
-  assertEquals([other.code, /A frame of \d+ bytes is none/.test(other.stderr)], [1, true]);
+  const http = directory.join("http.sock");
+  await using _http = Deno.serve({ path: http, onListen() {} }, () => new Response());
+  for (const other of [plain.addr.path!, http]) {
+    for (const command of ["status", "restart", "stop"]) {
+      const { code, stderr } = await run(command, other);
+      const what = `What listens at "${other}" is no generation of a service`;
+      assertEquals([code, stderr], [1, `${what}: it speaks another protocol\n`]);
+    }
+  }
   using silent = listen(directory.join("silent.sock"));
   const late = await run("status", silent.addr.path!, "--timeout", "0.2");
   assertEquals([late.code, late.stderr], [1, "No answer after 0.2 s\n"]);
 });
 
-test("wrong arguments are named, with the usage", async () => {
+test("who is refused is told that he probably was", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using app = await start(path, { allow: () => false, logger: {}, stopOn: [] });
+  await app.ready();
+  for (const command of ["status", "restart", "stop"]) {
+    const { code, stderr } = await run(command, path);
+    assertEquals(code, 1);
+    assertMatch(stderr, /^What listens at ".*" hung up without a word: .*`allow` probably refuses/);
+    assertEquals(stderr.split("\n").length, 2);
+  }
+  assertEquals(app.status().state, "serving");
+});
+
+test("what is not waited for any more goes on", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using service = await serving(path, "--probation", "700");
+  const [, port] = /127\.0\.0\.1:(\d+)/.exec((await run("status", path)).stdout)!;
+  const restarted = await run("restart", path, "--timeout", "0.4");
+  const goesOn = "goes on without being waited for\n";
+  assertEquals([restarted.code, restarted.stderr], [
+    1,
+    `Not done after 0.4 s: the restart ${goesOn}`,
+  ]);
+  assertEquals((await service.ended()).code, 0);
+  assertMatch((await run("status", path)).stdout, /^generation {2}2, /);
+  // A request whose end does not come keeps the service.
+  {
+    using client = await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });
+    await client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nhost: a\r\n"));
+    await until(async () => (await run("status", path)).stdout.includes(", 1 connection"));
+    const stopped = await run("stop", path, "--timeout", "0.4");
+    assertEquals([stopped.code, stopped.stderr], [1, `Not done after 0.4 s: the stop ${goesOn}`]);
+  }
+  await until(async () => (await run("status", path)).code === 3);
+});
+
+test("in a terminal the progress gives way to what comes of it", { ignore: !python }, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using service = await serving(path, "--probation", "1700");
+  const restarted = await runInTerminal("restart", path);
+  const words =
+    "\rWaiting for the next generation to start, and to live through its probation: 1 s";
+  const [, pid] = /process (\d+)/.exec(restarted)!;
+  assertEquals(restarted, `${words}\r\x1b[Kgeneration 2 runs, process ${pid}\r\n`);
+  await service.ended();
+  await run("stop", path);
+  using silent = listen(path);
+  const stopped = await runInTerminal("stop", silent.addr.path!, "--timeout", "1.7");
+  assertMatch(
+    stopped,
+    /^\rWaiting for the service to leave: 1 s\r\x1b\[KNot done after 1\.7 s: .*\r\n$/,
+  );
+});
+
+test("wrong arguments are named, and the help is referred to", async () => {
   const wrong: Record<string, string> = {
     "": "A command is missing",
     "begin /run/a": `There is no command "begin"`,
     "status": "The path of the control socket is missing",
+    "status ": "The path of the control socket is missing",
     "status /run/a /run/b": `There is one path too many: "/run/b"`,
     "status /run/a --verbose": "There is no option --verbose",
     "status /run/a --timeout": "--timeout takes seconds, not nothing",
@@ -130,11 +202,10 @@ test("wrong arguments are named, with the usage", async () => {
     "stop /run/a --json": "--json is for status",
   };
   for (const [line, message] of Object.entries(wrong)) {
-    const { code, stderr } = await run(...line.split(" ").filter(Boolean));
-    assertEquals([code, stderr.split("\n")[0]], [2, message]);
-    assertMatch(stderr, /\nUsage: /);
+    const { code, stderr } = await run(...line === "" ? [] : line.split(" "));
+    assertEquals([code, stderr], [2, `${message}\nSee --help\n`]);
   }
-  for (const line of ["--help", "status --help", "restart --help"]) {
+  for (const line of ["--help", "-h", "status --help", "restart -h"]) {
     const { code, stdout } = await run(...line.split(" "));
     assertEquals(code, 0);
     assertMatch(stdout, /^Asks a running service.*\nUsage: /s);
