@@ -17,7 +17,11 @@ export interface TcpPlace {
   hostname?: string;
   /** The port; with 0 the first generation gets a free one, and the others inherit it. */
   port: number;
-  /** Whether other sockets may listen there too (socket(7), SO_REUSEPORT). @default {false} */
+  /**
+   * Whether other sockets may listen there too (socket(7), SO_REUSEPORT). The kernel deals connections
+   * out to all of them, from the moment in which they are bound: with another number of them than the
+   * generation before, those that queue at one too many are lost. @default {false}
+   */
   reusePort?: boolean;
 }
 

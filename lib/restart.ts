@@ -32,20 +32,26 @@ import { WebSockets } from "./websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
 export interface StartOptions extends DrainOptions {
-  /** How long a successor may take from the offer to `ready()`. @default {60_000} */
+  /**
+   * How long a successor may take from the offer to `ready()`, and one that `restart()` starts until it
+   * asks for the offer. @default {60_000}
+   */
   readyTimeout?: number;
   /**
    * How long this generation is to live after `ready()` before its predecessor lets go: if it dies
    * earlier, the predecessor accepts again. @default {5000}
    */
   probation?: number;
-  /** How long the other generation may take for an answer. @default {10_000} */
+  /** How long the other generation may take for an answer, or to read one. @default {10_000} */
   answerTimeout?: number;
-  /** Signals that stop the service, gracefully; the second one of a kind ends the process. @default {["SIGTERM", "SIGINT"]} */
+  /**
+   * Signals that stop the service, gracefully; the second one of a kind ends the process at once. Before
+   * `ready()` there is nothing to answer, and the process exits. @default {["SIGTERM", "SIGINT"]}
+   */
   stopOn?: Deno.Signal[];
   /** Signals that restart it. @default {none} */
   restartOn?: Deno.Signal[];
-  /** What `restart()` starts. @default {the command and arguments of this process} */
+  /** What `restart()` starts. @default {the command, arguments and directory of this process} */
   command?: Command;
   /**
    * A control socket of a plain `serve()`, here or in the Go library: where no generation runs yet,
@@ -229,7 +235,7 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Opens a file, or goes on with the one that the generation before has open at that path: its offset
-   * is shared, its lock is kept.
+   * is shared, its lock is kept. Where another file is at the path by now, that is opened.
    */
   open(path: string, options: Deno.OpenOptions = {}): Deno.FsFile {
     return this.#resources.file(path, options);
@@ -311,7 +317,8 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Says that this generation is ready: it accepts from here on, and the one before it stops.
-   * Resolves when that has; what was inherited and not asked for is closed.
+   * Resolves when that has. What was inherited and not asked for is closed at the end of the probation.
+   * One that was stopped meanwhile resolves when it has left.
    *
    * @throws {HandoverError} When the one before has not waited for it, and goes on.
    */

@@ -11,6 +11,9 @@ import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
+const python = await hasPython();
+if (!python) console.log("cli_test.ts: without python3, what it says in a terminal is not tested");
+
 /** What one run of it came to. */
 interface Outcome {
   code: number;
@@ -27,7 +30,7 @@ async function run(...args: string[]): Promise<Outcome> {
 /** The same in a terminal, with all that it says there. */
 async function runInTerminal(...args: string[]): Promise<string> {
   const program = "import pty, sys; pty.spawn(sys.argv[1:])";
-  await using child = new Child("../../lib/cli.ts", args, { through: [python!, "-c", program] });
+  await using child = new Child("../../lib/cli.ts", args, { through: ["python3", "-c", program] });
   return (await child.ended()).stdout.map((line) => `${line}\n`).join("");
 }
 
@@ -211,3 +214,12 @@ test("wrong arguments are named, and the help is referred to", async () => {
     assertMatch(stdout, /^Asks a running service.*\nUsage: /s);
   }
 });
+
+async function hasPython(): Promise<boolean> {
+  try {
+    return (await new Deno.Command("python3", { args: ["--version"] }).output()).success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}

@@ -1,4 +1,7 @@
-import { assert, assertEquals, assertMatch, fail } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals, fail } from "@std/assert";
+import { receive } from "../mod.ts";
+import { Child } from "./fixtures/child.ts";
+import { Directory } from "./fixtures/directory.ts";
 import { test } from "./guard.ts";
 
 test("the restart demo loses no request, and sees the other instances answer", async () => {
@@ -26,6 +29,27 @@ test("the control: the same demo does lose requests when the old instance just s
   fail("in five runs a plain shutdown lost no request");
 });
 
+test("the web example serves on after a question and a successor that fails", async () => {
+  using directory = new Directory();
+  const path = directory.join("web.sock");
+  const args = ["--graceful", path, "--listen", "127.0.0.1:0", "--sleep", "0"];
+  await using first = new Child("../../examples/web.ts", args);
+  const origin = `http://${(await first.line()).split(" serves on ")[1]}`;
+  const cli = new URL("../lib/cli.ts", import.meta.url).pathname;
+  const asked = await runFile(cli, "status", path);
+  assertEquals(asked.code, 1, asked.text);
+  // One that has received the listener, and dies.
+  assertEquals(await receive(path, () => {}), 1);
+  const before = await (await fetch(origin)).text();
+  await using second = new Child("../../examples/web.ts", args);
+  assert((await second.line()).endsWith(` serves on ${origin.slice("http://".length)}`));
+  const { code, stdout, stderr } = await first.ended();
+  assertEquals(code, 0);
+  assertEquals(stderr.match(/^Cannot send descriptors to process \d+/gm)?.length, 2, stderr);
+  assert(stdout[0].endsWith(` leaves: replaced by process ${second.pid}`), stdout.join("\n"));
+  assertNotEquals(await (await fetch(origin)).text(), before);
+});
+
 test("the examples print their usage, and refuse what they do not know", async () => {
   for (const example of ["restart.ts", "web.ts"]) {
     const help = await run(example, "--help");
@@ -41,8 +65,11 @@ function demo(...args: string[]): Promise<{ code: number; text: string }> {
   return run("restart.ts", ...args);
 }
 
-async function run(example: string, ...args: string[]): Promise<{ code: number; text: string }> {
-  const path = new URL(`../examples/${example}`, import.meta.url).pathname;
+function run(example: string, ...args: string[]): Promise<{ code: number; text: string }> {
+  return runFile(new URL(`../examples/${example}`, import.meta.url).pathname, ...args);
+}
+
+async function runFile(path: string, ...args: string[]): Promise<{ code: number; text: string }> {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", path, ...args],
   }).output();
