@@ -63,7 +63,8 @@ export class Resources {
   #hasLeft = false;
   /** Who was connected at the moment in which it stopped accepting. */
   #clients: Promise<Map<Resource, Clients>> | undefined;
-  #left: Clients[] = [];
+  /** The same, as far as they were found. */
+  #found: Clients[] = [];
 
   /**
    * Looks for what is asked for in `inheritance` first.
@@ -211,6 +212,7 @@ export class Resources {
   open(): void {
     this.#isOpen = true;
     this.#clients = undefined;
+    this.#found = [];
     for (const { gate, serving } of this.#all) {
       if (serving) serving.leaving = false;
       gate?.open();
@@ -230,6 +232,7 @@ export class Resources {
   async #findClients(): Promise<Map<Resource, Clients>> {
     const listening = [...this.#all].filter(({ item }) => item.kind === "listener");
     const clients = await clientsOf(listening.map(({ address }) => address), census());
+    if (!this.#isOpen) this.#found = clients;
     return new Map(listening.map((resource, i) => [resource, clients[i]]));
   }
 
@@ -245,7 +248,6 @@ export class Resources {
   /** Waits until the clients have left, cuts off those that do not, and closes everything. */
   async leave(options: LeaveOptions): Promise<void> {
     const clients = await this.#clients ?? new Map<Resource, Clients>();
-    this.#left = [...clients.values()];
     const all = [...this.#all].map((resource) =>
       leave(resource, clients.get(resource) ?? new Clients(), options)
     );
@@ -253,9 +255,9 @@ export class Resources {
     if (failed) throw (failed as PromiseRejectedResult).reason;
   }
 
-  /** How many clients there are that have not left. */
+  /** How many clients have not left, of those that were there when it stopped accepting. */
   get left(): number {
-    return this.#left.reduce((sum, clients) => sum + clients.left().length, 0);
+    return this.#found.reduce((sum, clients) => sum + clients.left().length, 0);
   }
 
   /** Every socket, as it is told to who asks. */

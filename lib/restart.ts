@@ -150,6 +150,8 @@ export class Generation implements AsyncDisposable {
   /** The one that is ready, to which the clients of this one go. */
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
+  /** While there are clients who are to leave. */
+  #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
   /** Aborted when idle clients are not to be waited for any more. */
   readonly #hurry = new AbortController();
@@ -655,6 +657,7 @@ export class Generation implements AsyncDisposable {
     this.#log("succeeded", began, details);
     this.#successor = { channel, pid: details.successor };
     this.#withdraw();
+    this.#reporting = setInterval(() => this.#report(), reportInterval);
     // It may have left already, in good health: what comes next tells.
     await channel.tell({ type: "draining" });
     this.#log("withdrawn", began, details);
@@ -726,6 +729,8 @@ export class Generation implements AsyncDisposable {
     // One that was stopped, when the other one was ready, leaves to that whatever becomes of it.
     if (wasReady && this.#hasLeft) return;
     if (this.#state === "handing over") {
+      clearInterval(this.#reporting);
+      this.#reporting = undefined;
       this.#successor = undefined;
       this.#state = "serving";
       if (wasReady) {
@@ -778,7 +783,7 @@ export class Generation implements AsyncDisposable {
     this.#foreign?.[Symbol.dispose]();
     this.#resources.release();
     const unbound = this.#unbind();
-    const reporting = setInterval(() => this.#report(), reportInterval);
+    this.#reporting ??= setInterval(() => this.#report(), reportInterval);
     try {
       const { signal: hurry } = this.#hurry;
       const httpDeadline = isReplaced ? deadline : 0;
@@ -786,7 +791,7 @@ export class Generation implements AsyncDisposable {
     } catch (error) {
       this.#logger.error?.("Cannot drain to the end", error);
     } finally {
-      clearInterval(reporting);
+      clearInterval(this.#reporting);
     }
     while (this.#moves.size > 0) await Promise.allSettled(this.#moves);
     await unbound;

@@ -8,6 +8,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { closeRaw, isOpen } from "../ffi/fd.ts";
+import { openDescriptors } from "../ffi/proc.ts";
 import { listenUnix } from "../ffi/socket.ts";
 import {
   Client,
@@ -281,7 +282,11 @@ test("a process that sends without pause leaves others their turns, and the sign
   assertEquals(await child.line(), "listening");
   await using others = new Others();
   const { signal, reason } = others;
-  const receiving = receive(path, () => others.wait(), { signal });
+  // It takes longer to do something with them than to send them.
+  const receiving = receive(path, () => {
+    others.wait();
+    openDescriptors();
+  }, { signal });
   assertStrictEquals(await assertRejects(() => receiving), reason);
 });
 

@@ -136,10 +136,10 @@ test("a number that stands for every user without one is nobody's own", {
   ignore: noNamespace !== undefined,
 }, async () => {
   using directory = new Directory();
-  for (const [how, served] of [["--map-current-user", true], ["--user", false]] as const) {
-    const path = directory.join(how);
+  for (const [mapped, served] of [[["--map-current-user"], true], [[], false]] as const) {
+    const path = directory.join(`${served}.sock`);
     await using child = new Child("./give.ts", [path, "sockets", "1"], {
-      through: ["unshare", "--user", how],
+      through: ["unshare", "--user", ...mapped],
     });
     await child.line();
     // In there, that is what both of us are.
