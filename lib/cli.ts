@@ -25,7 +25,7 @@ Usage: deno run -A cli.ts COMMAND PATH [options]
 PATH is the control socket: what the service calls start() with.
 
   --json             status for machines
-  --timeout SECONDS  how long to wait (status: 10; restart and stop: for ever, and they go on then)
+  --timeout SECONDS  how long to wait (status: 10; restart and stop, which go on: for ever)
   -h, --help         this text
 
 Exits with 0 when it is done, 1 when it failed, 2 for a wrong argument, 3 when no service runs there.`;

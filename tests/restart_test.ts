@@ -40,14 +40,16 @@ test("the web example serves on after a question and a successor that fails", as
   assertEquals(asked.code, 1, asked.text);
   // One that has received the listener, and dies.
   assertEquals(await receive(path, () => {}), 1);
-  const before = await (await fetch(origin)).text();
+  // No connection is kept: one would be waited for.
+  using client = Deno.createHttpClient({ poolMaxIdlePerHost: 0 });
+  const before = await (await fetch(origin, { client })).text();
   await using second = new Child("../../examples/web.ts", args);
   assert((await second.line()).endsWith(` serves on ${origin.slice("http://".length)}`));
   const { code, stdout, stderr } = await first.ended();
   assertEquals(code, 0);
   assertEquals(stderr.match(/^Cannot send descriptors to process \d+/gm)?.length, 2, stderr);
   assert(stdout[0].endsWith(` leaves: replaced by process ${second.pid}`), stdout.join("\n"));
-  assertNotEquals(await (await fetch(origin)).text(), before);
+  assertNotEquals(await (await fetch(origin, { client })).text(), before);
 });
 
 test("the examples print their usage, and refuse what they do not know", async () => {
