@@ -10,8 +10,8 @@ import { pathStatus } from "../ffi/file.ts";
 import { longestPause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { Channel } from "./channel.ts";
-import { connect, sameUserOrRoot } from "./conn.ts";
-import { HandoverError, PeerNotAllowedError } from "./errors.ts";
+import { connect } from "./conn.ts";
+import { HandoverError } from "./errors.ts";
 import type { Frame, Status } from "./frame.ts";
 
 const usage = `Asks a running service, or has it restart or stop.
@@ -110,7 +110,7 @@ function expiring(seconds: number, what: string): AbortSignal {
 /** Connects to the service; says so when there is none. */
 async function reach({ path, signal }: Request): Promise<Channel | undefined> {
   try {
-    return new Channel(await connect(path, { allow: sameUserOrRoot, signal }));
+    return new Channel(await connect(path, { signal }));
   } catch (error) {
     const { NotFound, ConnectionRefused, PermissionDenied } = Deno.errors;
     if (error instanceof NotFound) {
@@ -122,7 +122,7 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
       console.error(`The service at ${formatPath(path)} has died; the next start takes its path`);
       return undefined;
     }
-    if (error instanceof PermissionDenied || error instanceof PeerNotAllowedError) {
+    if (error instanceof PermissionDenied) {
       throw new Error(`The service at ${formatPath(path)} is another user's: ${error.message}`);
     }
     throw error;
@@ -137,12 +137,11 @@ async function ask(channel: Channel, { command, path, signal }: Request): Promis
     if (!(error instanceof HandoverError)) throw error;
     throw new Error(`${what} is no generation of a service: it speaks another protocol`);
   });
-  if (answer) return answer;
-  // It says nothing to whom it refuses.
-  throw new Error(
-    `${what} hung up without a word: the service's \`allow\` probably refuses you; ` +
-      "or it was ended just now, or is no generation of a service",
-  );
+  if (!answer) {
+    throw new Error(`${what} hung up: it was ended just now, or is no generation of a service`);
+  }
+  if (answer.type === "refused") throw new Error(`${what} refuses: ${answer.reason}`);
+  return answer;
 }
 
 async function status(channel: Channel, request: Request): Promise<number> {

@@ -76,7 +76,7 @@ export type Frame =
     pid: number;
     items: OfferedItem[];
   }
-  | { type: "refused"; reason: string; code: "busy" | "version" | "leaving" }
+  | { type: "refused"; reason: string; code: "busy" | "version" | "leaving" | "peer" }
   | { type: "ready"; probation: number }
   | { type: "failed"; message: string }
   | { type: "draining" }

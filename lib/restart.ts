@@ -17,7 +17,7 @@ import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
-import { HandoverError } from "./errors.ts";
+import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
 import { type HttpHandler, serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
@@ -584,10 +584,13 @@ export class Generation implements AsyncDisposable {
     const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
     const channel = new Channel(conn);
     try {
-      checkPeer(conn, allow, "Refused a client");
+      checkPeer(conn, allow, `At ${formatPath(this.path)}`);
       const asked = await channel.receive({ timeout: answerTimeout });
       if (asked) await this.#serveControl(channel, asked);
     } catch (error) {
+      if (error instanceof PeerNotAllowedError) {
+        await channel.tell({ type: "refused", reason: error.message, code: "peer" });
+      }
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
       channel[Symbol.dispose]();

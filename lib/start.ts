@@ -13,7 +13,7 @@ import { Channel, isEnd } from "./channel.ts";
 import { type ReceiveCallback, receiveFrom } from "./client.ts";
 import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { checkDrainOptions } from "./drain.ts";
-import { HandoverError } from "./errors.ts";
+import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
@@ -40,7 +40,7 @@ import { ownToken } from "./successor.ts";
  * ```
  *
  * @throws {HandoverError} When the running generation refuses, or does not answer.
- * @throws {PeerNotAllowedError} When another user's process has the path.
+ * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
   checkDrainOptions(options);
@@ -180,7 +180,10 @@ async function takeOver(
     } is no generation of a service: ${cause.message}`;
     throw new HandoverError(what, cause.code, { cause });
   });
-  if (answer?.type === "refused" && answer.code !== "version") return answer.reason;
+  if (answer?.type === "refused") {
+    if (answer.code === "peer") throw new PeerNotAllowedError(`Cannot take over: ${answer.reason}`);
+    if (answer.code !== "version") return answer.reason;
+  }
   if (answer?.type === "refused" || answer?.type === "rollback") {
     const code = answer.type === "refused" ? "ERR_HANDOVER_VERSION" : "ERR_HANDOVER_FAILED";
     throw new HandoverError(`Cannot take over: ${answer.reason}`, code);

@@ -4,8 +4,8 @@
  * @module
  */
 
-import { assertEquals, assertMatch } from "@std/assert";
-import { fdHandler, listen, listenAndServe, start } from "../mod.ts";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { fdHandler, listen, listenAndServe, PeerNotAllowedError, start } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
@@ -135,7 +135,7 @@ test("what is no service is named", async () => {
   assertEquals([late.code, late.stderr], [1, "No answer after 0.2 s\n"]);
 });
 
-test("who is refused is told that he probably was", async () => {
+test("who is refused is told so, and so is who would take over", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using app = await start(path, { allow: () => false, logger: {}, stopOn: [] });
@@ -143,9 +143,10 @@ test("who is refused is told that he probably was", async () => {
   for (const command of ["status", "restart", "stop"]) {
     const { code, stderr } = await run(command, path);
     assertEquals(code, 1);
-    assertMatch(stderr, /^What listens at ".*" hung up without a word: .*`allow` probably refuses/);
+    assertMatch(stderr, /^What listens at ".*" refuses: At ".*": `allow` refuses process \d+ /);
     assertEquals(stderr.split("\n").length, 2);
   }
+  await assertRejects(() => start(path, { stopOn: [] }), PeerNotAllowedError, "Cannot take over");
   assertEquals(app.status().state, "serving");
 });
 
