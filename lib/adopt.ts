@@ -9,7 +9,7 @@
 
 import { closeRaw, Fd, isAppending, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus, statusOf } from "../ffi/file.ts";
-import { pause } from "../ffi/poll.ts";
+import { expiring, unlessAborted } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
@@ -341,16 +341,17 @@ async function prove(): Promise<void> {
 
 /** What a promise comes to, if it does within a second, and a hundred turns, of the event loop. */
 async function woken<T>(promise: Promise<T>): Promise<T> {
-  let settled = false;
-  const done = promise.finally(() => settled = true);
-  for (let turns = 0; turns < 100 && !settled; turns++) {
-    await Promise.race([done, pause(10)]);
-  }
-  if (settled) return await done;
-  throw new UnsupportedRuntimeError(
-    `Cannot adopt descriptors on Deno ${Deno.version.deno}: its event loop does not wake them. ` +
-      "node:net and node:http take a descriptor with listen({ fd }), at lower speed",
+  let turns = 100;
+  using late = expiring(
+    10,
+    () =>
+      new UnsupportedRuntimeError(
+        `Cannot adopt descriptors on Deno ${Deno.version.deno}: its event loop does not wake them. ` +
+          "node:net and node:http take a descriptor with listen({ fd }), at lower speed",
+      ),
+    () => --turns > 0 ? 10 : 0,
   );
+  return await unlessAborted(promise, late.signal);
 }
 
 /** A name in the abstract namespace that nobody else has. */

@@ -130,43 +130,57 @@ function through<T>(trap: number, runtime: number, make: () => T): T {
  */
 function findLoop(): Loop {
   const trap = createEpoll();
-  const first = trial();
+  const { listener, raw } = placedTrial();
   try {
-    const raw = descriptorOfTrial(first);
-    const mine = openDescriptors().filter((candidate) =>
-      describeDescriptor(candidate) === "anon_inode:[eventpoll]" &&
-      registrations(candidate).some(({ tfd }) => tfd === raw)
-    );
-    for (const runtime of mine) {
+    let watching = 0;
+    for (const runtime of epolls()) {
+      if (!registrations(runtime).some(({ tfd }) => tfd === raw)) continue;
+      watching++;
       const second = through(trap, runtime, trial);
       const caught = registrations(trap).length === 1;
       second.close();
       if (caught) return { trap, runtime };
     }
-    throw unsupported(`${mine.length} epolls watch a new listener, none through a trap`);
+    throw unsupported(`${watching} epolls watch a new listener, none through a trap`);
   } catch (error) {
     closeAll([trap]);
     throw error;
   } finally {
-    first.close();
+    listener.close();
   }
 }
+
+/** Epolls of this process: those that were made as it began first, and mostly alone. */
+function* epolls(): Generator<number> {
+  const isEpoll = (raw: number) => describeDescriptor(raw) === "anon_inode:[eventpoll]";
+  for (let raw = 0; raw < early; raw++) if (isEpoll(raw)) yield raw;
+  yield* openDescriptors().filter((raw) => raw >= early && isEpoll(raw));
+}
+
+/** A number below which what a process opens as it begins is found. */
+const early = 32;
 
 function trial(): Deno.Listener {
   return Deno.listen({ hostname: "127.0.0.1", port: 0 });
 }
 
-function descriptorOfTrial(listener: Deno.Listener): number {
+/** A listener, and its number: the lowest that is free (POSIX, "File Descriptor Allocation"), as a rule. */
+function placedTrial(): { listener: Deno.Listener; raw: number } {
+  const lowest = dup(0);
+  closeRaw(lowest);
+  const listener = trial();
   const { port } = listener.addr as Deno.NetAddr;
-  const found = openDescriptors().find((raw) =>
+  const isIt = (raw: number) =>
     ifSocket(raw, ({ domain, listening }) => {
       if (!listening || domain !== "ipv4") return false;
       const address = localAddress(raw);
       return address !== undefined && "port" in address && address.port === port;
-    })
-  );
-  if (found === undefined) throw unsupported("a new listener has no descriptor");
-  return found;
+    }) ?? false;
+  // Another thread may have been quicker.
+  const raw = isIt(lowest) ? lowest : openDescriptors().find(isIt);
+  if (raw !== undefined) return { listener, raw };
+  listener.close();
+  throw unsupported("a new listener has no descriptor");
 }
 
 function unsupported(found: string): UnsupportedRuntimeError {

@@ -5,7 +5,7 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
-import { longestPause, unlessAborted } from "../ffi/poll.ts";
+import { either, expiring, unlessAborted } from "../ffi/poll.ts";
 import { unreadBytes } from "../ffi/socket.ts";
 import type { UnixConn, WaitOptions } from "./conn.ts";
 import { HandoverError, UnexpectedEofError } from "./errors.ts";
@@ -96,33 +96,27 @@ export class Channel implements Disposable {
    */
   async receive({ timeout, signal }: ReceiveFrameOptions = {}): Promise<Frame | undefined> {
     const receiving = this.#receiving ??= this.#receive();
-    const late = new AbortController();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const wait = (milliseconds: number, looks: number) => {
-      timer = setTimeout(() => {
+    let looks = 0;
+    using late = timeout === undefined ? undefined : expiring(
+      timeout,
+      () => {
+        const what = `The other generation has not answered for ${timeout} ms`;
+        return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
+      },
+      () => {
         // A process that was stopped finds its timers due before it sees what has come meanwhile.
         const come = this.conn.fd.owned && unreadBytes(this.conn.fd.raw) > 0;
-        if (looks === 0 || come && looks < maxLooks) return wait(lookInterval, looks + 1);
-        late.abort(
-          new HandoverError(
-            `The other generation has not answered for ${timeout} ms`,
-            "ERR_HANDOVER_TIMEOUT",
-          ),
-        );
-      }, Math.min(milliseconds, longestPause));
-    };
-    if (timeout !== undefined) wait(timeout, 0);
+        return looks++ === 0 || come && looks <= maxLooks ? lookInterval : 0;
+      },
+    );
     try {
-      const both = signal ? AbortSignal.any([signal, late.signal]) : late.signal;
-      const frame = await unlessAborted(receiving, both);
+      const frame = await unlessAborted(receiving, late ? either(late.signal, signal) : signal);
       this.#receiving = undefined;
       return frame;
     } catch (error) {
       // Of a wait that ended by itself, the frame is still to come.
-      if (!signal?.aborted && !late.signal.aborted) this.#receiving = undefined;
+      if (!signal?.aborted && !late?.signal.aborted) this.#receiving = undefined;
       throw error;
-    } finally {
-      clearTimeout(timer);
     }
   }
 
@@ -148,12 +142,10 @@ export class Channel implements Disposable {
   /**
    * So many descriptors, which are the caller's.
    *
-   * @param donor The process that sends them: the connection may know one that is long gone.
    * @throws {UnexpectedEofError} When the stream ends before; those that came are closed.
    */
   async receiveDescriptors(
     count: number,
-    donor: number,
     options: WaitOptions = {},
   ): Promise<Received[]> {
     using received = new DisposableStack();
@@ -166,7 +158,7 @@ export class Channel implements Disposable {
         );
       }
       all.push({
-        fd: received.use(new Fd(record.descriptor, donor)),
+        fd: received.use(new Fd(record.descriptor)),
         meta: record.meta,
       });
     }

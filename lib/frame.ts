@@ -34,6 +34,8 @@ export interface OfferedItem {
   key: string;
   /** Where a unix listener is reached, which the socket itself may not know. */
   path?: string;
+  /** A process of another kind that has the same socket, and may change its flags (`donor.ts`). */
+  donor?: number;
   /** Bytes of state; only `kind: "state"` has them, and it has no descriptor. */
   bytes?: number;
 }
@@ -98,8 +100,9 @@ const isText = (value: unknown) => typeof value === "string";
 const kinds = ["control", "listener", "datagram", "file", "kept", "state", "stdout", "stderr"];
 
 function isItem(value: unknown): boolean {
-  const { kind, key, path, bytes } = (value ?? {}) as Record<string, unknown>;
+  const { kind, key, path, donor, bytes } = (value ?? {}) as Record<string, unknown>;
   return kinds.includes(kind as string) && isText(key) && (path === undefined || isText(path)) &&
+    (donor === undefined || isNumber(donor)) &&
     (bytes === undefined ? kind !== "state" : kind === "state" && isNumber(bytes));
 }
 

@@ -86,7 +86,7 @@ export class Predecessor implements Disposable {
   }
 
   async #receive(name: string): Promise<void> {
-    const [{ fd, meta }] = await this.#channel.receiveDescriptors(1, this.pid);
+    const [{ fd, meta }] = await this.#channel.receiveDescriptors(1);
     this.#arrivals.push({ name, fd, state: meta });
     this.#arrived.resolve();
     this.#arrived = Promise.withResolvers();

@@ -8,6 +8,7 @@
 import { dup, Fd } from "../ffi/fd.ts";
 import { fileStatus, pathStatus, setMode } from "../ffi/file.ts";
 import { pause } from "../ffi/poll.ts";
+import { isRunning } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
 import { fdFile, fdPacketConn } from "./adopt.ts";
@@ -193,7 +194,10 @@ export class Resources {
   /** What there is to hand over; the descriptors stay here. */
   offered(): { item: OfferedItem; fd: Fd }[] {
     this.#dropClosed();
-    return [...this.#all];
+    return [...this.#all].map(({ item, fd }) => {
+      const donor = fd.donor !== undefined && isRunning(fd.donor) ? fd.donor : undefined;
+      return { item: { ...item, donor }, fd };
+    });
   }
 
   /** Lets go of the sockets whose objects their owner has closed: nobody is to be connected to them. */

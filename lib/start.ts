@@ -226,8 +226,10 @@ async function receiveOffered(
       inheritance.add({ item, state: await channel.receiveBytes(item.bytes, waiting) });
     }
     const open = items.filter(({ bytes }) => bytes === undefined);
-    const descriptors = await channel.receiveDescriptors(open.length, pid, waiting);
-    for (const [i, item] of open.entries()) inheritance.add({ item, fd: descriptors[i].fd });
+    const descriptors = await channel.receiveDescriptors(open.length, waiting);
+    for (const [i, item] of open.entries()) {
+      inheritance.add({ item, fd: new Fd(descriptors[i].fd.take(), item.donor) });
+    }
   } catch (error) {
     if (isEnd(error)) return undefined;
     throw error;
