@@ -130,8 +130,7 @@ export async function breathe(signal?: AbortSignal): Promise<void> {
 }
 
 /**
- * A signal that is aborted with `reason` when the time is up, unless it is disposed of before. What is
- * there already, and comes in this turn, costs no timer: the first one of a process takes Deno 4 ms.
+ * A signal that is aborted with `reason` when the time is up, unless it is disposed of before.
  *
  * @param more Asked when the time is up: how many milliseconds longer it may take.
  */
@@ -141,8 +140,7 @@ export function expiring(
   more: () => number = () => 0,
 ): { signal: AbortSignal } & Disposable {
   const controller = new AbortController();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  let disposed = false;
+  let timer: ReturnType<typeof setTimeout>;
   const wait = (left: number) => {
     timer = setTimeout(() => {
       const longer = more();
@@ -150,21 +148,9 @@ export function expiring(
       else controller.abort(reason());
     }, Math.min(left, longestPause));
   };
-  (async () => {
-    for (let i = 0; i < ticks && !disposed; i++) await undefined;
-    if (!disposed) wait(milliseconds);
-  })();
-  return {
-    signal: controller.signal,
-    [Symbol.dispose]() {
-      disposed = true;
-      if (timer !== undefined) clearTimeout(timer);
-    },
-  };
+  wait(milliseconds);
+  return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) };
 }
-
-/** More than what comes in one turn takes; all of them take some microseconds. */
-const ticks = 200;
 
 /** A signal that is aborted with the first of two. */
 export function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
