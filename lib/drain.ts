@@ -67,7 +67,7 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
   options.signal?.throwIfAborted();
   checkDrainOptions(options);
   if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
-  serving.leaving = true;
+  serving.watching = serving.leaving = true;
   const [clients] = await clientsOf([serving.address], census());
   options.signal?.throwIfAborted();
   return await finish(serving, clients, options);
@@ -174,11 +174,11 @@ export async function finish(
   options: FinishOptions = {},
 ): Promise<number> {
   const { deadline = 60_000, forceLimit = 30_000, hurry, signal } = options;
-  const { others, server } = serving;
+  const { known, server } = serving;
   const left = await clients.leave({
     milliseconds: deadline,
     // They leave when the server is shut down, and not before.
-    except: (raw) => others.protocolOf(raw) === "HTTP/2",
+    except: (raw) => known.protocolOf(raw) === "HTTP/2",
     hurry,
     signal,
   });
@@ -227,12 +227,14 @@ async function hangUpOnIdle(
   }
 }
 
-/** Whether nothing is on its way on a connection of HTTP/1, either way, and no answer is being made. */
-function isQuiet(raw: number, { active, others }: Serving): boolean {
-  if (unreadBytes(raw) > 0 || unsentBytes(raw) > 0 || others.protocolOf(raw)) return false;
+/**
+ * Whether a connection is known to be between two requests of HTTP/1, with nothing on its way. Of one on
+ * which none was answered since the server watches, it is not: an answer may be streamed on it.
+ */
+function isQuiet(raw: number, { active, known }: Serving): boolean {
+  if (known.protocolOf(raw) !== "HTTP/1") return false;
+  if (unreadBytes(raw) > 0 || unsentBytes(raw) > 0) return false;
   const port = portOf(raw);
-  // Connections to a unix path cannot be told apart.
-  if (port === undefined) return active.size === 0;
   return !active.values().some((client) => portOfClient(client) === port);
 }
 

@@ -40,35 +40,36 @@ export interface Serving {
   readonly server: Deno.HttpServer;
   readonly slot: Slot;
   readonly address: Address | undefined;
+  /** Whether it may have to leave soon: from then on it takes note of who is between two requests. */
+  watching: boolean;
   /** Whether every answer is to tell its client to leave. */
   leaving: boolean;
-  /** Requests of which the last byte of the answer is not out, and where they came from. */
+  /** Requests of which the answer, or as far as that is known its last byte, is not out; and their clients. */
   readonly active: Map<Deno.ServeHandlerInfo, Deno.Addr>;
-  /** Clients that no `Connection: close` moves. */
-  readonly others: OtherClients;
+  /** Clients of which it is known what they speak. */
+  readonly known: KnownClients;
 }
 
-/** What a connection speaks that is no plain HTTP/1. */
-export type OtherProtocol = "HTTP/2" | "WebSocket";
+/** What a connection speaks. */
+export type Protocol = "HTTP/1" | "HTTP/2" | "WebSocket";
 
-/** Clients that speak something else than HTTP/1, by their addresses; those that have left go by and by. */
-export class OtherClients {
-  readonly #protocols = new Map<string, OtherProtocol>();
+/** What clients speak, by their addresses; those that have left go by and by. */
+export class KnownClients {
+  readonly #protocols = new Map<string, Protocol>();
   /** How many make it worth a look at who is still there. */
   #many = 1000;
 
-  /** Notes what a client speaks. */
-  note(address: Deno.Addr, protocol: OtherProtocol | undefined): void {
+  /** Notes what a client speaks; those of a unix path cannot be told apart, and stay unknown. */
+  note(address: Deno.Addr, protocol: Protocol): void {
     const client = keyOf(address);
-    // Those of a unix path cannot be told apart: there, one WebSocket makes every client a possible one.
-    if (client === "" && protocol !== "WebSocket") return;
-    if (protocol === undefined) this.#protocols.delete(client);
-    else if (this.#protocols.set(client, protocol).size > this.#many) this.#prune();
+    if (client === undefined) return;
+    if (this.#protocols.set(client, protocol).size > this.#many) this.#prune();
   }
 
-  /** What the client at the other end of a connection speaks, if it is something else. */
-  protocolOf(raw: number): OtherProtocol | undefined {
-    return this.#protocols.get(keyOf(peerAddress(raw)));
+  /** What the client at the other end of a connection speaks, if that is known. */
+  protocolOf(raw: number): Protocol | undefined {
+    const client = keyOf(peerAddress(raw));
+    return client === undefined ? undefined : this.#protocols.get(client);
   }
 
   #prune(): void {
@@ -81,8 +82,8 @@ export class OtherClients {
   }
 }
 
-function keyOf(address: Deno.Addr | Address | undefined): string {
-  return address && "hostname" in address ? `${address.hostname} ${address.port}` : "";
+function keyOf(address: Deno.Addr | Address | undefined): string | undefined {
+  return address && "hostname" in address ? `${address.hostname} ${address.port}` : undefined;
 }
 
 const servers = new WeakMap<Deno.HttpServer, Serving>();
@@ -161,27 +162,32 @@ function serveOn(
   const { domain } = listenerKind(raw);
   const address = localAddress(raw);
   const active = new Map<Deno.ServeHandlerInfo, Deno.Addr>();
-  const others = new OtherClients();
-  const serving = { address, active, others, leaving: false } as Mutable<Serving>;
+  const known = new KnownClients();
+  const serving = { address, active, known, watching: false, leaving: false } as Mutable<Serving>;
   const mayMultiplex = options.cert !== undefined;
   const where = domain === "unix" ? { path: privateName() } : { hostname: "127.0.0.1", port: 0 };
   const { onListen, onError = internalServerError, ...rest } = options;
 
+  // To take note of every answer costs one in twenty of those that are given at once; with TLS, nothing.
+  const isWatched = () => mayMultiplex || serving.watching;
+
   /** The client is to leave after an answer that is given while the server leaves. */
-  function finish(answer: Response, client?: Deno.Addr): Response {
-    if (answer.status === 101) {
-      if (client) others.note(client, "WebSocket");
-      return answer;
-    }
+  function farewell(answer: Response): Response {
     return serving.leaving ? withConnectionClose(answer) : answer;
   }
 
-  /** Counts an answer as under way until its last byte is out, where this Deno tells (2.1). */
-  function hold(info: Deno.ServeHandlerInfo, client: Deno.Addr): void {
-    if (!("completed" in info)) return;
-    active.set(info, client);
-    const done = () => active.delete(info);
-    info.completed.then(done, done);
+  /** Takes note of an answer, which is under way until its last byte is out, where this Deno tells (2.1). */
+  function finish(answer: Response, info: Deno.ServeHandlerInfo, client: Deno.Addr): Response {
+    if (answer.status === 101) {
+      known.note(client, "WebSocket");
+      return answer;
+    }
+    if ("completed" in info) {
+      active.set(info, client);
+      const done = () => active.delete(info);
+      info.completed.then(done, done);
+    }
+    return farewell(answer);
   }
 
   async function finishLater(
@@ -189,13 +195,14 @@ function serveOn(
     info: Deno.ServeHandlerInfo,
     client: Deno.Addr,
   ): Promise<Response> {
-    if ("completed" in info) return finish(await answer, client);
     active.set(info, client);
+    let given: Response;
     try {
-      return finish(await answer, client);
+      given = await answer;
     } finally {
       active.delete(info);
     }
+    return isWatched() ? finish(given, info, client) : given;
   }
 
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
@@ -207,20 +214,17 @@ function serveOn(
           ...rest,
           ...where,
           onListen: () => {},
-          onError: async (error: unknown) => finish(await onError(error)),
+          onError: async (error: unknown) => farewell(await onError(error)),
         },
         (request: Request, info: Deno.ServeHandlerInfo) => {
-          // Later on it is not to be had any more.
-          const client = info.remoteAddr;
-          hold(info, client);
-          // What it costs to ask, TLS costs many times over. Without, HTTP/2 is for those who know.
-          if (mayMultiplex || serving.leaving) {
-            others.note(client, isMultiplexed(request) ? "HTTP/2" : undefined);
-          }
+          // Later on it may not be had any more.
+          const client = isWatched() ? info.remoteAddr : undefined;
+          if (client) known.note(client, protocolOf(request));
           const answer = handler(request, info);
-          return answer instanceof Response
-            ? finish(answer, client)
-            : finishLater(answer, info, client);
+          if (!(answer instanceof Response)) {
+            return finishLater(answer, info, client ?? info.remoteAddr);
+          }
+          return client ? finish(answer, info, client) : answer;
         },
       ),
     (server) => void server.shutdown(),
@@ -246,8 +250,8 @@ function serveOn(
 type Mutable<T> = { -readonly [K in keyof T]: T[K] };
 
 /** HTTP/1.1 has a Host header; HTTP/2 says that in another way, and knows no Connection header. */
-function isMultiplexed({ headers }: Request): boolean {
-  return !headers.has("host") && !headers.has("connection");
+function protocolOf({ headers }: Request): Protocol {
+  return headers.has("host") || headers.has("connection") ? "HTTP/1" : "HTTP/2";
 }
 
 /** What Deno.serve does with what a handler throws. */

@@ -218,13 +218,19 @@ export class Resources {
     this.#clients = undefined;
     this.#found = [];
     for (const { gate, serving } of this.#all) {
-      if (serving) serving.leaving = false;
+      if (serving) serving.watching = serving.leaving = false;
       gate?.open();
     }
   }
 
+  /** Takes note of the clients from here on: they may soon have to leave. */
+  watch(): void {
+    for (const { serving } of this.#all) if (serving) serving.watching = true;
+  }
+
   /** Stops accepting, in a way that can be undone. */
   shut(): void {
+    this.watch();
     this.#isOpen = false;
     for (const { gate, serving } of this.#all) {
       gate?.shut();
