@@ -157,6 +157,11 @@ export function either(own: AbortSignal, given: AbortSignal | undefined): AbortS
   return given ? AbortSignal.any([own, given]) : own;
 }
 
+// Filled and used within one turn.
+const change = new Uint8Array(epoll_event.size);
+const changeView = new DataView(change.buffer);
+const [eventsAt, dataAt] = [epoll_event.offset("events"), epoll_event.offset("data")];
+
 /** The waits of this thread. */
 class Waits {
   #epoll = -1;
@@ -256,7 +261,8 @@ class Waits {
       ? c.EPOLL_CTL_DEL
       : c.EPOLL_CTL_MOD;
     if (before.length > 0 || after.length > 0) {
-      const change = epoll_event.pack({ events: events(after), data: BigInt(raw) });
+      changeView.setUint32(eventsAt, events(after), true);
+      changeView.setBigUint64(dataAt, BigInt(raw), true);
       const result = libc().epoll_ctl(this.#epoll, op, raw, change);
       // Closed under somebody who waited, it is watched no more: who waits finds out by trying.
       if (result < 0 && before.length > 0) {

@@ -220,9 +220,10 @@ async function deliver(
   next: () => Promise<WireRecord | undefined> | undefined,
   { signal }: WaitOptions,
 ): Promise<number> {
+  const { pid } = conn.peer;
   let count = 0;
   for (let record: WireRecord | undefined = first; record;) {
-    using fd = new Fd(record.descriptor, conn.peer.pid);
+    const fd = new Fd(record.descriptor, pid);
     try {
       const done = callback(fd, record.meta);
       // Thousands arrive at once: a turn of the event loop for each would take most of the time.
@@ -230,6 +231,9 @@ async function deliver(
     } catch (error) {
       conn.discard();
       throw error;
+    } finally {
+      // As `using` would, which takes five times as long.
+      if (fd.owned) fd.close();
     }
     count++;
     // What has arrived stays with the connection, for who receives from it again.

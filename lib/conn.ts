@@ -96,7 +96,7 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
   for (let delay = 1;; delay = Math.min(delay * 2, 50)) {
     signal?.throwIfAborted();
     const raw = connectUnix(path, attempt);
-    if (raw >= 0) return allowed(new UnixConn(new Fd(raw)), allow, attempt);
+    if (raw >= 0) return allowed(new UnixConn(new Fd(raw), true), allow, attempt);
     await pause(delay, signal);
   }
 }
@@ -150,7 +150,8 @@ let outgoingBuffers: OutgoingMessage | undefined;
 export class UnixConn implements Disposable {
   /** The descriptor, on loan: the connection owns it. */
   readonly fd: Fd;
-  readonly #closing = new AbortController();
+  #closing: AbortController | undefined;
+  #waits = 0;
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
   /** How often in a row there was something to read without waiting. */
@@ -165,10 +166,11 @@ export class UnixConn implements Disposable {
   /**
    * Takes over a connected unix stream socket.
    *
+   * @param known Whether the caller has just been given it as one: then the kernel is not asked.
    * @throws {NotUnixConnError} When `fd` is something else; it stays open, with the caller.
    */
-  constructor(fd: Fd) {
-    if (!isUnixStream(fd.raw, { listening: false }) || !peerAddress(fd.raw)) {
+  constructor(fd: Fd, known = false) {
+    if (!known && (!isUnixStream(fd.raw, { listening: false }) || !peerAddress(fd.raw))) {
       throw new NotUnixConnError(`Descriptor ${fd.raw} is not a unix stream connection`);
     }
     this.fd = fd;
@@ -271,7 +273,12 @@ export class UnixConn implements Disposable {
    * @ignore
    */
   whole(): WireRecord | undefined {
-    return this.#checked(() => this.#reader.next());
+    try {
+      return this.#reader.next();
+    } catch (error) {
+      this.discard();
+      throw error;
+    }
   }
 
   /**
@@ -319,7 +326,10 @@ export class UnixConn implements Disposable {
    */
   close(): void {
     const raw = this.fd.take();
-    this.#closing.abort(new Deno.errors.BadResource("The connection was closed"));
+    // An error costs more than all the rest of this.
+    if (this.#waits > 0) {
+      this.#closing!.abort(new Deno.errors.BadResource("The connection was closed"));
+    }
     closeAll([raw]);
     this.discard();
   }
@@ -424,8 +434,17 @@ export class UnixConn implements Disposable {
     }
   }
 
-  #wait(readiness: "readable" | "writable", signal: AbortSignal | undefined): Promise<void> {
-    return ready(this.fd.raw, readiness, { signal: either(this.#closing.signal, signal) });
+  async #wait(
+    readiness: "readable" | "writable",
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const closing = this.#closing ??= new AbortController();
+    this.#waits++;
+    try {
+      await ready(this.fd.raw, readiness, { signal: either(closing.signal, signal) });
+    } finally {
+      this.#waits--;
+    }
   }
 }
 

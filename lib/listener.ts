@@ -111,7 +111,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       const raw = accept(this.fd.raw, attempt);
       if (raw >= 0) {
         this.#immediate++;
-        return new UnixConn(new Fd(raw));
+        return new UnixConn(new Fd(raw), true);
       }
       this.#immediate = 0;
       await ready(this.fd.raw, "readable", {

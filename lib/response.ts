@@ -104,15 +104,19 @@ export class ResponseWriter implements Disposable {
    *
    * @throws {LongWriteError} When no message has room for the meta; the others are not affected.
    */
-  async write(fd: Fd | number, meta?: MetaLike): Promise<void> {
-    const raw = rawOf(fd);
-    const bytes = metaBytes(meta);
-    if (!this.#last && this.#add(raw, bytes)) return;
-    await this.#inTurn(async () => {
-      if (this.#add(raw, bytes)) return;
-      await this.#send();
-      this.#add(raw, bytes);
-    });
+  write(fd: Fd | number, meta?: MetaLike): Promise<void> {
+    try {
+      const raw = rawOf(fd);
+      const bytes = metaBytes(meta);
+      if (!this.#last && this.#add(raw, bytes)) return done;
+      return this.#inTurn(async () => {
+        if (this.#add(raw, bytes)) return;
+        await this.#send();
+        this.#add(raw, bytes);
+      });
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   /**
@@ -215,3 +219,6 @@ export class ResponseWriter implements Disposable {
     }
   }
 }
+
+/** What nothing has to be waited for. */
+const done = Promise.resolve();

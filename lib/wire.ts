@@ -96,11 +96,14 @@ const maxWaitingDescriptors = 2 * 253;
  */
 export class RecordReader {
   #maxMetaBytes = defaultMaxReceivedMeta;
-  #bytes = new Uint8Array(8192);
+  /** Made when something arrives: who only sends needs none. */
+  #bytes = new Uint8Array(0);
   #view = new DataView(this.#bytes.buffer);
   #start = 0;
   #end = 0;
+  /** Those that wait are the ones from `#first` on. */
   #descriptors: number[] = [];
+  #first = 0;
   /** Whether records are still to come whose descriptors were surrendered. */
   #owed = false;
 
@@ -111,7 +114,7 @@ export class RecordReader {
 
   /** Whether nothing waits and nothing is owed: the stream is between two messages. */
   get empty(): boolean {
-    return this.#start === this.#end && this.#descriptors.length === 0 && !this.#owed;
+    return this.#start === this.#end && this.#waiting === 0 && !this.#owed;
   }
 
   /**
@@ -121,18 +124,18 @@ export class RecordReader {
    * @throws {SurplusDescriptorsError} When more descriptors wait than a correct sender causes.
    * @throws {EmptyControlMessageError} When bytes pile up that no descriptor came for.
    */
-  push(bytes: Uint8Array, descriptors: Iterable<number> = []): void {
+  push(bytes: Uint8Array, descriptors: ArrayLike<number> = []): void {
     this.#makeRoom(bytes.length);
     this.#bytes.set(bytes, this.#end);
     this.#end += bytes.length;
-    for (const descriptor of descriptors) this.#descriptors.push(descriptor);
-    if (this.#descriptors.length > maxWaitingDescriptors) {
+    for (let i = 0; i < descriptors.length; i++) this.#descriptors.push(descriptors[i]);
+    if (this.#waiting > maxWaitingDescriptors) {
       throw new SurplusDescriptorsError(
-        `${this.#descriptors.length} descriptors arrived ahead of their records`,
+        `${this.#waiting} descriptors arrived ahead of their records`,
       );
     }
     const waiting = this.#end - this.#start;
-    if (this.#descriptors.length === 0 && waiting > this.#maxMetaBytes + (1 << 17)) {
+    if (this.#waiting === 0 && waiting > this.#maxMetaBytes + (1 << 17)) {
       throw new EmptyControlMessageError(`${waiting} bytes arrived without a descriptor`);
     }
   }
@@ -153,7 +156,19 @@ export class RecordReader {
     const from = this.#start + headerBytes;
     const meta = length === 0 ? null : this.#bytes.slice(from, from + length);
     this.#start = from + length;
-    return { descriptor: this.#descriptors.shift()!, meta };
+    return { descriptor: this.#shift(), meta };
+  }
+
+  /** How many descriptors wait for their records. */
+  get #waiting(): number {
+    return this.#descriptors.length - this.#first;
+  }
+
+  #shift(): number {
+    const descriptor = this.#descriptors[this.#first++];
+    if (this.#waiting > 0) return descriptor;
+    this.#descriptors.length = this.#first = 0;
+    return descriptor;
   }
 
   /** Moves waiting bytes into `into` as plain data; gives how many. */
@@ -169,13 +184,13 @@ export class RecordReader {
    * with theirs: if that was all, the next message can follow.
    */
   surrender(): number[] {
-    const descriptors = this.#descriptors.slice();
+    const descriptors = this.#descriptors.slice(this.#first);
     for (let length = this.#metaLength(); this.#isWhole(length); length = this.#metaLength()) {
       this.#start += headerBytes + length;
-      this.#descriptors.shift();
+      this.#shift();
     }
-    this.#owed ||= this.#descriptors.length > 0;
-    this.#descriptors = [];
+    this.#owed ||= this.#waiting > 0;
+    this.#descriptors.length = this.#first = 0;
     return descriptors;
   }
 
@@ -188,7 +203,7 @@ export class RecordReader {
    */
   end(): void {
     const waiting = this.#end - this.#start;
-    const descriptors = this.#descriptors.length;
+    const descriptors = this.#waiting;
     if (waiting === 0 && descriptors === 0) return;
     if (waiting === 0) {
       throw new SurplusDescriptorsError(
@@ -222,13 +237,13 @@ export class RecordReader {
 
   #isWhole(length: number | undefined): length is number {
     return length !== undefined && this.#end - this.#start >= headerBytes + length &&
-      this.#descriptors.length > 0;
+      this.#waiting > 0;
   }
 
   #makeRoom(more: number): void {
     if (this.#end + more <= this.#bytes.length) return;
     const waiting = this.#end - this.#start;
-    let capacity = this.#bytes.length;
+    let capacity = this.#bytes.length || 8192;
     while (capacity < waiting + more) capacity *= 2;
     const bytes = capacity === this.#bytes.length ? this.#bytes : new Uint8Array(capacity);
     bytes.set(this.#bytes.subarray(this.#start, this.#end));
