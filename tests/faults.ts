@@ -204,6 +204,8 @@ class Run {
       await eventually("it is gone", isGone);
       return;
     }
+    // It says so before it is: going on would come too early.
+    await eventually("it is stopped", () => service.isStopped(fault.pid));
     await this.#noticed(fault, first);
     if (ending === "continued late") {
       // Before it has answered, another restart would be refused.
