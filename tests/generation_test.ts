@@ -370,6 +370,20 @@ test("the process that takes over may be one that the command has started", asyn
   await until(() => !directory.names().includes("app.sock"));
 });
 
+test("a command that goes on when the process that it has started fails is known by it", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const fixture = new URL("./fixtures/generation.ts", import.meta.url).pathname;
+  const app = await begin(path, { readyTimeout: 20_000 });
+  await app.ready();
+  const script = `"$0" run -A "$1" "$2" --fail "out of luck" <&-; exec sleep 600`;
+  const args = ["-c", script, Deno.execPath(), fixture, path];
+  const restarting = app.restart({ program: "sh", args });
+  await assertRejects(() => restarting, HandoverError, "ended before it was ready");
+  assertEquals(app.status().state, "serving");
+  await app.stop();
+});
+
 test("generations of HTTP over TCP need the C library and a new port of loopback", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
