@@ -50,12 +50,9 @@ export function check(result: number, attempt: string | (() => string)): number 
 }
 
 /** Calls again what a signal interrupted (signal(7), EINTR); everything that may be is called so. */
-export function uninterrupted<A extends unknown[]>(
-  call: (...args: A) => number | bigint,
-  ...args: A
-): number {
+export function uninterrupted(call: () => number | bigint): number {
   for (;;) {
-    const result = Number(call(...args));
+    const result = Number(call());
     if (result >= 0 || errno() !== errnos.EINTR) return result;
   }
 }

@@ -110,6 +110,33 @@ export function closeAll(raws: Iterable<number>): void {
   for (const raw of raws) libc().close(raw);
 }
 
+/**
+ * Numbers to close, neighbours by one call to the kernel, which takes half the time (close_range(2),
+ * since Linux 5.9). Who adds a number has given it up.
+ */
+export class ClosingRun {
+  #first = 0;
+  #end = 0;
+
+  /** Has `raw` closed with its neighbours, by `close` at the latest. */
+  add(raw: number): void {
+    if (raw !== this.#end) {
+      this.close();
+      this.#first = raw;
+    }
+    this.#end = raw + 1;
+  }
+
+  /** Closes what was added. */
+  close(): void {
+    const first = this.#first;
+    const end = this.#end;
+    this.#first = this.#end = 0;
+    if (end - first > 1 && libc().close_range?.(first, end - 1, 0) === 0) return;
+    for (let raw = first; raw < end; raw++) libc().close(raw);
+  }
+}
+
 /** A new number for what `raw` is open on; the caller owns it. */
 export function dup(raw: number): number {
   return check(

@@ -71,7 +71,7 @@ export function readText(path: string): string | undefined {
     const chunk = new Uint8Array(8192);
     let text = "";
     for (;;) {
-      const n = uninterrupted(libc().read, raw, chunk, BigInt(chunk.length));
+      const n = uninterrupted(() => libc().read(raw, chunk, BigInt(chunk.length)));
       if (n <= 0) return text + decoder.decode();
       text += decoder.decode(chunk.subarray(0, n), { stream: true });
     }
@@ -124,7 +124,7 @@ export function openDirectory(path: string, attempt: string): number {
 export function lockFile(path: string, attempt: string): number | undefined {
   const flags = c.O_RDWR | c.O_CREAT | c.O_CLOEXEC | c.O_NOFOLLOW;
   const raw = check(libc().open(cString(path), flags, 0o600), attempt);
-  if (uninterrupted(libc().flock, raw, c.LOCK_EX | c.LOCK_NB) === 0) return raw;
+  if (uninterrupted(() => libc().flock(raw, c.LOCK_EX | c.LOCK_NB)) === 0) return raw;
   const code = errno();
   closeRaw(raw);
   if (code === errnos.EAGAIN) return undefined;

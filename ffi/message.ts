@@ -17,6 +17,9 @@ const lengthAt = iovec.offset("iov_len");
 const controlAt = msghdr.offset("msg_control");
 const controlLengthAt = msghdr.offset("msg_controllen");
 const flagsAt = msghdr.offset("msg_flags");
+const messageLengthAt = cmsghdr.offset("cmsg_len");
+const levelAt = cmsghdr.offset("cmsg_level");
+const typeAt = cmsghdr.offset("cmsg_type");
 const firstData = cmsg.length(0);
 
 /** The most descriptors that one message carries (net/scm.h, `SCM_MAX_FD`). */
@@ -44,6 +47,7 @@ export function inFlightError(milliseconds: number): Error {
 class MessageBuffers {
   readonly data: Uint8Array<ArrayBuffer>;
   protected readonly control: Uint8Array<ArrayBuffer>;
+  protected readonly controlView: DataView;
   protected readonly header: Uint8Array<ArrayBuffer>;
   protected readonly headerView: DataView;
   protected readonly iovView: DataView;
@@ -53,6 +57,7 @@ class MessageBuffers {
   constructor(dataBytes: number, controlBytes: number) {
     this.data = new Uint8Array(dataBytes);
     this.control = new Uint8Array(controlBytes);
+    this.controlView = new DataView(this.control.buffer);
     const iov = iovec.pack({ iov_base: this.data, iov_len: dataBytes }, addressOf);
     this.header = msghdr.pack(
       { msg_iov: iov, msg_iovlen: 1, msg_control: this.control },
@@ -69,13 +74,11 @@ class MessageBuffers {
 export class OutgoingMessage extends MessageBuffers {
   /** The numbers that `send` passes along: a view into the control message. */
   readonly descriptors: Int32Array;
-  readonly #controlHead: DataView;
 
   constructor(dataBytes: number) {
     super(dataBytes, cmsg.space(4 * maxDescriptors));
     this.control.set(cmsghdr.pack({ cmsg_level: c.SOL_SOCKET, cmsg_type: c.SCM_RIGHTS }));
     this.descriptors = new Int32Array(this.control.buffer, firstData, maxDescriptors);
-    this.#controlHead = new DataView(this.control.buffer);
   }
 
   /**
@@ -91,9 +94,9 @@ export class OutgoingMessage extends MessageBuffers {
     const used = count === 0 ? 0 : cmsg.space(4 * count);
     this.headerView.setBigUint64(controlAt, count === 0 ? 0n : this.controlAddress, true);
     this.headerView.setBigUint64(controlLengthAt, BigInt(used), true);
-    if (count > 0) this.#controlHead.setBigUint64(0, BigInt(cmsg.length(4 * count)), true);
+    if (count > 0) this.controlView.setBigUint64(messageLengthAt, BigInt(cmsg.length(4 * count)), true);
     const flags = c.MSG_DONTWAIT | c.MSG_NOSIGNAL;
-    const sent = uninterrupted(libc().sendmsg, raw, this.header, flags);
+    const sent = uninterrupted(() => libc().sendmsg(raw, this.header, flags));
     if (sent >= 0) return sent;
     const code = errno();
     if (code === errnos.EAGAIN) return wouldBlock;
@@ -136,7 +139,7 @@ export class IncomingMessage extends MessageBuffers {
     this.iovView.setBigUint64(lengthAt, BigInt(most), true);
     this.headerView.setBigUint64(controlLengthAt, BigInt(this.control.length), true);
     const flags = c.MSG_DONTWAIT | c.MSG_CMSG_CLOEXEC;
-    const received = uninterrupted(libc().recvmsg, raw, this.header, flags);
+    const received = uninterrupted(() => libc().recvmsg(raw, this.header, flags));
     if (received < 0) {
       const code = errno();
       if (code === errnos.EAGAIN) return wouldBlock;
@@ -150,11 +153,12 @@ export class IncomingMessage extends MessageBuffers {
 
   /** CMSG_FIRSTHDR, CMSG_NXTHDR and CMSG_DATA of cmsg(3). */
   #walk(controlLength: number): void {
+    const view = this.controlView;
     for (let at = 0; at + cmsghdr.size <= controlLength;) {
-      const length = cmsghdr.read(this.control, "cmsg_len", at);
+      const length = Number(view.getBigUint64(at + messageLengthAt, true));
       if (length < cmsghdr.size) return;
-      const type = cmsghdr.read(this.control, "cmsg_type", at);
-      if (cmsghdr.read(this.control, "cmsg_level", at) === c.SOL_SOCKET) {
+      if (view.getInt32(at + levelAt, true) === c.SOL_SOCKET) {
+        const type = view.getInt32(at + typeAt, true);
         const end = Math.min(at + length, controlLength);
         if (type === c.SCM_RIGHTS) this.#collect(at + firstData, end);
         if (type === c.SCM_PIDFD) this.#discard(at + firstData, end);
@@ -164,16 +168,15 @@ export class IncomingMessage extends MessageBuffers {
   }
 
   #collect(start: number, end: number): void {
-    const view = new DataView(this.control.buffer);
     for (let at = start; at + 4 <= end; at += 4) {
-      this.descriptors[this.count++] = view.getInt32(at, true);
+      this.descriptors[this.count++] = this.controlView.getInt32(at, true);
     }
   }
 
   /** A pidfd that the socket was set to announce (SO_PASSPIDFD): nobody here asked for it. */
   #discard(start: number, end: number): void {
     if (start + 4 > end) return;
-    const raw = new DataView(this.control.buffer).getInt32(start, true);
+    const raw = this.controlView.getInt32(start, true);
     if (raw >= 0) closeRaw(raw);
   }
 }

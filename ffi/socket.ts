@@ -26,6 +26,11 @@ const length = new Uint32Array(1);
 const lengthBytes = new Uint8Array(length.buffer);
 const cookie = new BigUint64Array(1);
 const cookieBytes = new Uint8Array(cookie.buffer);
+const { ucred } = structs;
+const credentials = new Uint8Array(ucred.size);
+const credentialsView = new DataView(credentials.buffer);
+const [pidAt, uidAt, gidAt] = [ucred.offset("pid"), ucred.offset("uid"), ucred.offset("gid")];
+const byte = new Uint8Array(1);
 const option = new Int32Array(1);
 const optionBytes = new Uint8Array(option.buffer);
 
@@ -50,6 +55,11 @@ export function socketPair(type: "stream" | "datagram" = "stream"): [number, num
     "Cannot make a socket pair",
   );
   return [pair[0], pair[1]];
+}
+
+/** Writes one byte to a socket that has room for it. */
+export function writeByte(raw: number): void {
+  check(Number(libc().write(raw, byte, 1n)), () => `Cannot write to descriptor ${raw}`);
 }
 
 /**
@@ -142,7 +152,7 @@ function tcpSocket<T>(attempt: string, use: (raw: number) => T): T {
 export function connectUnix(path: string, attempt: string): number {
   const name = packUnix(path, attempt);
   const raw = unixSocket();
-  if (uninterrupted(libc().connect, raw, name, name.length) === 0) return raw;
+  if (uninterrupted(() => libc().connect(raw, name, name.length)) === 0) return raw;
   const code = errno();
   closeRaw(raw);
   if (code === errnos.EAGAIN) return -1;
@@ -152,7 +162,7 @@ export function connectUnix(path: string, attempt: string): number {
 /** The next connection in the queue; -1 when there is none. */
 export function accept(raw: number, attempt: string | (() => string)): number {
   length[0] = address.length;
-  const accepted = uninterrupted(libc().accept4, raw, address, lengthBytes, socketFlags);
+  const accepted = uninterrupted(() => libc().accept4(raw, address, lengthBytes, socketFlags));
   if (accepted >= 0) return accepted;
   const code = errno();
   // The peer that left while it queued is nobody's error.
@@ -290,17 +300,15 @@ export function effectiveUser(): number {
 
 /** The peer's credentials, by the kernel's word. */
 export function peerCredentials(raw: number): Credentials {
-  const { ucred } = structs;
-  const credentials = new Uint8Array(ucred.size);
   length[0] = credentials.length;
   check(
     libc().getsockopt(raw, c.SOL_SOCKET, c.SO_PEERCRED, credentials, lengthBytes),
     () => `Cannot read the peer's credentials of descriptor ${raw}`,
   );
   return {
-    pid: ucred.read(credentials, "pid"),
-    uid: ucred.read(credentials, "uid"),
-    gid: ucred.read(credentials, "gid"),
+    pid: credentialsView.getInt32(pidAt, true),
+    uid: credentialsView.getUint32(uidAt, true),
+    gid: credentialsView.getUint32(gidAt, true),
   };
 }
 

@@ -93,6 +93,24 @@ export function exchange(slot: Slot, raw: number): void {
   watch(runtime, slot);
 }
 
+/**
+ * Has the runtime hear of `raw` where it listens for what is in a place that is in use, and puts what
+ * `other` is open on there: that is what it reads then. `other` and `raw` stay the caller's.
+ */
+export function divert(slot: Slot, other: number, raw: number): void {
+  const { runtime } = loop!;
+  unwatch(runtime, slot.tfd);
+  replace(other, slot.tfd);
+  watch(runtime, { ...slot, tfd: raw });
+}
+
+/** Ends what `divert` began: the runtime hears of the place again. */
+export function revert(slot: Slot, raw: number): void {
+  const { runtime } = loop!;
+  unwatch(runtime, raw);
+  watch(runtime, slot);
+}
+
 /** The places that this thread's runtime watches. */
 export function slots(): Slot[] {
   loop ??= findLoop();

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Fd } from "../ffi/fd.ts";
+import { ClosingRun, Fd } from "../ffi/fd.ts";
 import { NotUnixConnError } from "./errors.ts";
 import { checkPeer, connect, type ConnectOptions, UnixConn, type WaitOptions } from "./conn.ts";
 import { checkMaxMetaBytes, type WireRecord } from "./wire.ts";
@@ -221,24 +221,35 @@ async function deliver(
   { signal }: WaitOptions,
 ): Promise<number> {
   const { pid } = conn.peer;
+  const untaken = new ClosingRun();
   let count = 0;
-  for (let record: WireRecord | undefined = first; record;) {
-    const fd = new Fd(record.descriptor, pid);
-    try {
-      const done = callback(fd, record.meta);
-      // Thousands arrive at once: a turn of the event loop for each would take most of the time.
-      if (done) await done;
-    } catch (error) {
-      conn.discard();
-      throw error;
-    } finally {
-      // As `using` would, which takes five times as long.
-      if (fd.owned) fd.close();
+  try {
+    for (let record: WireRecord | undefined = first; record;) {
+      const fd = new Fd(record.descriptor, pid);
+      try {
+        const done = callback(fd, record.meta);
+        // Thousands arrive at once: a turn of the event loop for each would take most of the time.
+        if (done) {
+          untaken.close();
+          await done;
+        }
+      } catch (error) {
+        conn.discard();
+        throw error;
+      } finally {
+        // As `using` would, which takes five times as long.
+        if (fd.owned) untaken.add(fd.take());
+      }
+      count++;
+      // What has arrived stays with the connection, for who receives from it again.
+      signal?.throwIfAborted();
+      record = conn.whole();
+      if (record) continue;
+      untaken.close();
+      record = await next();
     }
-    count++;
-    // What has arrived stays with the connection, for who receives from it again.
-    signal?.throwIfAborted();
-    record = conn.whole() ?? await next();
+  } finally {
+    untaken.close();
   }
   return count;
 }

@@ -12,7 +12,16 @@ import {
   tooManyInFlight,
   wouldBlock,
 } from "../ffi/message.ts";
-import { breathe, either, longestPause, pause, ready, unlessAborted } from "../ffi/poll.ts";
+import {
+  abandon,
+  breathe,
+  either,
+  longestPause,
+  pause,
+  ready,
+  readySoon,
+  unlessAborted,
+} from "../ffi/poll.ts";
 import { readText } from "../ffi/file.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import {
@@ -96,7 +105,7 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
   for (let delay = 1;; delay = Math.min(delay * 2, 50)) {
     signal?.throwIfAborted();
     const raw = connectUnix(path, attempt);
-    if (raw >= 0) return allowed(new UnixConn(new Fd(raw), true), allow, attempt);
+    if (raw >= 0) return allowed(new UnixConn(new Fd(raw), true, true), allow, attempt);
     await pause(delay, signal);
   }
 }
@@ -127,6 +136,13 @@ export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string)
 /** How often a connection may find something to read before others are thought of. */
 const manyInARow = 8;
 
+/**
+ * For how many milliseconds a peer that has always answered at once is waited for on this thread: most
+ * do in a tenth of one, and waiting for them elsewhere takes as long again. The first that does not is
+ * waited for elsewhere ever after.
+ */
+const soon = 1;
+
 // Shared by every connection of the thread: filled and emptied within one turn.
 const chunkBytes = 1 << 16;
 let incomingBuffers: IncomingMessage | undefined;
@@ -150,12 +166,12 @@ let outgoingBuffers: OutgoingMessage | undefined;
 export class UnixConn implements Disposable {
   /** The descriptor, on loan: the connection owns it. */
   readonly fd: Fd;
-  #closing: AbortController | undefined;
-  #waits = 0;
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
   /** How often in a row there was something to read without waiting. */
   #immediate = 0;
+  /** Whether the peer has answered at once so far. */
+  #expectant: boolean;
   #wrote = false;
   /** Why no more can be read, or written: what came before was left half done. */
   #readEnd: Error | undefined;
@@ -167,13 +183,15 @@ export class UnixConn implements Disposable {
    * Takes over a connected unix stream socket.
    *
    * @param known Whether the caller has just been given it as one: then the kernel is not asked.
+   * @param expectant Whether the peer is expected to answer at once.
    * @throws {NotUnixConnError} When `fd` is something else; it stays open, with the caller.
    */
-  constructor(fd: Fd, known = false) {
+  constructor(fd: Fd, known = false, expectant = false) {
     if (!known && (!isUnixStream(fd.raw, { listening: false }) || !peerAddress(fd.raw))) {
       throw new NotUnixConnError(`Descriptor ${fd.raw} is not a unix stream connection`);
     }
     this.fd = fd;
+    this.#expectant = expectant;
   }
 
   /** The other process, by the kernel's word (unix(7), SO_PEERCRED). */
@@ -231,22 +249,26 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Sends `length` bytes of `message` with its first `count` descriptors, whole.
+   * Sends `length` bytes of `message` with its first `count` descriptors, whole. Gives undefined when
+   * there was nothing to wait for: many are sent, and a promise for each would cost as much again.
    *
    * @ignore
    */
-  async send(
+  send(
     message: OutgoingMessage,
     length: number,
     count: number,
     options: WriteOptions = {},
-  ): Promise<void> {
+  ): Promise<void> | undefined {
     // The kernel attaches all descriptors to the first part; the rest goes without.
-    await this.#write(
-      length,
-      options,
-      (sent) => message.send(this.fd.raw, sent, length, sent === 0 ? count : 0),
-    );
+    const attempt = (sent: number) =>
+      message.send(this.fd.raw, sent, length, sent === 0 ? count : 0);
+    if (this.#writing) return this.#write(length, options, attempt);
+    options.signal?.throwIfAborted();
+    if (this.#writeEnd) throw this.#writeEnd;
+    const sent = attempt(0);
+    if (sent >= 0) this.#wrote = true;
+    return sent === length ? undefined : this.#write(length, options, attempt, sent);
   }
 
   /**
@@ -326,10 +348,7 @@ export class UnixConn implements Disposable {
    */
   close(): void {
     const raw = this.fd.take();
-    // An error costs more than all the rest of this.
-    if (this.#waits > 0) {
-      this.#closing!.abort(new Deno.errors.BadResource("The connection was closed"));
-    }
+    abandon(raw, this, () => new Deno.errors.BadResource("The connection was closed"));
     closeAll([raw]);
     this.discard();
   }
@@ -391,11 +410,16 @@ export class UnixConn implements Disposable {
     }
   }
 
-  /** Writes `length` bytes by `attempt`s, which tell how many went out; one writer at a time. */
+  /**
+   * Writes `length` bytes by `attempt`s, which tell how many went out; one writer at a time.
+   *
+   * @param first What the first attempt gave, if that was made already.
+   */
   async #write(
     length: number,
     { signal, stallTimeout = Infinity }: WriteOptions,
     attempt: (sent: number) => number,
+    first?: number,
   ): Promise<void> {
     while (this.#writing) await unlessAborted(this.#writing, signal);
     signal?.throwIfAborted();
@@ -405,7 +429,8 @@ export class UnixConn implements Disposable {
     let sent = 0;
     try {
       while (sent < length) {
-        const n = attempt(sent);
+        const n = first ?? attempt(sent);
+        first = undefined;
         if (n >= 0) {
           sent += n;
           stall = undefined;
@@ -438,13 +463,11 @@ export class UnixConn implements Disposable {
     readiness: "readable" | "writable",
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    const closing = this.#closing ??= new AbortController();
-    this.#waits++;
-    try {
-      await ready(this.fd.raw, readiness, { signal: either(closing.signal, signal) });
-    } finally {
-      this.#waits--;
+    if (this.#expectant) {
+      if (readySoon(this.fd.raw, readiness, soon)) return;
+      this.#expectant = false;
     }
+    await ready(this.fd.raw, readiness, { owner: this, signal });
   }
 }
 

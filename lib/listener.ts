@@ -6,9 +6,10 @@
 
 import { closeAll, Fd, setNonblocking } from "../ffi/fd.ts";
 import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
-import { breathe, either, ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { abandon, breathe, hasten, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
 import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
+import { makeAlarm } from "./alarm.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
 import { lookAfter } from "./donor.ts";
 import { NotUnixListenerError } from "./errors.ts";
@@ -70,11 +71,16 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   readonly fd: Fd;
   /** Where it listens. */
   readonly addr: UnixAddress;
-  readonly #closing = new AbortController();
+  readonly #raw: number;
+  /** Why it accepts no more. */
+  #end: Error | undefined;
   #file: FileStatus | undefined;
   #referenced = true;
+  readonly #keepsAlive = () => this.#referenced;
   /** How often in a row there was somebody to accept without waiting. */
   #immediate = 0;
+  #waits = 0;
+  #hastened: Disposable | undefined;
 
   /**
    * Takes over a listening unix stream socket.
@@ -87,6 +93,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       throw new NotUnixListenerError(`Descriptor ${fd.raw} is not a unix stream listener`);
     }
     this.fd = fd;
+    this.#raw = fd.raw;
     // One that comes from elsewhere may be blocking, and would hold up everything in accept().
     lookAfter(fd, fd.raw);
     setNonblocking(fd.raw, true);
@@ -107,16 +114,18 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     for (;;) {
       signal?.throwIfAborted();
       if (this.#immediate > manyInARow) await breathe(signal);
-      this.#closing.signal.throwIfAborted();
+      if (this.#end) throw this.#end;
       const raw = accept(this.fd.raw, attempt);
       if (raw >= 0) {
         this.#immediate++;
         return new UnixConn(new Fd(raw), true);
       }
       this.#immediate = 0;
-      await ready(this.fd.raw, "readable", {
-        keepsAlive: () => this.#referenced,
-        signal: either(this.#closing.signal, signal),
+      if (++this.#waits === many) this.#hastened = hasten(makeAlarm);
+      await ready(this.#raw, "readable", {
+        keepsAlive: this.#keepsAlive,
+        owner: this,
+        signal,
       });
     }
   }
@@ -128,7 +137,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       try {
         connection = await this.accept();
       } catch (error) {
-        if (this.#closing.signal.aborted) return;
+        if (this.#end) return;
         throw error;
       }
       yield connection;
@@ -158,7 +167,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @throws {Deno.errors.BadResource} When it is closed already.
    */
   close(): void {
-    this.#closing.abort(new Deno.errors.BadResource("The listener was closed"));
+    this.#finish("The listener was closed");
     const raw = this.fd.take();
     const { path } = this.addr;
     if (this.#file && path && same(pathStatus(path), this.#file)) unlink(path);
@@ -181,12 +190,22 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   /** Closes the listener unless it is closed. */
   [Symbol.dispose](): void {
     if (this.fd.owned) this.close();
-    else this.#closing.abort(new Deno.errors.BadResource("The listener's descriptor was taken"));
+    else this.#finish("The listener's descriptor was taken");
+  }
+
+  #finish(reason: string): void {
+    const end = this.#end ??= new Deno.errors.BadResource(reason);
+    abandon(this.#raw, this, () => end);
+    this.#hastened?.[Symbol.dispose]();
+    this.#hastened = undefined;
   }
 }
 
 /** How many may be accepted in a row before others are thought of. */
 const manyInARow = 8;
+
+/** How often somebody is waited for until it is worth while to do that more quickly. */
+const many = 8;
 
 function listenAt(path: string, attempt: string, mode: number | undefined): number {
   try {

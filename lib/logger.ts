@@ -23,5 +23,10 @@ export function guarded(logger: Logger): Logger {
       console.error(`The logger failed at: ${message}`, error);
     }
   };
-  return { debug: guard("debug"), info: guard("info"), error: guard("error") };
+  const { debug, info, error } = logger;
+  return {
+    debug: debug && guard("debug"),
+    info: info && guard("info"),
+    error: error && guard("error"),
+  };
 }

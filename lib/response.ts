@@ -43,6 +43,23 @@ export function checkDuration(name: string, milliseconds: number): void {
   throw new RangeError(`${name} is a number of milliseconds, not ${milliseconds}`);
 }
 
+/** One message in the making, and the buffers that it goes out from. */
+interface Outgoing {
+  readonly message: OutgoingMessage;
+  readonly batch: Batch;
+}
+
+/** Those of responses that have ended: making the buffers takes longer than sending them. */
+const spare: Outgoing[] = [];
+const mostSpare = 8;
+
+function outgoing(maxMetaBytes: number): Outgoing {
+  const reused = maxMetaBytes === defaultMaxMetaBytes ? spare.pop() : undefined;
+  if (reused) return reused;
+  const message = new OutgoingMessage(headerBytes + maxMetaBytes);
+  return { message, batch: new Batch(message.data, message.descriptors) };
+}
+
 /**
  * Collects descriptors into messages and sends them over one connection, in order.
  *
@@ -57,16 +74,17 @@ export function checkDuration(name: string, milliseconds: number): void {
  */
 export class ResponseWriter implements Disposable {
   readonly #conn: UnixConn;
-  readonly #message: OutgoingMessage;
-  readonly #batch: Batch;
+  readonly #outgoing: Outgoing;
   readonly #logger: Logger;
   readonly #signal: AbortSignal | undefined;
   readonly #stallTimeout: number;
+  readonly #maxMetaBytes: number;
   #owned: Fd[] = [];
   #afterwards: (() => void)[] = [];
   /** Settles when everything that was called before is done; undefined when nothing is under way. */
   #last: Promise<void> | undefined;
   #failure: { error: unknown } | undefined;
+  #ended = false;
   #sent = 0;
 
   /**
@@ -86,8 +104,8 @@ export class ResponseWriter implements Disposable {
     checkMaxMetaBytes(maxMetaBytes);
     checkDuration("stallTimeout", stallTimeout);
     this.#conn = conn;
-    this.#message = new OutgoingMessage(headerBytes + maxMetaBytes);
-    this.#batch = new Batch(this.#message.data, this.#message.descriptors);
+    this.#outgoing = outgoing(maxMetaBytes);
+    this.#maxMetaBytes = maxMetaBytes;
     this.#logger = logger;
     this.#signal = signal;
     this.#stallTimeout = stallTimeout;
@@ -109,9 +127,10 @@ export class ResponseWriter implements Disposable {
       const raw = rawOf(fd);
       const bytes = metaBytes(meta);
       if (!this.#last && this.#add(raw, bytes)) return done;
-      return this.#inTurn(async () => {
+      return this.#inTurn(() => {
         if (this.#add(raw, bytes)) return;
-        await this.#send();
+        const sending = this.#send();
+        if (sending) return sending.then(() => void this.#add(raw, bytes));
         this.#add(raw, bytes);
       });
     } catch (error) {
@@ -132,10 +151,12 @@ export class ResponseWriter implements Disposable {
       fd.close();
       throw error;
     }
-    if (this.#failure) {
-      // It has ended, or failed, before this was known to be written: nobody closes it later.
+    try {
+      // It may have ended, or failed, before this was known to be written: nobody closes it later.
+      this.#check();
+    } catch (error) {
       fd.close();
-      throw this.#failure.error;
+      throw error;
     }
     this.#owned.push(fd);
     if (afterwards) this.#afterwards.push(afterwards);
@@ -147,8 +168,12 @@ export class ResponseWriter implements Disposable {
    * @throws {Deno.errors.BadResource} When one of the descriptors is not open; the message names it,
    * and none of those that were waiting with it was sent.
    */
-  async flush(): Promise<void> {
-    await this.#inTurn(() => this.#send());
+  flush(): Promise<void> {
+    try {
+      return this.#inTurn(() => this.#send());
+    } catch (error) {
+      return Promise.reject(error);
+    }
   }
 
   /** Logs what happens all the time. */
@@ -168,46 +193,68 @@ export class ResponseWriter implements Disposable {
 
   /** Closes what it owns; what was written and not sent is not sent, and nothing more can be. */
   [Symbol.dispose](): void {
-    this.#failure ??= { error: new Deno.errors.BadResource("The response has ended") };
+    if (this.#ended) return;
+    this.#ended = true;
     this.#release();
+    // What is on its way still uses them.
+    const reusable = this.#maxMetaBytes === defaultMaxMetaBytes && !this.#last;
+    if (reusable && spare.length < mostSpare) spare.push(this.#outgoing);
+  }
+
+  #check(): void {
+    if (this.#failure) throw this.#failure.error;
+    if (this.#ended) throw new Deno.errors.BadResource("The response has ended");
   }
 
   #release(): void {
-    this.#batch.clear();
+    this.#outgoing.batch.clear();
+    if (this.#owned.length === 0) return;
     this.#afterwards = [];
     closeAll(this.#owned.splice(0).map((fd) => fd.take()));
   }
 
   /** Whether the message had room; throws what sending the one before threw. */
   #add(raw: number, bytes: Uint8Array): boolean {
-    if (this.#failure) throw this.#failure.error;
-    return this.#batch.add(raw, bytes);
+    this.#check();
+    return this.#outgoing.batch.add(raw, bytes);
   }
 
   /** Runs a step when those before it are done, however they ended. */
-  #inTurn(step: () => Promise<void>): Promise<void> {
-    const done = this.#last ? this.#last.then(step) : step();
-    const last = done.catch(() => {}).finally(() => {
+  #inTurn(step: () => Promise<void> | undefined): Promise<void> {
+    const result = this.#last ? this.#last.then(step) : step();
+    if (!result) return done;
+    const last = result.catch(() => {}).finally(() => {
       if (this.#last === last) this.#last = undefined;
     });
     this.#last = last;
-    return done;
+    return result;
   }
 
-  async #send(): Promise<void> {
-    if (this.#failure) throw this.#failure.error;
-    if (this.#batch.count === 0) return;
+  /** Sends what is there; undefined when nothing has to be waited for. */
+  #send(): Promise<void> | undefined {
+    this.#check();
+    const { message, batch } = this.#outgoing;
+    if (batch.count === 0) return undefined;
     try {
-      await this.#conn.send(this.#message, this.#batch.length, this.#batch.count, {
+      const sending = this.#conn.send(message, batch.length, batch.count, {
         signal: this.#signal,
         stallTimeout: this.#stallTimeout,
       });
+      if (sending) return sending.then(() => this.#hasSent(), (error) => this.#fail(error));
     } catch (error) {
-      this.#failure = { error };
-      this.#release();
-      throw error;
+      this.#fail(error);
     }
-    this.#sent += this.#batch.count;
+    this.#hasSent();
+  }
+
+  #fail(error: unknown): never {
+    this.#failure = { error };
+    this.#release();
+    throw error;
+  }
+
+  #hasSent(): void {
+    this.#sent += this.#outgoing.batch.count;
     const afterwards = this.#afterwards;
     this.#release();
     for (const step of afterwards) {

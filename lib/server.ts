@@ -121,7 +121,9 @@ export class Server implements AsyncDisposable {
   readonly #options: ServerOptions;
   readonly #logger: Logger;
   readonly #allow: PeerCheck;
-  readonly #conversations = new Set<Promise<void>>();
+  readonly #conversations = new Set<Conversation>();
+  /** Runs when the last of the conversations is over. */
+  #whenAlone: (() => void) | undefined;
   readonly #hangUp = new AbortController();
   #hangUpTimer: ReturnType<typeof setTimeout> | undefined;
   #hasEnded = false;
@@ -194,7 +196,7 @@ export class Server implements AsyncDisposable {
         closeNativeListener(this.#native, this.#nativeFile, wasPassedOn(this.#native));
       }
       if (this.#hangUpTimer === undefined) this.#hangUpAfter(defaultDeadline);
-      await Promise.all(this.#conversations);
+      await this.#alone();
       this.#hasEnded = true;
       clearTimeout(this.#hangUpTimer);
     }
@@ -207,22 +209,33 @@ export class Server implements AsyncDisposable {
     );
     // No timer is longer.
     const delay = Math.min(deadline, longestPause);
-    this.#hangUpTimer = setTimeout(() => this.#hangUp.abort(reason), delay);
+    this.#hangUpTimer = setTimeout(() => {
+      this.#hangUp.abort(reason);
+      for (const conversation of this.#conversations) this.#end(conversation, { error: reason });
+    }, delay);
+  }
+
+  /** Resolves when every client has been served. */
+  #alone(): Promise<void> {
+    return new Promise((resolve) => {
+      if (this.#conversations.size === 0) resolve();
+      else this.#whenAlone = resolve;
+    });
   }
 
   async #accept(): Promise<void> {
     let delay = 0;
     while (this.#listener.fd.owned) {
       try {
-        for await (const conn of this.#listener) {
-          if (delay > 0) this.#logger.info?.(`Accepting on ${this.addr.path} again`);
-          delay = 0;
-          const conversation = this.#converse(conn).finally(() => {
-            this.#conversations.delete(conversation);
-          });
-          this.#conversations.add(conversation);
-        }
+        const conn = await this.#listener.accept();
+        if (delay > 0) this.#logger.info?.(`Accepting on ${this.addr.path} again`);
+        delay = 0;
+        const conversation: Conversation = { conn, response: undefined };
+        this.#converse(conversation);
+        // An answer that waits for nothing comes before the next client.
+        for (let i = 0; i < manySteps && this.#conversations.has(conversation); i++) await undefined;
       } catch (error) {
+        if (!this.#listener.fd.owned) return;
         if (!passing.has((error as { code?: string }).code ?? "")) throw error;
         // What lasts is said once.
         if (delay === 0) {
@@ -235,31 +248,47 @@ export class Server implements AsyncDisposable {
   }
 
   /** Serves one client; never rejects. */
-  async #converse(conn: UnixConn): Promise<void> {
-    using _conn = conn;
-    const client = `process ${conn.peer.pid}`;
-    const logger = this.#logger;
-    logger.debug?.(`Accepted a connection from ${client}`);
+  async #converse(conversation: Conversation): Promise<void> {
+    const { conn } = conversation;
+    this.#conversations.add(conversation);
     try {
-      checkPeer(conn, this.#allow, "Refused a client");
-      const { maxMetaBytes, stallTimeout } = this.#options;
+      this.#logger.debug?.(`Accepted a connection from ${nameOf(conn)}`);
       const { signal } = this.#hangUp;
       signal.throwIfAborted();
-      using response = new ResponseWriter(conn, { maxMetaBytes, stallTimeout, signal, logger });
-      const serve = async () => {
-        await handle(this.#handler, conn, response);
-        await response.flush();
-      };
-      await unlessAborted(serve(), signal);
-      logger.info?.(`Sent ${response.sent} descriptors to ${client}`);
+      checkPeer(conn, this.#allow, "Refused a client");
+      const { maxMetaBytes, stallTimeout } = this.#options;
+      const logger = this.#logger;
+      const response = new ResponseWriter(conn, { maxMetaBytes, stallTimeout, signal, logger });
+      conversation.response = response;
+      await handle(this.#handler, conn, response);
+      await response.flush();
+      this.#end(conversation);
     } catch (error) {
-      if (!(error instanceof PeerNotAllowedError)) {
-        logger.error?.(`Cannot send descriptors to ${client}`, error);
-      } else if (this.#mayReportRefusal()) {
-        logger.error?.(error.message, error);
-      }
-      this.#spoil(conn, client);
+      this.#end(conversation, { error });
     }
+  }
+
+  /** Hangs up on a client, once: it is served, or something went wrong, or there is no time left. */
+  #end(conversation: Conversation, failure?: { error: unknown }): void {
+    if (!this.#conversations.delete(conversation)) return;
+    const { conn, response } = conversation;
+    try {
+      if (failure) this.#report(failure.error, conn);
+      else this.#logger.info?.(`Sent ${response?.sent} descriptors to ${nameOf(conn)}`);
+    } finally {
+      response?.[Symbol.dispose]();
+      conn[Symbol.dispose]();
+      if (this.#conversations.size === 0) this.#whenAlone?.();
+    }
+  }
+
+  #report(error: unknown, conn: UnixConn): void {
+    if (!(error instanceof PeerNotAllowedError)) {
+      this.#logger.error?.(`Cannot send descriptors to ${nameOf(conn)}`, error);
+    } else if (this.#mayReportRefusal()) {
+      this.#logger.error?.(error.message, error);
+    }
+    this.#spoil(conn);
   }
 
   /** Refused clients may come by the thousand, and are not to fill the log. */
@@ -271,14 +300,27 @@ export class Server implements AsyncDisposable {
   }
 
   /** A client that is not served to the end is to see it. */
-  #spoil(conn: UnixConn, client: string): void {
+  #spoil(conn: UnixConn): void {
     try {
       conn.spoil();
     } catch (error) {
-      this.#logger.debug?.(`Cannot tell ${client}: it is gone already`, error);
+      this.#logger.debug?.(`Cannot tell ${nameOf(conn)}: it is gone already`, error);
     }
   }
 }
+
+/** A client that is being served, and what it is sent, once that has begun. */
+interface Conversation {
+  readonly conn: UnixConn;
+  response: ResponseWriter | undefined;
+}
+
+function nameOf({ peer }: UnixConn): string {
+  return `process ${peer.pid}`;
+}
+
+/** How many steps an answer gets before others are looked for. */
+const manySteps = 16;
 
 /** How long the clients of a server that is shut down may take, in milliseconds. */
 const defaultDeadline = 10_000;

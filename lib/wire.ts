@@ -63,7 +63,7 @@ export class Batch {
       return false;
     }
     this.#view.setUint32(this.length, meta.length, true);
-    this.#data.set(meta, this.length + headerBytes);
+    if (meta.length > 0) this.#data.set(meta, this.length + headerBytes);
     this.#descriptors[this.count++] = descriptor;
     this.length += size;
     return true;
@@ -101,9 +101,11 @@ export class RecordReader {
   #view = new DataView(this.#bytes.buffer);
   #start = 0;
   #end = 0;
-  /** Those that wait are the ones from `#first` on. */
-  #descriptors: number[] = [];
+  /** Those that wait are the ones from `#first` to `#last`; the array stays as long as it once was. */
+  readonly #descriptors: number[] = [];
   #first = 0;
+  #last = 0;
+  readonly #record: WireRecord = { descriptor: -1, meta: null };
   /** Whether records are still to come whose descriptors were surrendered. */
   #owed = false;
 
@@ -128,7 +130,7 @@ export class RecordReader {
     this.#makeRoom(bytes.length);
     this.#bytes.set(bytes, this.#end);
     this.#end += bytes.length;
-    for (let i = 0; i < descriptors.length; i++) this.#descriptors.push(descriptors[i]);
+    for (let i = 0; i < descriptors.length; i++) this.#descriptors[this.#last++] = descriptors[i];
     if (this.#waiting > maxWaitingDescriptors) {
       throw new SurplusDescriptorsError(
         `${this.#waiting} descriptors arrived ahead of their records`,
@@ -141,7 +143,8 @@ export class RecordReader {
   }
 
   /**
-   * The next record if it and its descriptor are whole.
+   * The next record if it and its descriptor are whole. The object is the same each time: thousands
+   * arrive at once, and one for each would be most of what there is to collect.
    *
    * @throws {LongReadError} When its length is over the limit, before anything is allocated for it.
    */
@@ -154,20 +157,20 @@ export class RecordReader {
     }
     if (!this.#isWhole(length)) return undefined;
     const from = this.#start + headerBytes;
-    const meta = length === 0 ? null : this.#bytes.slice(from, from + length);
+    this.#record.meta = length === 0 ? null : this.#bytes.slice(from, from + length);
     this.#start = from + length;
-    return { descriptor: this.#shift(), meta };
+    this.#record.descriptor = this.#shift();
+    return this.#record;
   }
 
   /** How many descriptors wait for their records. */
   get #waiting(): number {
-    return this.#descriptors.length - this.#first;
+    return this.#last - this.#first;
   }
 
   #shift(): number {
     const descriptor = this.#descriptors[this.#first++];
-    if (this.#waiting > 0) return descriptor;
-    this.#descriptors.length = this.#first = 0;
+    if (this.#waiting === 0) this.#first = this.#last = 0;
     return descriptor;
   }
 
@@ -184,13 +187,13 @@ export class RecordReader {
    * with theirs: if that was all, the next message can follow.
    */
   surrender(): number[] {
-    const descriptors = this.#descriptors.slice(this.#first);
+    const descriptors = this.#descriptors.slice(this.#first, this.#last);
     for (let length = this.#metaLength(); this.#isWhole(length); length = this.#metaLength()) {
       this.#start += headerBytes + length;
       this.#shift();
     }
     this.#owed ||= this.#waiting > 0;
-    this.#descriptors.length = this.#first = 0;
+    this.#first = this.#last = 0;
     return descriptors;
   }
 
@@ -243,7 +246,7 @@ export class RecordReader {
   #makeRoom(more: number): void {
     if (this.#end + more <= this.#bytes.length) return;
     const waiting = this.#end - this.#start;
-    let capacity = this.#bytes.length || 8192;
+    let capacity = this.#bytes.length || 64;
     while (capacity < waiting + more) capacity *= 2;
     const bytes = capacity === this.#bytes.length ? this.#bytes : new Uint8Array(capacity);
     bytes.set(this.#bytes.subarray(this.#start, this.#end));

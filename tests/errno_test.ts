@@ -129,10 +129,10 @@ function failing(fails: number[], result: number | bigint) {
   return { call, calls };
 }
 
-test("uninterrupted() calls again what a signal interrupted, with the same arguments", () => {
+test("uninterrupted() calls again what a signal interrupted", () => {
   const { call, calls } = failing([errnos.EINTR, errnos.EINTR, errnos.EINTR], 5n);
-  assertEquals(uninterrupted(call, 3, "x"), 5);
-  assertEquals(calls, [[3, "x"], [3, "x"], [3, "x"], [3, "x"]]);
+  assertEquals(uninterrupted(call), 5);
+  assertEquals(calls.length, 4);
 });
 
 test("uninterrupted() gives back any other failure, with its errno unchanged", () => {
