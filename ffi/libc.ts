@@ -96,7 +96,14 @@ const symbols = {
   // int poll(struct pollfd *fds, nfds_t nfds, int timeout);
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32" },
   // int sched_yield(void);
-  sched_yield: { parameters: [], result: "i32", nonblocking: true },
+  sched_yield: { parameters: [], result: "i32" },
+  // the same, on a thread of Deno's pool
+  sched_yield_elsewhere: {
+    name: "sched_yield",
+    parameters: [],
+    result: "i32",
+    nonblocking: true,
+  },
   // int eventfd(unsigned int initval, int flags);
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
 

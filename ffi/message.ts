@@ -94,7 +94,9 @@ export class OutgoingMessage extends MessageBuffers {
     const used = count === 0 ? 0 : cmsg.space(4 * count);
     this.headerView.setBigUint64(controlAt, count === 0 ? 0n : this.controlAddress, true);
     this.headerView.setBigUint64(controlLengthAt, BigInt(used), true);
-    if (count > 0) this.controlView.setBigUint64(messageLengthAt, BigInt(cmsg.length(4 * count)), true);
+    if (count > 0) {
+      this.controlView.setBigUint64(messageLengthAt, BigInt(cmsg.length(4 * count)), true);
+    }
     const flags = c.MSG_DONTWAIT | c.MSG_NOSIGNAL;
     const sent = uninterrupted(() => libc().sendmsg(raw, this.header, flags));
     if (sent >= 0) return sent;

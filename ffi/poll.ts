@@ -102,19 +102,37 @@ export function abandon(raw: number, owner: object, reason: () => Error): void {
   waits.abandon(raw, owner, reason);
 }
 
+/** Whether `raw` is ready, has failed or was hung up on (poll(2)). */
+export function isReady(raw: number, readiness: Readiness): boolean {
+  return poll(raw, readiness, 0);
+}
+
 /**
- * Whether `raw` is ready within so many milliseconds, in which nothing else on this thread gets its
- * turn: for an answer that takes less than it takes to wait for it elsewhere.
+ * Whether `raw` is ready before a tenth of a millisecond is over, in which nothing else on this thread gets
+ * its turn: for what takes less than it takes to wait for it elsewhere. It does not sleep, because to be
+ * woken by another processor takes some ten microseconds; but who waits for this processor gets it.
  */
-export function readySoon(raw: number, readiness: Readiness, milliseconds: number): boolean {
-  polledView.setInt32(pollfd.offset("fd"), raw, true);
-  polledView.setInt16(
-    pollfd.offset("events"),
-    readiness === "readable" ? c.POLLIN : c.POLLOUT,
-    true,
-  );
-  for (let i = 0; i < 400; i++) if (libc().poll(polled, 1n, 0) > 0) return true;
-  for (let i = 0; milliseconds > 0 && i < 200; i++) if (libc().poll(polled, 1n, 0) > 0) return true;
+export function isReadySoon(raw: number, readiness: Readiness): boolean {
+  const end = performance.now() + soon;
+  do {
+    if (poll(raw, readiness, 0)) return true;
+    libc().sched_yield();
+  } while (performance.now() < end);
+  return false;
+}
+
+/** In milliseconds. */
+const soon = 0.1;
+
+/** The same within a millisecond, most of which is slept. */
+export function isReadyInTime(raw: number, readiness: Readiness): boolean {
+  return isReadySoon(raw, readiness) || poll(raw, readiness, 1);
+}
+
+function poll(raw: number, readiness: Readiness, milliseconds: number): boolean {
+  polledView.setInt32(fdAt, raw, true);
+  const events = readiness === "readable" ? c.POLLIN : c.POLLOUT;
+  polledView.setInt16(polledEventsAt, events, true);
   return libc().poll(polled, 1n, milliseconds) > 0;
 }
 
@@ -183,7 +201,7 @@ const longestTurn = 5;
 export async function breathe(signal?: AbortSignal): Promise<void> {
   if (performance.now() - lastTurn < longestTurn) return;
   // A timer would take a millisecond at least.
-  await unlessAborted(libc().sched_yield(), signal);
+  await unlessAborted(libc().sched_yield_elsewhere(), signal);
   lastTurn = performance.now();
 }
 
@@ -224,9 +242,7 @@ const eventsView = new DataView(events.buffer);
 const one = new Uint8Array(BigUint64Array.of(1n).buffer);
 const polled = new Uint8Array(pollfd.size);
 const polledView = new DataView(polled.buffer);
-
-/** How many steps of others, each an `await` that waits for nothing, come before a new wait. */
-const manySteps = 16;
+const [fdAt, polledEventsAt] = [pollfd.offset("fd"), pollfd.offset("events")];
 
 /** How often in a row an alarm may ring for nothing. */
 const mostFalseAlarms = 16;
@@ -285,9 +301,7 @@ class Waits {
   /** The last one to leave ends the call that waits, and with it the thread it holds. */
   #removed(): void {
     if (this.#waiting > 0) this.refresh();
-    else if (this.#running) {
-      uninterrupted(() => libc().write(this.#wakeUp, one, 8n));
-    }
+    else if (this.#running) uninterrupted(() => libc().write(this.#wakeUp, one, 8n));
   }
 
   refresh(): void {
@@ -327,7 +341,7 @@ class Waits {
     alarm.keepAlive(this.#running && this.#keepAlive());
     // On a runtime in which it never rings, the other thread goes on waiting.
     for (let reports = this.#reports; await alarm.rung(); reports = this.#reports) {
-      this.#alarmWorks = this.#reports > reports || readySoon(this.#epoll, "readable", 0);
+      this.#alarmWorks = this.#reports > reports || isReady(this.#epoll, "readable");
       if (this.#alarmWorks) return;
     }
   }
@@ -382,9 +396,7 @@ class Waits {
 
   async #onAlarm(): Promise<number> {
     this.refresh();
-    // Who was woken comes first: setting the alarm anew takes as long as some answers.
-    for (let i = 0; i < manySteps; i++) await undefined;
-    if (!this.#more && !await this.#alarm?.rung()) {
+    if (!this.#more && !await this.#alarm!.rung()) {
       this.#dropAlarm();
       return 0;
     }
@@ -419,12 +431,14 @@ class Waits {
     const broken = (events & (c.EPOLLERR | c.EPOLLHUP)) !== 0;
     const waiters = this.#waiters.get(raw) ?? nobody;
     const isWoken = ({ readiness }: Waiter) => broken || (events & interest[readiness]) !== 0;
-    this.#waiters.set(raw, nobody);
-    this.#waiting -= waiters.length;
-    for (const waiter of waiters) {
-      if (isWoken(waiter)) waiter.wake();
-      else this.add(raw, waiter);
+    const left = waiters.filter((waiter) => !isWoken(waiter));
+    if (left.length > 0) {
+      this.#change(raw, left);
+    } else {
+      this.#waiters.set(raw, nobody);
+      this.#waiting -= waiters.length;
     }
+    for (const waiter of waiters) if (isWoken(waiter)) waiter.wake();
   }
 
   #drainWakeUp(): void {

@@ -11,7 +11,8 @@ import { checkMaxMetaBytes, type WireRecord } from "./wire.ts";
 
 /**
  * Called with each descriptor and the meta that came with it, or null. What it does not take, or hand
- * to something that does, is closed when it returns. When it throws, nothing more is delivered, the
+ * to something that does, is closed, together with others of the same message and before anything is
+ * waited for. When it throws, nothing more is delivered, the
  * rest is closed, and the receiving function rejects with what it threw.
  */
 export type ReceiveCallback = (fd: Fd, meta: Uint8Array | null) => void | Promise<void>;

@@ -16,10 +16,10 @@ import {
   abandon,
   breathe,
   either,
+  isReadyInTime,
   longestPause,
   pause,
   ready,
-  readySoon,
   unlessAborted,
 } from "../ffi/poll.ts";
 import { readText } from "../ffi/file.ts";
@@ -136,13 +136,6 @@ export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string)
 /** How often a connection may find something to read before others are thought of. */
 const manyInARow = 8;
 
-/**
- * For how many milliseconds a peer that has always answered at once is waited for on this thread: most
- * do in a tenth of one, and waiting for them elsewhere takes as long again. The first that does not is
- * waited for elsewhere ever after.
- */
-const soon = 1;
-
 // Shared by every connection of the thread: filled and emptied within one turn.
 const chunkBytes = 1 << 16;
 let incomingBuffers: IncomingMessage | undefined;
@@ -170,7 +163,10 @@ export class UnixConn implements Disposable {
   #peer: Credentials | undefined;
   /** How often in a row there was something to read without waiting. */
   #immediate = 0;
-  /** Whether the peer has answered at once so far. */
+  /**
+   * Whether the peer is expected to answer at once, and has so far: most do within a tenth of a
+   * millisecond, and to wait for that elsewhere takes as long again.
+   */
   #expectant: boolean;
   #wrote = false;
   /** Why no more can be read, or written: what came before was left half done. */
@@ -464,7 +460,7 @@ export class UnixConn implements Disposable {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     if (this.#expectant) {
-      if (readySoon(this.fd.raw, readiness, soon)) return;
+      if (isReadyInTime(this.fd.raw, readiness)) return;
       this.#expectant = false;
     }
     await ready(this.fd.raw, readiness, { owner: this, signal });

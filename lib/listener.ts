@@ -6,7 +6,7 @@
 
 import { closeAll, Fd, setNonblocking } from "../ffi/fd.ts";
 import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
-import { abandon, breathe, hasten, ready, refreshKeepAlive } from "../ffi/poll.ts";
+import { abandon, breathe, hasten, isReady, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
 import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
 import { makeAlarm } from "./alarm.ts";
@@ -79,7 +79,9 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   readonly #keepsAlive = () => this.#referenced;
   /** How often in a row there was somebody to accept without waiting. */
   #immediate = 0;
+  /** How many waits there were, each shortly after the one before. */
   #waits = 0;
+  #lastWait = -Infinity;
   #hastened: Disposable | undefined;
 
   /**
@@ -115,19 +117,26 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       signal?.throwIfAborted();
       if (this.#immediate > manyInARow) await breathe(signal);
       if (this.#end) throw this.#end;
-      const raw = accept(this.fd.raw, attempt);
-      if (raw >= 0) {
+      const { raw } = this.fd;
+      // Where nobody waits, accept(2) makes a socket first, and takes ten times as long to say so.
+      const accepted = isReady(raw, "readable") ? accept(raw, attempt) : -1;
+      if (accepted >= 0) {
         this.#immediate++;
-        return new UnixConn(new Fd(raw), true);
+        return new UnixConn(new Fd(accepted), true);
       }
       this.#immediate = 0;
-      if (++this.#waits === many) this.#hastened = hasten(makeAlarm);
-      await ready(this.#raw, "readable", {
-        keepsAlive: this.#keepsAlive,
-        owner: this,
-        signal,
-      });
+      this.#hastenIfOften();
+      await ready(raw, "readable", { keepsAlive: this.#keepsAlive, owner: this, signal });
     }
+  }
+
+  /** Where connections come often, waiting for them is worth some preparation. */
+  #hastenIfOften(): void {
+    if (this.#hastened) return;
+    const now = performance.now();
+    this.#waits = now - this.#lastWait < shortly ? this.#waits + 1 : 0;
+    this.#lastWait = now;
+    if (this.#waits >= many) this.#hastened = hasten(makeAlarm);
   }
 
   /** Connections as they come; ends quietly when the listener is closed. */
@@ -204,8 +213,9 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
 /** How many may be accepted in a row before others are thought of. */
 const manyInARow = 8;
 
-/** How often somebody is waited for until it is worth while to do that more quickly. */
-const many = 8;
+/** How many waits, each within so many milliseconds of the one before, are many. */
+const many = 32;
+const shortly = 10;
 
 function listenAt(path: string, attempt: string, mode: number | undefined): number {
   try {

@@ -43,6 +43,12 @@ export function checkDuration(name: string, milliseconds: number): void {
   throw new RangeError(`${name} is a number of milliseconds, not ${milliseconds}`);
 }
 
+/** A descriptor that is the response's now, and what to do once it is sent. */
+interface Gift {
+  readonly fd: Fd;
+  readonly afterwards: (() => void) | undefined;
+}
+
 /** One message in the making, and the buffers that it goes out from. */
 interface Outgoing {
   readonly message: OutgoingMessage;
@@ -79,8 +85,8 @@ export class ResponseWriter implements Disposable {
   readonly #signal: AbortSignal | undefined;
   readonly #stallTimeout: number;
   readonly #maxMetaBytes: number;
-  #owned: Fd[] = [];
-  #afterwards: (() => void)[] = [];
+  /** What was given with the message in the making. */
+  #gifts: Gift[] = [];
   /** Settles when everything that was called before is done; undefined when nothing is under way. */
   #last: Promise<void> | undefined;
   #failure: { error: unknown } | undefined;
@@ -123,19 +129,7 @@ export class ResponseWriter implements Disposable {
    * @throws {LongWriteError} When no message has room for the meta; the others are not affected.
    */
   write(fd: Fd | number, meta?: MetaLike): Promise<void> {
-    try {
-      const raw = rawOf(fd);
-      const bytes = metaBytes(meta);
-      if (!this.#last && this.#add(raw, bytes)) return done;
-      return this.#inTurn(() => {
-        if (this.#add(raw, bytes)) return;
-        const sending = this.#send();
-        if (sending) return sending.then(() => void this.#add(raw, bytes));
-        this.#add(raw, bytes);
-      });
-    } catch (error) {
-      return Promise.reject(error);
-    }
+    return this.#write(fd, meta);
   }
 
   /**
@@ -146,20 +140,27 @@ export class ResponseWriter implements Disposable {
    */
   async give(fd: Fd, meta?: MetaLike, afterwards?: () => void): Promise<void> {
     try {
-      await this.write(fd, meta);
+      await this.#write(fd, meta, { fd, afterwards });
     } catch (error) {
-      fd.close();
+      fd[Symbol.dispose]();
       throw error;
     }
+  }
+
+  #write(fd: Fd | number, meta: MetaLike | undefined, gift?: Gift): Promise<void> {
     try {
-      // It may have ended, or failed, before this was known to be written: nobody closes it later.
-      this.#check();
+      const raw = rawOf(fd);
+      const bytes = metaBytes(meta);
+      if (!this.#last && this.#add(raw, bytes, gift)) return done;
+      return this.#inTurn(() => {
+        if (this.#add(raw, bytes, gift)) return;
+        const sending = this.#send();
+        if (sending) return sending.then(() => void this.#add(raw, bytes, gift));
+        this.#add(raw, bytes, gift);
+      });
     } catch (error) {
-      fd.close();
-      throw error;
+      return Promise.reject(error);
     }
-    this.#owned.push(fd);
-    if (afterwards) this.#afterwards.push(afterwards);
   }
 
   /**
@@ -206,17 +207,22 @@ export class ResponseWriter implements Disposable {
     if (this.#ended) throw new Deno.errors.BadResource("The response has ended");
   }
 
-  #release(): void {
+  /** Empties the message; what was given with it is closed. */
+  #release(): Gift[] {
     this.#outgoing.batch.clear();
-    if (this.#owned.length === 0) return;
-    this.#afterwards = [];
-    closeAll(this.#owned.splice(0).map((fd) => fd.take()));
+    const gifts = this.#gifts;
+    if (gifts.length === 0) return gifts;
+    this.#gifts = [];
+    closeAll(gifts.map(({ fd }) => fd.take()));
+    return gifts;
   }
 
   /** Whether the message had room; throws what sending the one before threw. */
-  #add(raw: number, bytes: Uint8Array): boolean {
+  #add(raw: number, bytes: Uint8Array, gift: Gift | undefined): boolean {
     this.#check();
-    return this.#outgoing.batch.add(raw, bytes);
+    if (!this.#outgoing.batch.add(raw, bytes)) return false;
+    if (gift) this.#gifts.push(gift);
+    return true;
   }
 
   /** Runs a step when those before it are done, however they ended. */
@@ -255,11 +261,9 @@ export class ResponseWriter implements Disposable {
 
   #hasSent(): void {
     this.#sent += this.#outgoing.batch.count;
-    const afterwards = this.#afterwards;
-    this.#release();
-    for (const step of afterwards) {
+    for (const { afterwards } of this.#release()) {
       try {
-        step();
+        afterwards?.();
       } catch (error) {
         this.error("Cannot let go of what was sent", error);
       }

@@ -5,7 +5,7 @@
  */
 
 import type { FileStatus } from "../ffi/file.ts";
-import { longestPause, pause, unlessAborted } from "../ffi/poll.ts";
+import { isReadySoon, longestPause, pause, unlessAborted } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
 import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
@@ -127,6 +127,7 @@ export class Server implements AsyncDisposable {
   readonly #hangUp = new AbortController();
   #hangUpTimer: ReturnType<typeof setTimeout> | undefined;
   #hasEnded = false;
+  #lastEnd = -Infinity;
   #refusalReported = -Infinity;
 
   /** Starts serving; see {@linkcode serve}. */
@@ -233,7 +234,9 @@ export class Server implements AsyncDisposable {
         const conversation: Conversation = { conn, response: undefined };
         this.#converse(conversation);
         // An answer that waits for nothing comes before the next client.
-        for (let i = 0; i < manySteps && this.#conversations.has(conversation); i++) await undefined;
+        for (let i = 0; i < manySteps && this.#conversations.has(conversation); i++) {
+          await undefined;
+        }
       } catch (error) {
         if (!this.#listener.fd.owned) return;
         if (!passing.has((error as { code?: string }).code ?? "")) throw error;
@@ -278,8 +281,19 @@ export class Server implements AsyncDisposable {
     } finally {
       response?.[Symbol.dispose]();
       conn[Symbol.dispose]();
-      if (this.#conversations.size === 0) this.#whenAlone?.();
+      if (this.#conversations.size === 0) {
+        this.#whenAlone?.();
+        this.#stayAwake();
+      }
     }
+  }
+
+  /** Where clients come one after the other, the next one need not wake this process. */
+  #stayAwake(): void {
+    const now = performance.now();
+    const often = now - this.#lastEnd < quickSuccession;
+    this.#lastEnd = now;
+    if (often && this.#listener.fd.owned) isReadySoon(this.#listener.fd.raw, "readable");
   }
 
   #report(error: unknown, conn: UnixConn): void {
@@ -319,8 +333,11 @@ function nameOf({ peer }: UnixConn): string {
   return `process ${peer.pid}`;
 }
 
+/** Milliseconds between two clients that are expected to be followed by a third. */
+const quickSuccession = 1;
+
 /** How many steps an answer gets before others are looked for. */
-const manySteps = 16;
+const manySteps = 32;
 
 /** How long the clients of a server that is shut down may take, in milliseconds. */
 const defaultDeadline = 10_000;

@@ -84,18 +84,30 @@ test("a receiver at its limit of descriptors says so, and loses none of its own"
   assertEquals(JSON.parse(await child.line()), { count: 3 });
 });
 
-test("what the callback does not take is closed when it returns, and what it takes stays", async () => {
+test("what the callback does not take is closed with what came along, and what it takes stays", async () => {
   await using server = new Giving(3);
   const seen: number[] = [];
   let taken: number | undefined;
   await receive(server.path, (fd) => {
-    assertEquals(seen.filter(isOpen), []);
     seen.push(fd.raw);
-    if (seen.length === 3) taken = fd.take();
+    if (seen.length === 2) taken = fd.take();
   });
   assertEquals(seen.filter(isOpen), [taken]);
-  assertEquals(Sockets.cookie(taken!), server.sockets.cookies[2]);
+  assertEquals(Sockets.cookie(taken!), server.sockets.cookies[1]);
   closeRaw(taken!);
+});
+
+test("what the callback does not take is closed before anything is waited for", async () => {
+  await using server = new Giving(3);
+  const seen: number[] = [];
+  await receive(server.path, (fd) => {
+    const { raw } = fd;
+    const others = seen.filter(isOpen);
+    seen.push(raw);
+    if (seen.length < 3) return;
+    return Promise.resolve().then(() => assertEquals([...others, raw].filter(isOpen), [raw]));
+  });
+  assertEquals(seen.filter(isOpen), []);
 });
 
 test("the callback may close the descriptor itself", async () => {

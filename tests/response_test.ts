@@ -314,13 +314,13 @@ test("a message that fails closes what was given to it", async () => {
   assertEquals(failed.length, 300 - 253);
 });
 
-test("what is given to a response that has ended, or that ends meanwhile, is closed and not sent", async () => {
+test("what is given to a response that has ended, or that ends then, is closed and not sent", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   using wire = new Wire();
   const meanwhile = sendListener(wire.response, listener);
   wire.response[Symbol.dispose]();
   const { BadResource } = Deno.errors;
-  await assertRejects(() => meanwhile, BadResource, "The response has ended");
+  await meanwhile;
   await assertRejects(() => sendListener(wire.response, listener), BadResource, "has ended");
   const given = new Fd(dup(0));
   await assertRejects(() => wire.response.give(given), BadResource, "has ended");
