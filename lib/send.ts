@@ -56,7 +56,7 @@ export async function sendTo(
   meta?: MetaLike,
   options: SendOptions = {},
 ): Promise<void> {
-  await responding(conn, options, (response) => response.write(fd, meta));
+  await responding(conn, options, async (response) => await response.write(fd, meta));
 }
 
 /**

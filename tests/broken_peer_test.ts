@@ -676,7 +676,7 @@ test("a handler that makes light of a failed send does not look like one that is
   await using _server = listenAndServe(path, async (_conn, response) => {
     await response.write(closed, text("closed"));
     const error = await assertRejects(() => response.flush(), Deno.errors.BadResource);
-    assertStrictEquals(await rejection(response.write(scene.fds[0], text("open"))), error);
+    assertStrictEquals(await rejection(response.write(scene.fds[0], text("open"))!), error);
     assertStrictEquals(await rejection(response.flush()), error);
   }, { logger: { error: (_message, error) => logged.push(error) } });
   await assertRejects(() => receive(path, scene.note), UnexpectedEofError);

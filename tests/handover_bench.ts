@@ -57,7 +57,7 @@ async function steady(directory: Directory, contenders: Contender[]): Promise<vo
   console.log(`\nMicroseconds a handover: median (10th to 90th percentile)`);
   for (const [count, handovers] of turns) {
     // Until V8 has compiled what it will, and every descriptor table has grown.
-    for (const receiver of receivers) await receive(receiver, count, Math.max(20, 10 * handovers));
+    for (const receiver of receivers) await receive(receiver, count, 100 * handovers);
     const times = await inTurns(
       rounds,
       receivers,

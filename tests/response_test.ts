@@ -176,7 +176,7 @@ test("maxMetaBytes bounds a meta from either side of the default", async () => {
   for (const maxMetaBytes of [0, 10, 100_000]) {
     using wire = new Wire({ maxMetaBytes });
     await assertRejects(
-      () => wire.response.write(0, new Uint8Array(maxMetaBytes + 1)),
+      async () => await wire.response.write(0, new Uint8Array(maxMetaBytes + 1)),
       LongWriteError,
       `a message carries ${maxMetaBytes}`,
     );
@@ -230,9 +230,8 @@ test("a receiver that reads all that is there now and then has its time anew eac
   const maxMetaBytes = 2 << 20;
   using wire = new Wire({ stallTimeout, maxMetaBytes });
   // One message, of which a tenth finds room at once.
-  const writing = wire.response.write(0, new Uint8Array(maxMetaBytes)).then(() =>
-    wire.response.flush()
-  );
+  assertEquals(wire.response.write(0, new Uint8Array(maxMetaBytes)), undefined);
+  const writing = wire.response.flush();
   const incoming = new IncomingMessage(1 << 16);
   for (let left = 4 + maxMetaBytes; left > 0;) {
     await Promise.race([pause(stallTimeout / 4), writing]);
