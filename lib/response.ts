@@ -14,6 +14,7 @@ import {
   Batch,
   checkMaxMetaBytes,
   headerBytes,
+  maxDescriptors,
   maxMetaBytes as defaultMaxMetaBytes,
 } from "./wire.ts";
 
@@ -63,7 +64,8 @@ function outgoing(maxMetaBytes: number): Outgoing {
   const reused = maxMetaBytes === defaultMaxMetaBytes ? spare.pop() : undefined;
   if (reused) return reused;
   const message = new OutgoingMessage(headerBytes + maxMetaBytes);
-  return { message, batch: new Batch(message.data, message.descriptors) };
+  const descriptors = message.descriptors.subarray(0, maxDescriptors);
+  return { message, batch: new Batch(message.data, descriptors) };
 }
 
 /**

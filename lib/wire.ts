@@ -25,6 +25,14 @@ export const headerBytes = 4;
  */
 export const maxMetaBytes = 4096 - headerBytes;
 
+/**
+ * How many descriptors a message carries, at most: as many as the Go library's. The kernel would take
+ * 253 (net/scm.h, `SCM_MAX_FD`). But a receiver that has just started has a table of 256, which already
+ * holds some of its own, and if it has threads it waits ten milliseconds or more for a larger one
+ * (fs/file.c, `expand_fdtable`); one that closes what it gets, message by message, needs none.
+ */
+export const maxDescriptors = 170;
+
 /** The longest meta a receiver takes unless told otherwise. */
 export const defaultMaxReceivedMeta: number = 1 << 20;
 

@@ -382,14 +382,14 @@ test("what is sent by default is what Go's client has room for", withGo, async (
   using files = new Files();
   await using go = await Go.start();
   const shapes: Record<string, { metas: (Uint8Array | null)[]; messages: number }> = {
-    "the most descriptors of a message": { metas: Array(253).fill(null), messages: 1 },
-    "one more": { metas: Array(254).fill(null), messages: 2 },
+    "the most descriptors of a message": { metas: Array(170).fill(null), messages: 1 },
+    "one more": { metas: Array(171).fill(null), messages: 2 },
     "the most of them with the most bytes": {
-      metas: Array.from({ length: 253 }, (_, i) => bytes(i < 48 ? 13 : 12)),
+      metas: Array.from({ length: 170 }, (_, i) => bytes(i < 16 ? 21 : 20)),
       messages: 1,
     },
     "a byte more": {
-      metas: Array.from({ length: 253 }, (_, i) => bytes(i < 49 ? 13 : 12)),
+      metas: Array.from({ length: 170 }, (_, i) => bytes(i < 17 ? 21 : 20)),
       messages: 2,
     },
     "one that fills a message": { metas: [null, bytes(4092), null], messages: 3 },

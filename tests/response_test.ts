@@ -51,26 +51,26 @@ test("flush() of nothing sends nothing", async () => {
   assertEquals((await wire.end()).length, 1);
 });
 
-test("a full message goes out by itself: at 253 descriptors, or at 4096 bytes", async () => {
+test("a full message goes out by itself: at 170 descriptors, or at 4096 bytes", async () => {
   using wire = new Wire();
-  for (let i = 0; i < 254; i++) await wire.response.write(0);
-  assertEquals(wire.response.sent, 253);
+  for (let i = 0; i < 171; i++) await wire.response.write(0);
+  assertEquals(wire.response.sent, 170);
   await wire.response.flush();
   for (const length of [4000, 88, 1]) await wire.response.write(0, new Uint8Array(length));
   await wire.response.flush();
   const messages = await wire.end();
-  assertEquals(messages.map(({ bytes }) => bytes.length), [4 * 253, 4, 4096, 5]);
-  assertEquals(messages.map(({ cookies }) => cookies.length), [253, 1, 2, 1]);
+  assertEquals(messages.map(({ bytes }) => bytes.length), [4 * 170, 4, 4096, 5]);
+  assertEquals(messages.map(({ cookies }) => cookies.length), [170, 1, 2, 1]);
 });
 
-test("a thousand descriptors arrive in order, in four messages", async () => {
+test("a thousand descriptors arrive in order, in six messages", async () => {
   using sockets = new Sockets(1000);
   using wire = new Wire();
   for (const raw of sockets.raws) await wire.response.write(raw);
   await wire.response.flush();
   assertEquals(wire.response.sent, 1000);
   const messages = await wire.end();
-  assertEquals(messages.map(({ cookies }) => cookies.length), [253, 253, 253, 241]);
+  assertEquals(messages.map(({ cookies }) => cookies.length), [170, 170, 170, 170, 170, 150]);
   assertEquals(messages.flatMap(({ cookies }) => cookies), sockets.cookies);
 });
 
@@ -125,8 +125,8 @@ test("every write() that waited for the message that failed learns of it", async
   const writing = Array.from({ length: 600 }, () => wire.response.write(0));
   const results = await Promise.allSettled(writing);
   assertEquals(results.map(({ status }) => status), [
-    ...Array(253).fill("fulfilled"),
-    ...Array(347).fill("rejected"),
+    ...Array(170).fill("fulfilled"),
+    ...Array(430).fill("rejected"),
   ]);
 });
 
@@ -272,10 +272,10 @@ test("a sender waits while as many descriptors as RLIMIT_NOFILE are on their way
   await using child = new Child("./in_flight.ts", [], { openFiles: 300, through });
   const { stdout, stderr } = await child.ended();
   assertEquals(stdout.map((line) => JSON.parse(line)), [
-    { limited: true, bytesWaiting: 2 * 253 * 4, sent: 506 },
-    { error: "ETOOMANYREFS", message: "for 50 ms", sent: 506 },
+    { limited: true, bytesWaiting: 2 * 170 * 4, sent: 340 },
+    { error: "ETOOMANYREFS", message: "for 50 ms", sent: 340 },
     { aborted: true },
-    { received: 506, sentAfterwards: 759 },
+    { received: 340, sentAfterwards: 510 },
   ], stderr);
 });
 
@@ -310,7 +310,7 @@ test("a message that fails closes what was given to it", async () => {
   wire.receiver.close();
   const giving = Array.from({ length: 300 }, () => sendListener(wire.response, listener));
   const failed = (await Promise.allSettled(giving)).filter(({ status }) => status === "rejected");
-  assertEquals(failed.length, 300 - 253);
+  assertEquals(failed.length, 300 - 170);
 });
 
 test("what is given to a response that has ended, or that ends then, is closed and not sent", async () => {
