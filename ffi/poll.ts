@@ -5,8 +5,8 @@
  * @module
  */
 
-import { c, structs } from "./abi.ts";
-import { check, uninterrupted } from "./errno.ts";
+import { c, errnos, structs } from "./abi.ts";
+import { check, errno, uninterrupted } from "./errno.ts";
 import { closeAll } from "./fd.ts";
 import { libc } from "./libc.ts";
 import type { Registration } from "./proc.ts";
@@ -292,8 +292,8 @@ class Waits {
     if (!waiters) return;
     const left = waiters.filter((waiter) => waiter.owner !== owner);
     this.#change(raw, left);
-    if (left.length === waiters.length) return;
     this.#removed();
+    if (left.length === waiters.length) return;
     const error = reason();
     for (const waiter of waiters) if (waiter.owner === owner) waiter.fail(error);
   }
@@ -341,15 +341,18 @@ class Waits {
     alarm.keepAlive(this.#running && this.#keepAlive());
     // On a runtime in which it never rings, the other thread goes on waiting.
     for (let reports = this.#reports; await alarm.rung(); reports = this.#reports) {
+      if (this.#alarm !== alarm) return;
       this.#alarmWorks = this.#reports > reports || isReady(this.#epoll, "readable");
       if (this.#alarmWorks) return;
     }
   }
 
   #dropAlarm(): void {
+    // Until the other thread waits, what ends is all that keeps the process running.
+    if (this.#running) this.#alarm?.keepAlive(true);
     this.#alarm?.[Symbol.dispose]();
     this.#alarm = undefined;
-    this.#alarmWorks = false;
+    this.#alarmWorks = this.#more = false;
   }
 
   #open(): void {
@@ -375,7 +378,6 @@ class Waits {
     try {
       while (this.#waiting > 0) {
         const count = this.#alarmWorks ? await this.#onAlarm() : await this.#onThread();
-        lastTurn = performance.now();
         for (let i = 0; i < count; i++) {
           const at = i * epoll_event.size;
           const raw = eventsView.getUint32(at + dataAt, true);
@@ -396,10 +398,15 @@ class Waits {
 
   async #onAlarm(): Promise<number> {
     this.refresh();
-    if (!this.#more && !await this.#alarm!.rung()) {
-      this.#dropAlarm();
-      return 0;
+    const alarm = this.#alarm;
+    if (this.#more) {
+      await breathe();
+    } else {
+      const rang = await alarm!.rung();
+      lastTurn = performance.now();
+      if (!rang && this.#alarm === alarm) this.#dropAlarm();
     }
+    if (this.#alarm !== alarm) return 0;
     const count = this.#look();
     this.#more = count === batch;
     this.#falseAlarms = count > 0 ? 0 : this.#falseAlarms + 1;
@@ -417,6 +424,7 @@ class Waits {
     try {
       // Another thread's errno cannot be read; what epoll_wait may fail with here is EINTR alone.
       const count = await this.#pending;
+      lastTurn = performance.now();
       if (count > 0) {
         this.#reports++;
         memcpy(events, this.#found, BigInt(count * epoll_event.size));
@@ -451,7 +459,11 @@ class Waits {
     const known = this.#waiters.has(raw) && this.#control(c.EPOLL_CTL_MOD, raw, events) >= 0;
     if (!known) {
       this.#waiters.delete(raw);
-      const result = this.#control(c.EPOLL_CTL_ADD, raw, events);
+      let result = this.#control(c.EPOLL_CTL_ADD, raw, events);
+      // What once had this number and has it again, while a duplicate lived, was never taken out.
+      if (result < 0 && errno() === errnos.EEXIST) {
+        result = this.#control(c.EPOLL_CTL_MOD, raw, events);
+      }
       check(result, () => `Cannot wait for descriptor ${raw}`);
     }
     this.#waiters.set(raw, [waiter]);

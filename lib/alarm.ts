@@ -16,21 +16,36 @@ import { listenLoopback, socketPair, writeByte } from "../ffi/socket.ts";
 import { capture, divert, keep, revert, type Slot } from "./capture.ts";
 
 /**
- * An alarm for `epoll`; undefined where this process may not connect to 127.0.0.1, or this runtime does
- * not work as is described above.
+ * An alarm for `epoll`; undefined where this process may not connect to 127.0.0.1, and before Deno 2.8,
+ * whose tests would take its connection for something that one of them has left open.
+ *
+ * @throws {UnsupportedRuntimeError} When this runtime has no epoll that could be used so.
  */
 export async function makeAlarm(epoll: number): Promise<Alarm | undefined> {
   const net = { name: "net", host: "127.0.0.1" } as const;
+  if (/^2\.[0-7]\./.test(Deno.version.deno)) return undefined;
   if (Deno.permissions.querySync(net).state !== "granted") return undefined;
   const loopback = listenLoopback();
   try {
-    let connecting: Promise<Deno.TcpConn>;
-    const { slot } = capture(
-      () => connecting = Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
-      () => {},
-    );
+    let connecting: Promise<Deno.TcpConn> | undefined;
+    let slot: Slot;
+    try {
+      ({ slot } = capture(
+        () => connecting = Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
+        () => {},
+      ));
+    } catch (error) {
+      (await connecting)?.close();
+      throw error;
+    }
     keep(slot);
-    return new ReadAlarm(await connecting!, slot, epoll);
+    const conn = await connecting!;
+    try {
+      return new ReadAlarm(conn, slot, epoll);
+    } catch (error) {
+      conn.close();
+      throw error;
+    }
   } finally {
     closeRaw(loopback.raw);
   }
@@ -51,8 +66,14 @@ class ReadAlarm implements Alarm {
 
   constructor(conn: Deno.TcpConn, slot: Slot, epoll: number) {
     const [near, far] = socketPair();
-    divert(slot, near, epoll);
-    closeRaw(near);
+    try {
+      divert(slot, near, epoll);
+    } catch (error) {
+      closeRaw(far);
+      throw error;
+    } finally {
+      closeRaw(near);
+    }
     this.#conn = conn;
     this.#slot = slot;
     this.#epoll = epoll;

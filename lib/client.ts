@@ -191,7 +191,9 @@ export class Client {
       );
     }
     const { allow } = this.#options;
+    // What was asked for once is known when the connection is closed, too.
     if (allow) checkPeer(conn, allow, "Cannot receive");
+    else void conn.peer;
     return conn;
   }
 

@@ -169,6 +169,8 @@ export class UnixConn implements Disposable {
    */
   #expectant: boolean;
   #wrote = false;
+  /** Whether a write has gone out in part. */
+  #unfinished = false;
   /** Why no more can be read, or written: what came before was left half done. */
   #readEnd: Error | undefined;
   #writeEnd: Error | undefined;
@@ -275,14 +277,16 @@ export class UnixConn implements Disposable {
    */
   spoil(): void {
     if (this.#writeEnd) return;
+    this.#writeEnd = new Deno.errors.BadResource(
+      "Nothing more can be written to this connection: its stream was ended inside a record",
+    );
+    // One byte more might make it whole.
+    if (this.#unfinished) return;
     // Room for a byte is to be had where a peer that does not read has left none.
     growSendBuffer(this.fd.raw);
     const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
     buffers.data[0] = 0;
     buffers.send(this.fd.raw, 0, 1, 0);
-    this.#writeEnd = new Deno.errors.BadResource(
-      "Nothing more can be written to this connection: its stream was ended inside a record",
-    );
   }
 
   /**
@@ -310,12 +314,15 @@ export class UnixConn implements Disposable {
     signal?.throwIfAborted();
     if (this.#readEnd) throw this.#readEnd;
     this.#reader.limit(maxMetaBytes);
-    for (;;) {
+    for (let ended = false;;) {
       const record = this.whole();
-      if (record) return record;
-      if (await this.#fill(chunkBytes, signal)) continue;
-      this.#checked(() => this.#reader.end());
-      return undefined;
+      // Until it is looked at somebody else may ask for the next one.
+      if (record) return { ...record };
+      if (ended) {
+        this.#checked(() => this.#reader.end());
+        return undefined;
+      }
+      ended = !await this.#fill(chunkBytes, signal);
     }
   }
 
@@ -429,6 +436,7 @@ export class UnixConn implements Disposable {
         first = undefined;
         if (n >= 0) {
           sent += n;
+          this.#unfinished = sent < length;
           stall = undefined;
           this.#wrote = true;
           continue;
@@ -459,9 +467,11 @@ export class UnixConn implements Disposable {
     readiness: "readable" | "writable",
     signal: AbortSignal | undefined,
   ): Promise<void> {
+    // Who is in this very process may need this thread to answer.
+    this.#expectant &&= this.peer.pid !== Deno.pid;
     if (this.#expectant) {
-      if (isReadyInTime(this.fd.raw, readiness)) return;
-      this.#expectant = false;
+      this.#expectant = isReadyInTime(this.fd.raw, readiness);
+      if (this.#expectant) return await breathe(signal);
     }
     await ready(this.fd.raw, readiness, { owner: this, signal });
   }

@@ -205,13 +205,17 @@ export class ResponseWriter implements Disposable {
     this.#logger.error?.(message, ...details);
   }
 
-  /** Closes what it owns; what was written and not sent is not sent, and nothing more can be. */
+  /**
+   * Closes what it owns. What was written and not sent is not sent, but for a message that waits for
+   * room already: that one ends with the connection at the latest. Nothing more can be written.
+   */
   [Symbol.dispose](): void {
     if (this.#ended) return;
     this.#ended = true;
+    // What is on its way still needs all of it, until it is sent or has failed.
+    if (this.#last) return;
     this.#release();
-    // What is on its way still uses them.
-    const reusable = this.#maxMetaBytes === defaultMaxMetaBytes && !this.#last;
+    const reusable = this.#maxMetaBytes === defaultMaxMetaBytes;
     if (reusable && spare.length < mostSpare) spare.push(this.#outgoing);
   }
 

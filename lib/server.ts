@@ -283,7 +283,8 @@ export class Server implements AsyncDisposable {
       conn[Symbol.dispose]();
       if (this.#conversations.size === 0) {
         this.#whenAlone?.();
-        this.#stayAwake();
+        // One in this very process needs this thread.
+        if (conn.peer.pid !== Deno.pid) this.#stayAwake();
       }
     }
   }

@@ -110,6 +110,16 @@ test("what the callback does not take is closed before anything is waited for", 
   assertEquals(seen.filter(isOpen), []);
 });
 
+test("two who ask one connection at once get each what is theirs", async () => {
+  await using server = new Giving(4);
+  using conn = await connect(server.path);
+  const iterators = [receiveAllFrom(conn), receiveAllFrom(conn)];
+  const steps = await Promise.all(iterators.map((iterator) => iterator.next()));
+  const cookies = steps.map(({ value }) => Sockets.cookie(value!.fd.raw));
+  assertEquals(cookies.toSorted(), server.sockets.cookies.slice(0, 2).toSorted());
+  for (const iterator of iterators) await iterator.return(undefined);
+});
+
 test("the callback may close the descriptor itself", async () => {
   await using server = new Giving(2);
   assertEquals(await receive(server.path, (fd) => fd.close()), 2);

@@ -5,7 +5,16 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { closeAll, closeRaw, dup, isOpen, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import {
+  closeAll,
+  closeRaw,
+  ClosingRun,
+  dup,
+  isOpen,
+  rawOf,
+  replace,
+  setNonblocking,
+} from "../ffi/fd.ts";
 import { c } from "../ffi/abi.ts";
 import { libc } from "../ffi/libc.ts";
 import { openDescriptors } from "../ffi/proc.ts";
@@ -132,6 +141,25 @@ test("closeAll() closes what is open and skips the rest", () => {
   closeRaw(a);
   closeAll([a, b]);
   assertEquals([isOpen(a), isOpen(b)], [false, false]);
+});
+
+test("a ClosingRun closes what it was given, and nothing between", () => {
+  const raws = Array.from({ length: 20 }, () => dup(0)).sort((a, b) => a - b);
+  const kept = [raws[4], raws[11], raws[12], raws[19]];
+  const run = new ClosingRun();
+  const given = raws.filter((raw) => !kept.includes(raw));
+  for (const raw of given) run.add(raw);
+  // What a gap has ended is closed by then.
+  assertEquals(raws.slice(0, 13).filter(isOpen), kept.slice(0, 3));
+  run.close();
+  assertEquals(raws.filter(isOpen), kept);
+  const reused = dup(0);
+  run.close();
+  assert(isOpen(reused), "it closes nothing twice");
+  // Downwards nobody has a neighbour.
+  for (const raw of [reused, ...kept].sort((a, b) => b - a)) run.add(raw);
+  run.close();
+  assertEquals([reused, ...kept].filter(isOpen), []);
 });
 
 test("dup() of a closed number throws and names it", () => {

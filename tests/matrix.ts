@@ -45,7 +45,7 @@ export interface Column {
 }
 
 /** How to start a Deno; or why it cannot be. */
-type Runtime = { command: string[] } | { skipped: string };
+export type Runtime = { command: string[] } | { skipped: string };
 
 /** An emulated processor needs about twenty seconds for all checks, which are bounded themselves. */
 const longestRun = 300_000;
@@ -120,7 +120,8 @@ async function remove(directory: string): Promise<void> {
   }
 }
 
-async function native(version: string): Promise<Runtime> {
+/** A Deno of that version, for this machine. */
+export async function native(version: string): Promise<Runtime> {
   if (version === Deno.version.deno) return { command: [Deno.execPath()] };
   const processor = Deno.build.arch === "aarch64" ? "arm64" : "x64";
   return await installed(version, `deno@${version}`, processor);

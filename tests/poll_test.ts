@@ -1,10 +1,20 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { c } from "../ffi/abi.ts";
-import { closeAll, closeRaw, replace } from "../ffi/fd.ts";
+import { closeAll, closeRaw, dup, replace } from "../ffi/fd.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { createEpoll, pause, ready, unwatch, watch } from "../ffi/poll.ts";
+import {
+  abandon,
+  createEpoll,
+  isReady,
+  isReadyInTime,
+  isReadySoon,
+  pause,
+  ready,
+  unwatch,
+  watch,
+} from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../ffi/proc.ts";
-import { shutdownWrite, socketPair } from "../ffi/socket.ts";
+import { connectUnix, shutdownWrite, socketPair } from "../ffi/socket.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
@@ -253,6 +263,107 @@ test("a number that was closed after an aborted wait can be waited for again", a
   poke(d);
   await waiting;
   closeAll([a, b, c, d]);
+});
+
+test("a number that was waited for, closed and given away is waited for anew, while a duplicate lives", async () => {
+  const [a, b] = socketPair();
+  poke(b);
+  await ready(a, "readable");
+  const kept = dup(a);
+  const [c, d] = socketPair();
+  replace(c, a);
+  const waiting = ready(a, "readable");
+  assert(!await settledBefore(waiting, round), "what the duplicate has to read is another's");
+  poke(d);
+  await waiting;
+  closeAll([a, b, c, d, kept]);
+});
+
+test("a file that has its number again is waited for, though another had it meanwhile", async () => {
+  const owner = {};
+  const [a, b] = socketPair();
+  poke(b);
+  await ready(a, "readable");
+  empty(a);
+  const kept = dup(a);
+  const [c, d] = socketPair();
+  replace(c, a);
+  const meanwhile = ready(a, "readable", { owner });
+  abandon(a, owner, () => new Error("gone"));
+  await assertRejects(() => meanwhile, Error, "gone");
+  replace(kept, a);
+  const waiting = ready(a, "readable");
+  poke(b);
+  await waiting;
+  closeAll([a, b, c, d, kept]);
+});
+
+test("abandon() ends the waits of one owner, with its reason, and no others", async () => {
+  using pair = new Pair();
+  const [one, another] = [{}, {}];
+  const reason = new Error("closed");
+  const waits = [one, another, undefined].map((owner) => ready(pair.a, "readable", { owner }));
+  const ended = waits[0].catch((error) => error);
+  abandon(pair.a, one, () => reason);
+  assertStrictEquals(await ended, reason);
+  abandon(pair.b, one, () => reason);
+  abandon(pair.a, one, () => reason);
+  assert(!await settledBefore(Promise.race([waits[1], waits[2]]), round), "they wait");
+  poke(pair.b);
+  await Promise.all([waits[1], waits[2]]);
+});
+
+test("abandon() after the signal, or the signal after it, changes nothing", async () => {
+  using pair = new Pair();
+  const owner = {};
+  for (const first of ["signal", "owner"]) {
+    const controller = new AbortController();
+    const waiting = ready(pair.a, "readable", { owner, signal: controller.signal })
+      .catch((error) => String(error));
+    if (first === "signal") controller.abort("signal");
+    abandon(pair.a, owner, () => new Error("owner"));
+    if (first === "owner") controller.abort("signal");
+    assertEquals(await waiting, first === "signal" ? "signal" : "Error: owner");
+  }
+});
+
+test("a number that was abandoned is not watched any more", async () => {
+  using pair = new Pair();
+  const owner = {};
+  const waiting = ready(pair.a, "readable", { owner }).catch(() => {});
+  const watched = () =>
+    openDescriptors().some((raw) =>
+      describeDescriptor(raw) === "anon_inode:[eventpoll]" &&
+      registrations(raw).some(({ tfd, data }) => tfd === pair.a && data === BigInt(pair.a))
+    );
+  assert(watched());
+  abandon(pair.a, owner, () => new Error());
+  await waiting;
+  assert(!watched());
+});
+
+test("isReady() tells what there is now, and the others wait a little", () => {
+  using pair = new Pair();
+  const looks = [isReady, isReadySoon, isReadyInTime];
+  const seen = () => looks.map((look) => [look(pair.a, "readable"), look(pair.a, "writable")]);
+  assertEquals(seen(), Array(3).fill([false, true]));
+  poke(pair.b);
+  assertEquals(seen(), Array(3).fill([true, true]));
+  empty(pair.a);
+  fill(pair.a);
+  assertEquals(seen(), Array(3).fill([false, false]));
+});
+
+test("isReadyInTime() sees what another process does meanwhile", async () => {
+  await using child = new Child("./answer.ts", [`poll-${crypto.randomUUID()}`]);
+  const path = `\0${await child.line()}`;
+  // Some answers take longer, the first ones above all.
+  for (let inTime = false; !inTime;) {
+    const raw = connectUnix(path, "Cannot connect");
+    const before = isReady(raw, "readable");
+    inTime = isReadyInTime(raw, "readable") && !before;
+    closeRaw(raw);
+  }
 });
 
 test("waiting on a number that is not open rejects and names it", async () => {

@@ -8,10 +8,11 @@ import {
   assertThrows,
 } from "@std/assert";
 import { c } from "../ffi/abi.ts";
-import { closeAll, closeRaw, dup } from "../ffi/fd.ts";
+import { closeAll, closeRaw, dup, isOpen } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
-import { IncomingMessage, wouldBlock } from "../ffi/message.ts";
+import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
 import { pause } from "../ffi/poll.ts";
+import { unreadBytes } from "../ffi/socket.ts";
 import {
   Fd,
   listen,
@@ -22,6 +23,7 @@ import {
   ResponseWriter,
   sendListener,
   type SendOptions,
+  UnexpectedEofError,
   type UnixConn,
 } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
@@ -326,6 +328,90 @@ test("what is given to a response that has ended, or that ends then, is closed a
   assertEquals(given.owned, false);
   await assertRejects(() => wire.response.flush(), BadResource, "has ended");
   assertEquals(await wire.end(), []);
+});
+
+test("write() gives a promise only where there is something to wait for", async () => {
+  using wire = new Wire();
+  for (let i = 0; i < 400; i++) assertEquals(wire.response.write(0), undefined);
+  const filling = endless(wire.response);
+  await full(wire.response);
+  const waiting = wire.response.write(0);
+  assertInstanceOf(waiting, Promise);
+  wire.receiver.close();
+  await assertRejects(() => filling);
+  await assertRejects(() => waiting);
+});
+
+test("responses that come one after the other send each their own", async () => {
+  using sockets = new Sockets(3);
+  for (let i = 0; i < 30; i++) {
+    using wire = new Wire();
+    await wire.response.write(sockets.raws[i % 3], bytesOf(`response ${i}`));
+    // What the one before wrote and did not send is not sent by the next.
+    if (i % 2 === 0) continue;
+    await wire.response.flush();
+    const [{ cookies, bytes }, ...others] = await wire.end();
+    assertEquals([cookies, others], [[sockets.cookies[i % 3]], []]);
+    assertEquals(new TextDecoder().decode(bytes.subarray(4)), `response ${i}`);
+  }
+});
+
+test("a response that ends while it sends leaves its buffers to the kernel", async () => {
+  using sockets = new Sockets(2);
+  using wire = new Wire();
+  const filling = endless(wire.response).catch(() => {});
+  await full(wire.response);
+  wire.response[Symbol.dispose]();
+  using another = new Wire();
+  await another.response.write(sockets.raws[0], bytesOf("another's"));
+  await another.response.flush();
+  const receiving = captureMessages(wire.receiver);
+  await filling;
+  wire.sender.close();
+  for (const { bytes } of await receiving) assert(bytes.every((byte, i) => i < 4 || byte === 0));
+  const [{ cookies, bytes }] = await another.end();
+  assertEquals(cookies, [sockets.cookies[0]]);
+  assertEquals(new TextDecoder().decode(bytes.subarray(4)), "another's");
+});
+
+test("a message that waits for room is sent as it was written, though its response has ended", async () => {
+  using sockets = new Sockets(2);
+  using wire = new Wire({ maxMetaBytes: 1 << 20 });
+  const raw = dup(sockets.raws[0]);
+  await wire.response.give(new Fd(raw), new Uint8Array(1 << 10));
+  const last = new OutgoingMessage(1 << 16);
+  while (last.send(wire.sender.fd.raw, 0, 1 << 16, 0) !== wouldBlock);
+  const sending = wire.response.flush();
+  wire.response[Symbol.dispose]();
+  // Were it closed, this would have its number.
+  const next = dup(sockets.raws[1]);
+  const receiving = captureMessages(wire.receiver);
+  await sending;
+  assert(!isOpen(raw), "it is closed once it is sent");
+  wire.sender.close();
+  assertEquals((await receiving).at(-1)!.cookies, [sockets.cookies[0]]);
+  closeRaw(next);
+});
+
+test("what makes a failure show does not make a message whole that lacks a byte", async () => {
+  const meta = (length: number) => new Uint8Array(length).fill(65);
+  using first = new Wire({ maxMetaBytes: 1 << 20 });
+  assertEquals(first.response.write(0, meta(1 << 19)), undefined);
+  const waiting = first.response.flush().catch(() => {});
+  const sent = unreadBytes(first.receiver.fd.raw);
+  assert(sent > 0 && sent < 1 << 19, `${sent} at once`);
+  first.sender.close();
+  await waiting;
+  for (const missing of [1, 2, 100]) {
+    using wire = new Wire({ maxMetaBytes: 1 << 20 });
+    assertEquals(wire.response.write(0, meta(sent - 4 + missing)), undefined);
+    const half = wire.response.flush().catch(() => {});
+    wire.sender.spoil();
+    const receiving = receiveAllFrom(wire.receiver, () => {});
+    wire.sender.close();
+    await assertRejects(() => receiving, UnexpectedEofError);
+    await half;
+  }
 });
 
 test("debug(), info() and error() reach the logger", () => {
