@@ -120,6 +120,26 @@ test("two who ask one connection at once get each what is theirs", async () => {
   for (const iterator of iterators) await iterator.return(undefined);
 });
 
+test("a peer that always answers in time leaves others their turns, and the signal", async () => {
+  await using child = new Child("./drip.ts", [`drip-${crypto.randomUUID()}`]);
+  using conn = await connect(`\0${await child.line()}`);
+  const controller = new AbortController();
+  const { signal } = controller;
+  let ticks = 0;
+  const ticking = setInterval(() => {
+    if (++ticks === 20) controller.abort(new Error("enough"));
+  }, 1);
+  let reads = 0;
+  const reading = (async () => {
+    for (const into = new Uint8Array(64); reads < 20_000; reads++) {
+      await conn.read(into, { signal });
+    }
+  })();
+  await assertRejects(() => reading, Error, "enough");
+  clearInterval(ticking);
+  await child.tell("stop");
+});
+
 test("the callback may close the descriptor itself", async () => {
   await using server = new Giving(2);
   assertEquals(await receive(server.path, (fd) => fd.close()), 2);
