@@ -9,6 +9,7 @@ import {
 } from "@std/assert";
 import { closeRaw, isOpen } from "../ffi/fd.ts";
 import { openDescriptors } from "../ffi/proc.ts";
+import { isReady } from "../ffi/poll.ts";
 import { listenUnix } from "../ffi/socket.ts";
 import {
   Client,
@@ -37,6 +38,7 @@ import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { Others } from "./fixtures/others.ts";
 import { connectedPair, joined, record, sendRaw, Sockets } from "./fixtures/raw.ts";
+import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
 test("receive() delivers what another process sends, whole and in order", async () => {
@@ -123,6 +125,7 @@ test("two who ask one connection at once get each what is theirs", async () => {
 test("a peer that always answers in time leaves others their turns, and the signal", async () => {
   await using child = new Child("./drip.ts", [`drip-${crypto.randomUUID()}`]);
   using conn = await connect(`\0${await child.line()}`);
+  await until(() => isReady(conn.fd.raw, "readable"));
   const controller = new AbortController();
   const { signal } = controller;
   let ticks = 0;
@@ -137,7 +140,6 @@ test("a peer that always answers in time leaves others their turns, and the sign
   })();
   await assertRejects(() => reading, Error, "enough");
   clearInterval(ticking);
-  await child.tell("stop");
 });
 
 test("the callback may close the descriptor itself", async () => {
