@@ -122,24 +122,24 @@ test("two who ask one connection at once get each what is theirs", async () => {
   for (const iterator of iterators) await iterator.return(undefined);
 });
 
-test("a peer that always answers in time leaves others their turns, and the signal", async () => {
+test("a peer that always answers in time leaves others their turns", async () => {
   await using child = new Child("./drip.ts", [`drip-${crypto.randomUUID()}`]);
-  using conn = await connect(`\0${await child.line()}`);
-  await until(() => isReady(conn.fd.raw, "readable"));
-  const controller = new AbortController();
-  const { signal } = controller;
-  let ticks = 0;
-  const ticking = setInterval(() => {
-    if (++ticks === 20) controller.abort(new Error("enough"));
-  }, 1);
-  let reads = 0;
-  const reading = (async () => {
-    for (const into = new Uint8Array(64); reads < 20_000; reads++) {
-      await conn.read(into, { signal });
+  const path = `\0${await child.line()}`;
+  let sinceTick = 0;
+  let most = 0;
+  const ticking = setInterval(() => sinceTick = 0, 1);
+  // One late answer, and it is not expected to be in time any more: so again and again.
+  for (let i = 0; i < 20; i++) {
+    using conn = await connect(path);
+    await until(() => isReady(conn.fd.raw, "readable"));
+    for (let reads = 0; reads < 1000; reads++) {
+      await conn.read(new Uint8Array(64));
+      most = Math.max(most, ++sinceTick);
     }
-  })();
-  await assertRejects(() => reading, Error, "enough");
+  }
   clearInterval(ticking);
+  // At most a hundred bytes come in the five milliseconds that are one's turn.
+  assert(most < 400, `${most} reads without a turn of others`);
 });
 
 test("the callback may close the descriptor itself", async () => {
