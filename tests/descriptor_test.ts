@@ -42,6 +42,7 @@ import {
   UnixConn,
 } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { freePort } from "./fixtures/free_port.ts";
 import { until } from "./fixtures/until.ts";
 import { connDescriptor, leaveConn } from "./fixtures/leave.ts";
 import { test } from "./guard.ts";
@@ -149,13 +150,12 @@ async function assertUnix(path: string): Promise<void> {
 }
 
 test("a listener of one address is told from one of another on the same port", () => {
-  using first = Deno.listen(localhost);
-  const { port } = first.addr;
-  using second = Deno.listen({ hostname: "127.0.0.2", port });
-  using third = Deno.listen({ hostname: "::1", port });
-  for (const listener of [first, second, third]) {
+  const hostnames = ["127.0.0.1", "127.0.0.2", "::1"];
+  const port = freePort(...hostnames);
+  using stack = new DisposableStack();
+  for (const listener of hostnames.map((hostname) => stack.use(Deno.listen({ hostname, port })))) {
     using fd = listenerDescriptor(listener);
-    assertEquals(localAddress(fd.raw), { ...listener.addr as Deno.NetAddr });
+    assertEquals(localAddress(fd.raw), { ...listener.addr });
   }
 });
 

@@ -8,6 +8,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Pool } from "undici";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { freePort } from "./fixtures/free_port.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
@@ -403,11 +404,6 @@ async function run(file: string, ...args: string[]): Promise<{ code: number; tex
   await using child = new Child(`../../examples/${file}`, args);
   const { code, stdout, stderr } = await child.ended();
   return { code, text: stdout.join("\n") + stderr };
-}
-
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
 }
 
 async function reachable(port: number): Promise<boolean> {

@@ -8,6 +8,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { listen } from "../mod.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { freePort } from "./fixtures/free_port.ts";
 import { test } from "./guard.ts";
 
 const { AddrInUse, ConnectionRefused } = Deno.errors;
@@ -79,16 +80,10 @@ test("what cannot be made leaves nothing behind, and what was inherited to the n
   await next.stop();
 });
 
-/** A port that was free just now. */
-function freePort(): number {
-  using listener = Deno.listen(here);
-  return listener.addr.port;
-}
-
 test("an address in other words is the same one, and what covers some of it is named", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const [one, two, three] = [freePort(), freePort(), freePort()];
+  const [one, two, three] = [freePort(), freePort(), freePort("0.0.0.0")];
   const old = await begin(path);
   old.listen({ hostname: "localhost", port: one });
   old.listen({ hostname: "127.0.0.1", port: two });
@@ -229,15 +224,14 @@ test("what is asked for while the next generation proves itself accepts nothing;
 test("connections count where they came in, at two addresses with one port", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const one = app.listen(here);
-  const two = app.listen({ hostname: "127.0.0.2", port: portOf(one) });
-  const six = app.listen({ hostname: "::1", port: portOf(one) });
+  const hostnames = ["127.0.0.1", "127.0.0.2", "::1"];
+  const port = freePort(...hostnames);
+  const listeners = hostnames.map((hostname) => app.listen({ hostname, port }));
   await app.ready();
   using stack = new DisposableStack();
-  for (const [listener, count] of [[one, 1], [two, 2], [six, 3]] as const) {
-    const { hostname, port } = listener.addr as Deno.NetAddr;
-    for (let i = 0; i < count; i++) {
-      stack.use(await Deno.connect({ hostname, port }));
+  for (const [index, listener] of listeners.entries()) {
+    for (let i = 0; i <= index; i++) {
+      stack.use(await Deno.connect({ hostname: hostnames[index], port }));
       stack.use(await listener.accept());
     }
   }
