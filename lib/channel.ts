@@ -8,6 +8,7 @@ import { Fd } from "../ffi/fd.ts";
 import { either, expiring, unlessAborted } from "../ffi/poll.ts";
 import { unreadBytes } from "../ffi/socket.ts";
 import type { UnixConn, WaitOptions } from "./conn.ts";
+import { DisposableStack } from "./disposable_stack.ts";
 import { HandoverError, UnexpectedEofError } from "./errors.ts";
 import { decodeFrame, encodeFrame, type Frame, frameLength } from "./frame.ts";
 import { ResponseWriter } from "./response.ts";

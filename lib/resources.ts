@@ -14,6 +14,7 @@ import { isBound, localAddress } from "../ffi/socket.ts";
 import { fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
+import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish } from "./drain.ts";
 import type { OfferedItem, ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";

@@ -12,6 +12,7 @@ import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
 import { type ReceiveCallback, receiveFrom } from "./client.ts";
 import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, protocolVersion, unexpected } from "./frame.ts";
