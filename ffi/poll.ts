@@ -244,8 +244,11 @@ const polled = new Uint8Array(pollfd.size);
 const polledView = new DataView(polled.buffer);
 const [fdAt, polledEventsAt] = [pollfd.offset("fd"), pollfd.offset("events")];
 
-/** How often in a row an alarm may ring for nothing. */
-const mostFalseAlarms = 16;
+/**
+ * How often in a row an alarm may ring for nothing: another process that accepts on the same listener may
+ * have been faster, but on a runtime in which it always rings it would keep the processor busy.
+ */
+const mostFalseAlarms = 1000;
 
 /** The waits of this thread. */
 class Waits {
@@ -338,13 +341,22 @@ class Waits {
     }
     this.#alarm = alarm;
     this.#alarmWorks = false;
+    this.#falseAlarms = 0;
     alarm.keepAlive(this.#running && this.#keepAlive());
     // On a runtime in which it never rings, the other thread goes on waiting.
     for (let reports = this.#reports; await alarm.rung(); reports = this.#reports) {
       if (this.#alarm !== alarm) return;
       this.#alarmWorks = this.#reports > reports || isReady(this.#epoll, "readable");
-      if (this.#alarmWorks) return;
+      if (this.#alarmWorks || this.#isFalse(true)) return;
     }
+  }
+
+  /** Drops the alarm if it has rung for nothing too often; whether it has. */
+  #isFalse(rangForNothing: boolean): boolean {
+    this.#falseAlarms = rangForNothing ? this.#falseAlarms + 1 : 0;
+    if (this.#falseAlarms <= mostFalseAlarms) return false;
+    this.#dropAlarm();
+    return true;
   }
 
   #dropAlarm(): void {
@@ -409,8 +421,7 @@ class Waits {
     if (this.#alarm !== alarm) return 0;
     const count = this.#look();
     this.#more = count === batch;
-    this.#falseAlarms = count > 0 ? 0 : this.#falseAlarms + 1;
-    if (this.#falseAlarms > mostFalseAlarms) this.#dropAlarm();
+    this.#isFalse(count === 0);
     return count;
   }
 

@@ -1,12 +1,15 @@
+import { setImmediate as immediately } from "node:timers/promises";
 import { assert, assertEquals } from "@std/assert";
 import { c } from "../ffi/abi.ts";
 import { closeAll } from "../ffi/fd.ts";
-import { createEpoll, pause, ready, unwatch, watch } from "../ffi/poll.ts";
+import { createEpoll, hasten, pause, ready, unwatch, watch } from "../ffi/poll.ts";
 import { openDescriptors } from "../ffi/proc.ts";
 import { socketPair, writeByte } from "../ffi/socket.ts";
 import { makeAlarm } from "../lib/alarm.ts";
-import { connect, listen, type UnixListener } from "../mod.ts";
+import { connect, listen, listenAndServe, listenerHandler, type UnixListener } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
+import { Directory } from "./fixtures/directory.ts";
+import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 import { native, versions } from "./matrix.ts";
 
@@ -169,6 +172,83 @@ test("more events than one look has room for leave others their turn", async () 
   await Promise.all(waiting);
   listener.close();
   closeAll(pairs.flat());
+});
+
+/** Asks for an alarm that rings at every turn while `rings`, and else with a real one. */
+class Ringing implements Disposable {
+  disposals = 0;
+  readonly #request: Disposable;
+
+  constructor(public rings: boolean) {
+    this.#request = hasten(async (epoll) => {
+      const real = (await makeAlarm(epoll))!;
+      return {
+        rung: () => this.rings ? immediately().then(() => true) : real.rung(),
+        keepAlive: (alive) => real.keepAlive(alive),
+        [Symbol.dispose]: () => {
+          this.disposals++;
+          real[Symbol.dispose]();
+        },
+      };
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#request[Symbol.dispose]();
+  }
+}
+
+test("an alarm that rings from the first, though nobody waits, is dropped", async () => {
+  using ringing = new Ringing(true);
+  await until(() => ringing.disposals === 1);
+});
+
+test("an alarm that was good and rings for nothing now is dropped, and the waits go on", async () => {
+  using listener = listen(`\0alarm-${crypto.randomUUID()}`);
+  using ringing = new Ringing(false);
+  await serve(listener, 20);
+  ringing.rings = true;
+  await until(async () => {
+    // The other thread may be waiting still, until there is something.
+    await serve(listener, 2);
+    const accepting = listener.accept();
+    for (let turn = 0; turn < 2000 && ringing.disposals === 0; turn++) await immediately();
+    using _client = await connect(listener.addr.path!);
+    (await accepting).close();
+    return ringing.disposals === 1;
+  });
+  await serve(listener, 3);
+});
+
+test("two processes with an alarm each accept on one listener, and no client is forgotten", async () => {
+  using directory = new Directory();
+  const control = directory.join("control");
+  const path = directory.join("shared");
+  const shared = listen(path);
+  const server = listenAndServe(control, listenerHandler(shared), { logger: {} });
+  await using one = new Child("./answer_shared.ts", [control]);
+  await using other = new Child("./answer_shared.ts", [control]);
+  await Promise.all([one.line(), other.line()]);
+  await server.shutdown();
+  shared.keepPath();
+  shared.close();
+  /** By its pid, whether each had an alarm when it last answered. */
+  const hastened = new Map<string, boolean>();
+  const visit = async () => {
+    using client = await connect(path);
+    const answer = new Uint8Array(100);
+    const length = await client.read(answer);
+    const [pid, alarm] = new TextDecoder().decode(answer.subarray(0, length!)).split(" ");
+    hastened.set(pid, alarm === "true");
+  };
+  const both = () => hastened.size === 2 && [...hastened.values()].every((each) => each);
+  await until(async () => {
+    await Promise.all([visit(), visit()]);
+    return both();
+  });
+  for (let i = 0; i < 200; i++) await visit();
+  for (let i = 0; i < 50; i++) await Promise.all(Array.from({ length: 20 }, visit));
+  assert(both());
 });
 
 for (const version of new Set([versions[0], Deno.version.deno])) {
