@@ -99,8 +99,8 @@ export interface Origin {
 /** A restart that somebody waits for. */
 interface Attempt {
   successor: Successor;
-  /** Whether it has come to take over: from then on the handover has limits of its own. */
-  asked: boolean;
+  /** Once it has come to take over; from then on there are other limits. Resolves when that is over. */
+  handover?: Promise<void>;
   outcome: PromiseWithResolvers<{ pid: number; generation: number }>;
 }
 
@@ -469,12 +469,13 @@ export class Generation implements AsyncDisposable {
     );
     const attempt: Attempt = {
       successor,
-      asked: false,
       outcome: Promise.withResolvers<{ pid: number; generation: number }>(),
     };
     this.#attempt = attempt;
     attempt.outcome.promise.catch(() => {});
-    successor.ended.then(({ how, lastWords }) => {
+    successor.ended.then(async ({ how, lastWords }) => {
+      // That it has ended may be known before its handover has failed: until then this one is busy.
+      await attempt.handover?.catch(() => {});
       const words = lastWords ? `; the last it said was: ${lastWords}` : "";
       attempt.outcome.reject(
         new HandoverError(`The next generation, process ${successor.pid}, ${how}${words}`),
@@ -482,8 +483,7 @@ export class Generation implements AsyncDisposable {
     });
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(() => {
-      // From then on the handover has limits of its own.
-      if (attempt.asked) return;
+      if (attempt.handover) return;
       const what =
         `The next generation, process ${successor.pid}, was not ready after ${readyTimeout} ms`;
       this.#giveUp(attempt, new HandoverError(what, "ERR_HANDOVER_TIMEOUT"));
@@ -623,11 +623,16 @@ export class Generation implements AsyncDisposable {
       await channel.send(refused);
       return;
     }
-    const began = performance.now();
     this.#state = "handing over";
     const attempt = this.#attempt && isFrom(hello, this.#attempt) ? this.#attempt : undefined;
-    if (attempt) attempt.asked = true;
-    const details = { successor: hello.pid };
+    const handover = this.#goThrough(channel, hello.pid, attempt);
+    if (attempt) attempt.handover = handover;
+    await handover;
+  }
+
+  async #goThrough(channel: Channel, successor: number, attempt: Attempt | undefined): Promise<void> {
+    const began = performance.now();
+    const details = { successor };
     this.#resources.watch();
     try {
       this.#log("asked", began, details);

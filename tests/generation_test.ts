@@ -415,6 +415,21 @@ test("a restart on a signal, and a failed one with its reason", async () => {
   assertEquals((await first.ended()).code, 0);
 });
 
+test("when restart() has failed, the next one may begin", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path);
+  app.serve(here, saying("here"));
+  await app.ready();
+  const linger = new URL("./fixtures/linger.ts", import.meta.url).pathname;
+  const command = { program: Deno.execPath(), args: ["run", "-A", linger, path] };
+  for (let i = 0; i < 2; i++) {
+    await assertRejects(() => app.restart(command), HandoverError, "ended with code 3");
+    assertEquals(app.status().state, "serving");
+  }
+  await app.stop();
+});
+
 test("restart() with another command, that cannot be started or does not take over", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
