@@ -630,7 +630,11 @@ export class Generation implements AsyncDisposable {
     await handover;
   }
 
-  async #goThrough(channel: Channel, successor: number, attempt: Attempt | undefined): Promise<void> {
+  async #goThrough(
+    channel: Channel,
+    successor: number,
+    attempt: Attempt | undefined,
+  ): Promise<void> {
     const began = performance.now();
     const details = { successor };
     this.#resources.watch();
