@@ -9,9 +9,14 @@
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 
-/** How many descriptors, and how many handovers of them make a turn. */
-const turns = new Map([[1, 20], [16, 20], [170, 20], [1000, 5], [10_000, 2]]);
-const rounds = 31;
+/** How many descriptors, how many handovers of them make a turn, and how many turns each gets. */
+const series = [
+  { count: 1, handovers: 20, rounds: 200 },
+  { count: 16, handovers: 20, rounds: 200 },
+  { count: 170, handovers: 20, rounds: 100 },
+  { count: 1000, handovers: 5, rounds: 50 },
+  { count: 10_000, handovers: 2, rounds: 31 },
+];
 
 /** Of the first handovers of fresh processes. */
 const freshCounts = [1, 1000];
@@ -40,7 +45,10 @@ Deno.bench({
     await using senders = new AsyncDisposableStack();
     for (const { name, start } of contenders) {
       Deno.mkdirSync(directory.join(name));
-      const sender = start("send", [directory.join(name), ...[...turns.keys()].map(String)]);
+      const sender = start("send", [
+        directory.join(name),
+        ...series.map(({ count }) => `${count}`),
+      ]);
       await senders.use(sender).line();
     }
     await steady(directory, contenders);
@@ -55,7 +63,7 @@ async function steady(directory: Directory, contenders: Contender[]): Promise<vo
     stack.use(start("receive", [directory.join(name)]))
   );
   console.log(`\nMicroseconds a handover: median (10th to 90th percentile)`);
-  for (const [count, handovers] of turns) {
+  for (const { count, handovers, rounds } of series) {
     // Until V8 has compiled what it will, and every descriptor table has grown.
     for (const receiver of receivers) await receive(receiver, count, 100 * handovers);
     const times = await inTurns(
