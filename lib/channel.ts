@@ -54,6 +54,8 @@ export class Channel implements Disposable {
 
   /** Takes `conn` over. */
   constructor(conn: UnixConn) {
+    // What generations have to say to each other takes its time, in which there is something to do.
+    conn.expectant = false;
     this.conn = conn;
   }
 

@@ -105,7 +105,11 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
   for (let delay = 1;; delay = Math.min(delay * 2, 50)) {
     signal?.throwIfAborted();
     const raw = connectUnix(path, attempt);
-    if (raw >= 0) return allowed(new UnixConn(new Fd(raw), true, true), allow, attempt);
+    if (raw >= 0) {
+      const conn = new UnixConn(new Fd(raw), true);
+      conn.expectant = true;
+      return allowed(conn, allow, attempt);
+    }
     await pause(delay, signal);
   }
 }
@@ -159,15 +163,17 @@ let outgoingBuffers: OutgoingMessage | undefined;
 export class UnixConn implements Disposable {
   /** The descriptor, on loan: the connection owns it. */
   readonly fd: Fd;
+  /**
+   * Whether the peer is expected to answer at once, and has so far: most do within a tenth of a
+   * millisecond, and to wait for that elsewhere takes as long again.
+   *
+   * @ignore
+   */
+  expectant = false;
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
   /** How often in a row there was something to read without waiting. */
   #immediate = 0;
-  /**
-   * Whether the peer is expected to answer at once, and has so far: most do within a tenth of a
-   * millisecond, and to wait for that elsewhere takes as long again.
-   */
-  #expectant: boolean;
   #wrote = false;
   /** Whether a write has gone out in part. */
   #unfinished = false;
@@ -181,15 +187,13 @@ export class UnixConn implements Disposable {
    * Takes over a connected unix stream socket.
    *
    * @param known Whether the caller has just been given it as one: then the kernel is not asked.
-   * @param expectant Whether the peer is expected to answer at once.
    * @throws {NotUnixConnError} When `fd` is something else; it stays open, with the caller.
    */
-  constructor(fd: Fd, known = false, expectant = false) {
+  constructor(fd: Fd, known = false) {
     if (!known && (!isUnixStream(fd.raw, { listening: false }) || !peerAddress(fd.raw))) {
       throw new NotUnixConnError(`Descriptor ${fd.raw} is not a unix stream connection`);
     }
     this.fd = fd;
-    this.#expectant = expectant;
   }
 
   /** The other process, by the kernel's word (unix(7), SO_PEERCRED). */
@@ -468,10 +472,10 @@ export class UnixConn implements Disposable {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     // Who is in this very process may need this thread to answer.
-    this.#expectant &&= this.peer.pid !== Deno.pid;
-    if (this.#expectant) {
-      this.#expectant = isReadyInTime(this.fd.raw, readiness);
-      if (this.#expectant) return await breathe(signal);
+    this.expectant &&= this.peer.pid !== Deno.pid;
+    if (this.expectant) {
+      this.expectant = isReadyInTime(this.fd.raw, readiness);
+      if (this.expectant) return await breathe(signal);
     }
     await ready(this.fd.raw, readiness, { owner: this, signal });
   }
