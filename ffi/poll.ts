@@ -347,14 +347,13 @@ class Waits {
     for (let reports = this.#reports; await alarm.rung(); reports = this.#reports) {
       if (this.#alarm !== alarm) return;
       this.#alarmWorks = this.#reports > reports || isReady(this.#epoll, "readable");
-      if (this.#alarmWorks || this.#isFalse(true)) return;
+      if (this.#alarmWorks || this.#hasRungFalsely()) return;
     }
   }
 
-  /** Drops the alarm if it has rung for nothing too often; whether it has. */
-  #isFalse(rangForNothing: boolean): boolean {
-    this.#falseAlarms = rangForNothing ? this.#falseAlarms + 1 : 0;
-    if (this.#falseAlarms <= mostFalseAlarms) return false;
+  /** The alarm has rung for nothing; whether that was once too often, and it is dropped. */
+  #hasRungFalsely(): boolean {
+    if (++this.#falseAlarms <= mostFalseAlarms) return false;
     this.#dropAlarm();
     return true;
   }
@@ -421,7 +420,8 @@ class Waits {
     if (this.#alarm !== alarm) return 0;
     const count = this.#look();
     this.#more = count === batch;
-    this.#isFalse(count === 0);
+    if (count > 0) this.#falseAlarms = 0;
+    else this.#hasRungFalsely();
     return count;
   }
 

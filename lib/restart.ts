@@ -630,6 +630,7 @@ export class Generation implements AsyncDisposable {
     await handover;
   }
 
+  /** The handover itself, once it is not refused. */
   async #goThrough(
     channel: Channel,
     successor: number,

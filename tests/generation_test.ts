@@ -18,6 +18,7 @@ import {
   sendListener,
   sequenceHandler,
 } from "../mod.ts";
+import { pathStatus } from "../ffi/file.ts";
 import { Channel } from "../lib/channel.ts";
 import { encodeFrame, type Frame } from "../lib/frame.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
@@ -428,6 +429,26 @@ test("when restart() has failed, the next one may begin", async () => {
     assertEquals(app.status().state, "serving");
   }
   await app.stop();
+});
+
+test("a process that another one started takes over, though that one has ended", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const enough = directory.join("enough");
+  const app = await begin(path);
+  const port = portOf(app.serve(here, saying("first")));
+  await app.ready();
+  const starter = `"$@" & until [ -e "$0" ]; do sleep 0.01; done`;
+  const generation = new URL("./fixtures/generation.ts", import.meta.url).pathname;
+  const started = [Deno.execPath(), "run", "-A", generation, path, "--probation", "1000"];
+  const restarting = app.restart({ program: "sh", args: ["-c", starter, enough, ...started] });
+  await until(() => app.status().state === "handing over");
+  Deno.writeTextFileSync(enough, "");
+  const { pid } = await restarting;
+  assertEquals(await asked(port), `2 ${pid}`);
+  await app.finished;
+  Deno.kill(pid, "SIGTERM");
+  await until(() => pathStatus(path) === undefined);
 });
 
 test("restart() with another command, that cannot be started or does not take over", async () => {
