@@ -10,6 +10,7 @@ import { check, errno, uninterrupted } from "./errno.ts";
 import { closeAll } from "./fd.ts";
 import { libc } from "./libc.ts";
 import type { Registration } from "./proc.ts";
+import { unlessAborted } from "./time.ts";
 
 const { epoll_event, pollfd } = structs;
 
@@ -160,34 +161,6 @@ export function refreshKeepAlive(): void {
   waits.refresh();
 }
 
-/** The longest time that a timer waits for: a longer one would be over at once. */
-export const longestPause = 2 ** 31 - 1;
-
-/** Waits for time to pass, at most {@linkcode longestPause}; rejects with the signal's reason when it is aborted. */
-export async function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, Math.min(milliseconds, longestPause));
-  try {
-    await unlessAborted(promise, signal);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-/** What `promise` comes to, or the signal's reason when it is aborted before. */
-export async function unlessAborted<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
-  if (!signal) return await promise;
-  signal.throwIfAborted();
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const abort = () => reject(signal.reason);
-  signal.addEventListener("abort", abort);
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener("abort", abort);
-  }
-}
-
 /** When the event loop of this thread was last known to have had its turn. */
 let lastTurn = 0;
 
@@ -203,34 +176,6 @@ export async function breathe(signal?: AbortSignal): Promise<void> {
   // A timer would take a millisecond at least.
   await unlessAborted(libc().sched_yield_elsewhere(), signal);
   lastTurn = performance.now();
-}
-
-/**
- * A signal that is aborted with `reason` when the time is up, unless it is disposed of before.
- *
- * @param more Asked when the time is up: how many milliseconds longer it may take.
- */
-export function expiring(
-  milliseconds: number,
-  reason: () => Error,
-  more: () => number = () => 0,
-): { signal: AbortSignal } & Disposable {
-  const controller = new AbortController();
-  let timer: ReturnType<typeof setTimeout>;
-  const wait = (left: number) => {
-    timer = setTimeout(() => {
-      const longer = more();
-      if (longer > 0) wait(longer);
-      else controller.abort(reason());
-    }, Math.min(left, longestPause));
-  };
-  wait(milliseconds);
-  return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) };
-}
-
-/** A signal that is aborted with the first of two. */
-export function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
-  return given ? AbortSignal.any([own, given]) : own;
 }
 
 // Filled and used within one turn.

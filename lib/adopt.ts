@@ -9,7 +9,6 @@
 
 import { closeRaw, Fd, isAppending, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus, statusOf } from "../ffi/file.ts";
-import { expiring, unlessAborted } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
@@ -22,6 +21,7 @@ import {
   type SocketKind,
   socketKind,
 } from "../ffi/socket.ts";
+import { expiring, unlessAborted } from "../ffi/time.ts";
 import { capture, exchange, keep, place, type Slot } from "./capture.ts";
 import { remember } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";

@@ -5,8 +5,8 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
-import { either, expiring, unlessAborted } from "../ffi/poll.ts";
 import { unreadBytes } from "../ffi/socket.ts";
+import { either, expiring, unlessAborted } from "../ffi/time.ts";
 import type { UnixConn, WaitOptions } from "./conn.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { HandoverError, UnexpectedEofError } from "./errors.ts";

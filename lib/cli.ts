@@ -7,8 +7,8 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
-import { longestPause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { longestPause } from "../ffi/time.ts";
 import { Channel } from "./channel.ts";
 import { connect } from "./conn.ts";
 import { HandoverError } from "./errors.ts";

@@ -12,16 +12,7 @@ import {
   tooManyInFlight,
   wouldBlock,
 } from "../ffi/message.ts";
-import {
-  abandon,
-  breathe,
-  either,
-  isReadyInTime,
-  longestPause,
-  pause,
-  ready,
-  unlessAborted,
-} from "../ffi/poll.ts";
+import { abandon, breathe, isReadyInTime, ready } from "../ffi/poll.ts";
 import { readText } from "../ffi/file.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import {
@@ -35,6 +26,7 @@ import {
   shutdownWrite,
   unsentBytes,
 } from "../ffi/socket.ts";
+import { either, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import {
   ControlTruncatedError,
   NotUnixConnError,

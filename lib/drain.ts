@@ -8,7 +8,6 @@
  * @module
  */
 
-import { longestPause, pause, unlessAborted } from "../ffi/poll.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
   cookieIfSocket,
@@ -20,6 +19,7 @@ import {
   unreadBytes,
   unsentBytes,
 } from "../ffi/socket.ts";
+import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { slots } from "./capture.ts";
 import { remembered } from "./descriptor.ts";
 import { desert } from "./gate.ts";

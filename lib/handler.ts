@@ -5,7 +5,7 @@
  */
 
 import type { Fd } from "../ffi/fd.ts";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 import {
   type ConnLike,
   fileDescriptor,

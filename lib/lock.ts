@@ -6,8 +6,8 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { lockFile } from "../ffi/file.ts";
-import { pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { pause } from "../ffi/time.ts";
 
 /**
  * Runs `step` while no other process does the like for the same path. What does not wait in there

@@ -7,10 +7,10 @@
 
 import { dup, Fd } from "../ffi/fd.ts";
 import { fileStatus, pathStatus, setMode } from "../ffi/file.ts";
-import { pause } from "../ffi/poll.ts";
 import { isRunning } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import { fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";

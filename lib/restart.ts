@@ -10,8 +10,8 @@
  */
 
 import { dup, Fd, replace } from "../ffi/fd.ts";
-import { either, expiring, pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { either, expiring, pause } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";

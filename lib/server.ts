@@ -5,8 +5,9 @@
  */
 
 import type { FileStatus } from "../ffi/file.ts";
-import { isReadySoon, longestPause, pause, unlessAborted } from "../ffi/poll.ts";
+import { isReadySoon } from "../ffi/poll.ts";
 import type { UnixAddress } from "../ffi/sockaddr.ts";
+import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
 import { handle, type Handler } from "./handler.ts";

@@ -6,8 +6,8 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { setMode } from "../ffi/file.ts";
-import { either, expiring, pause } from "../ffi/poll.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { either, expiring, pause } from "../ffi/time.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
 import { type ReceiveCallback, receiveFrom } from "./client.ts";

@@ -5,7 +5,7 @@
  */
 
 import { pathStatus, readLink, readText } from "../ffi/file.ts";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 
 /** A program and its arguments. */
 export interface Command {

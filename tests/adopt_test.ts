@@ -14,9 +14,10 @@ import { closeRaw, Fd, setNonblocking } from "../ffi/fd.ts";
 import { offsetOf } from "../ffi/file.ts";
 import { libc } from "../ffi/libc.ts";
 import { OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { createEpoll, pause } from "../ffi/poll.ts";
+import { createEpoll } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../ffi/proc.ts";
 import { listenUnix, localAddress } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import { fileDescriptor } from "../lib/descriptor.ts";
 import {
   fdConn,

@@ -17,9 +17,9 @@ import { c } from "../ffi/abi.ts";
 import { closeAll } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { pause } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { unreadBytes } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import { fileDescriptor } from "../lib/descriptor.ts";
 import {
   connect,

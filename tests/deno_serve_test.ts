@@ -1,5 +1,5 @@
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 import { drain, listenAndServe, listenerHandler, receive, serveHttp } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";

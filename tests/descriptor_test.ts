@@ -11,7 +11,6 @@ import { libc } from "../ffi/libc.ts";
 import { closeAll, closeRaw, Fd, isOpen } from "../ffi/fd.ts";
 import { fileStatus, offsetOf } from "../ffi/file.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { pause } from "../ffi/poll.ts";
 import {
   accept,
   localAddress,
@@ -20,6 +19,7 @@ import {
   socketKind,
   socketPair,
 } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import {
   type ConnLike,
   fileDescriptor,

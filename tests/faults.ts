@@ -6,7 +6,7 @@
  */
 
 import { parseArgs } from "node:util";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 import type { FaultyOptions, Line, Step } from "./fixtures/faulty.ts";
 import { type Failure, Load, request } from "./fixtures/fault_load.ts";
 import { eventually, type Figures, Service, signal } from "./fixtures/fault_service.ts";

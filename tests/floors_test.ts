@@ -6,7 +6,7 @@ import { test } from "./guard.ts";
  * do not know each other.
  */
 const floors: string[][] = [
-  ["ffi/struct.ts"],
+  ["ffi/struct.ts", "ffi/time.ts"],
   ["ffi/abi.ts"],
   ["ffi/libc.ts"],
   ["ffi/errno.ts"],

@@ -6,7 +6,7 @@
 
 import { assertEquals } from "@std/assert";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 
 import { connDescriptor } from "./fixtures/leave.ts";
 import { fdConn, listen } from "../mod.ts";

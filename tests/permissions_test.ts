@@ -1,7 +1,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { libcPaths } from "../ffi/abi.ts";
 import { pathStatus } from "../ffi/file.ts";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 import { listen } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { test } from "./guard.ts";

@@ -8,13 +8,13 @@ import {
   isReady,
   isReadyInTime,
   isReadySoon,
-  pause,
   ready,
   unwatch,
   watch,
 } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../ffi/proc.ts";
 import { connectUnix, shutdownWrite, socketPair } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";

@@ -11,8 +11,8 @@ import { c } from "../ffi/abi.ts";
 import { closeAll, closeRaw, dup, isOpen } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../ffi/message.ts";
-import { pause } from "../ffi/poll.ts";
 import { unreadBytes } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import {
   Fd,
   listen,

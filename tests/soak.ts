@@ -6,7 +6,7 @@
  */
 
 import { parseArgs } from "node:util";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 import { Channel } from "../lib/channel.ts";
 import { connect } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";

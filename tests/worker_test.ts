@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { pause } from "../ffi/poll.ts";
+import { pause } from "../ffi/time.ts";
 import { listen, listenAndServe, listenerHandler } from "../mod.ts";
 import { Child, type Ended } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
