@@ -110,6 +110,7 @@ export class Successor {
   /** Lets it go on alone: it does not keep this process running. */
   release(): void {
     this.#process.unref();
+    if (endsWhatItStarted()) globalThis.addEventListener("unload", exitAfterwards);
   }
 
   /** Ends it. */
@@ -121,6 +122,16 @@ export class Successor {
       if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
     }
   }
+}
+
+/** Up to 2.6 Deno kills what it has started when it ends by itself, though not when it is told to end. */
+function endsWhatItStarted(): boolean {
+  return /^2\.[0-6]\./.test(Deno.version.deno);
+}
+
+/** Ends the process when everybody has heard that it ends; with the exit code that is set. */
+function exitAfterwards(): void {
+  queueMicrotask(() => Deno.exit());
 }
 
 async function pass(

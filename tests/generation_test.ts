@@ -19,6 +19,7 @@ import {
   sequenceHandler,
 } from "../mod.ts";
 import { pathStatus } from "../ffi/file.ts";
+import { isRunning } from "../ffi/proc.ts";
 import { Channel } from "../lib/channel.ts";
 import { encodeFrame, type Frame } from "../lib/frame.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
@@ -28,6 +29,7 @@ import { KeptLog } from "./fixtures/kept_log.ts";
 import { Sockets } from "./fixtures/raw.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
+import { native, versions } from "./matrix.ts";
 
 test("the first generation serves from ready() on, and stop() leaves nothing behind", async () => {
   using directory = new Directory();
@@ -430,6 +432,34 @@ test("when restart() has failed, the next one may begin", async () => {
   }
   await app.stop();
 });
+
+for (const version of new Set([versions[0], Deno.version.deno])) {
+  const runtime = await native(version);
+  const ignore = "skipped" in runtime;
+  if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
+  test(
+    `on Deno ${version} what restart() started goes on when this process has ended by itself`,
+    { ignore },
+    async () => {
+      if ("skipped" in runtime) return;
+      using directory = new Directory();
+      const path = directory.join("app.sock");
+      const deno = ["run", "-A", "--no-check"];
+      const options = { program: runtime.command, deno };
+      await using first = new Child("./soak_start.ts", ["first", path], options);
+      await first.line();
+      const cli = async (word: string) => {
+        await using child = new Child("../../lib/cli.ts", [word, path]);
+        return await child.ended();
+      };
+      assertEquals((await cli("restart")).code, 0);
+      await until(() => !isRunning(first.pid));
+      assertMatch((await cli("status")).stdout.join(), /^generation +2, process \d+, serving/);
+      assertEquals((await cli("stop")).code, 0);
+      assertEquals((await first.ended()).code, 0);
+    },
+  );
+}
 
 test("a process that another one started takes over, though that one has ended", async () => {
   using directory = new Directory();
