@@ -285,6 +285,8 @@ export const c = {
   AT_FDCWD: -100,
   SEEK_SET: 0,
   SEEK_CUR: 1,
+  WNOHANG: 1,
+  SIGKILL: 9,
   LOCK_EX: 2,
   LOCK_NB: 4,
   /** net/scm.h: the most descriptors one message carries. */

@@ -105,6 +105,25 @@ export function readDirectory(path: string, attempt: string): string[] {
   }
 }
 
+/** Opens `path` for writing alone. */
+export function openToWrite(path: string): number {
+  return check(
+    libc().open(cString(path), c.O_WRONLY | c.O_CLOEXEC, 0),
+    () => `Cannot open ${path}`,
+  );
+}
+
+/**
+ * Opens the other end of the pipe that `raw` writes to; undefined when it is none. As long as it is open,
+ * a write to the pipe does not fail with EPIPE (pipe(7)).
+ */
+export function openReadEnd(raw: number): number | undefined {
+  if (statusOf(raw)?.kind !== "pipe") return undefined;
+  const flags = c.O_RDONLY | c.O_NONBLOCK | c.O_CLOEXEC;
+  const end = libc().open(cString(`/proc/self/fd/${raw}`), flags, 0);
+  return end < 0 ? undefined : end;
+}
+
 /** What the symbolic link at `path` says; undefined when there is none. */
 export function readLink(path: string): string | undefined {
   const target = new Uint8Array(c.PATH_MAX);

@@ -105,7 +105,12 @@ export function abandon(raw: number, owner: object, reason: () => Error): void {
 
 /** Whether `raw` is ready, has failed or was hung up on (poll(2)). */
 export function isReady(raw: number, readiness: Readiness): boolean {
-  return poll(raw, readiness, 0);
+  return poll(raw, pollEvents[readiness], 0);
+}
+
+/** Whether `raw` has failed or was hung up on: of a pipe to write to, that no process reads it. */
+export function isBroken(raw: number): boolean {
+  return poll(raw, 0, 0);
 }
 
 /**
@@ -116,7 +121,7 @@ export function isReady(raw: number, readiness: Readiness): boolean {
 export function isReadySoon(raw: number, readiness: Readiness): boolean {
   const end = performance.now() + soon;
   do {
-    if (poll(raw, readiness, 0)) return true;
+    if (poll(raw, pollEvents[readiness], 0)) return true;
     libc().sched_yield();
   } while (performance.now() < end);
   return false;
@@ -127,12 +132,14 @@ const soon = 0.1;
 
 /** The same within a millisecond, most of which is slept. */
 export function isReadyInTime(raw: number, readiness: Readiness): boolean {
-  return isReadySoon(raw, readiness) || poll(raw, readiness, 1);
+  return isReadySoon(raw, readiness) || poll(raw, pollEvents[readiness], 1);
 }
 
-function poll(raw: number, readiness: Readiness, milliseconds: number): boolean {
+/** What poll(2) is asked for. */
+const pollEvents = { readable: c.POLLIN, writable: c.POLLOUT } as const;
+
+function poll(raw: number, events: number, milliseconds: number): boolean {
   polledView.setInt32(fdAt, raw, true);
-  const events = readiness === "readable" ? c.POLLIN : c.POLLOUT;
   polledView.setInt16(polledEventsAt, events, true);
   return libc().poll(polled, 1n, milliseconds) > 0;
 }

@@ -1,10 +1,11 @@
 /**
- * What proc(5) tells about this process's descriptors, read through libc: no read permission needed.
+ * What proc(5) tells about this process's descriptors, and about other processes, read through libc: no
+ * read permission needed.
  *
  * @module
  */
 
-import { errnos } from "./abi.ts";
+import { c, errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
 import { isOpen } from "./fd.ts";
 import { readDirectory, readLink, readText } from "./file.ts";
@@ -28,6 +29,45 @@ export function describeDescriptor(raw: number): string | undefined {
  */
 export function isRunning(pid: number): boolean {
   return pid <= 0 || libc().kill(pid, 0) === 0 || errno() !== errnos.ESRCH;
+}
+
+/** One process, and no other one that gets its number later. */
+export interface ProcessId {
+  pid: number;
+  /** When it was started, in ticks since the system was (proc(5), "stat", field 22). */
+  started: string | undefined;
+}
+
+/** Identifies the process that has the number `pid` now. */
+export function identify(pid: number): ProcessId {
+  return { pid, started: processStat(pid)?.started };
+}
+
+/** Whether that process has ended, even if it was not waited for. */
+export function hasEnded({ pid, started }: ProcessId): boolean {
+  const now = processStat(pid);
+  // It may be hidden (proc(5), "hidepid"), or no descriptor be free to read of it.
+  if (!now || started === undefined) return !isRunning(pid);
+  return now.started !== started || now.state === "Z" || now.state === "X";
+}
+
+/** Sends SIGKILL to that process, unless it has ended. */
+export function kill(process: ProcessId): void {
+  if (!hasEnded(process)) libc().kill(process.pid, c.SIGKILL);
+}
+
+/**
+ * Waits for a process that has ended where this one became its parent, as process 1 of a container or as
+ * a subreaper: it stays a zombie otherwise (waitpid(2)). Of another one there is nothing to wait for.
+ */
+export function reap(pid: number): void {
+  libc().waitpid(pid, new Uint8Array(4), c.WNOHANG);
+}
+
+/** Its name, in parentheses, may have spaces and parentheses of its own. */
+function processStat(pid: number): { state: string; started: string } | undefined {
+  const fields = readText(`/proc/${pid}/stat`)?.split(") ").at(-1)?.split(" ");
+  return fields && fields.length > 19 ? { state: fields[0], started: fields[19] } : undefined;
 }
 
 /** One line of an epoll's fdinfo: a descriptor it watches. */

@@ -27,19 +27,26 @@ import type { Arrival, Predecessor } from "./predecessor.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
-import { type Command, ownCommand, Successor, workingDirectory } from "./successor.ts";
+import {
+  type Command,
+  ownCommand,
+  settleOutput,
+  Successor,
+  workingDirectory,
+} from "./successor.ts";
 import { WebSockets } from "./websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
 export interface StartOptions extends DrainOptions {
   /**
-   * How long a successor may take from the offer to `ready()`, and one that `restart()` starts until it
-   * asks for the offer. @default {60_000}
+   * How long a successor may take from the offer to `ready()`; one that `restart()` starts, from its start
+   * on and over all its tries: what fails, and calls `start()` again, is not ended before. @default {60_000}
    */
   readyTimeout?: number;
   /**
    * How long this generation is to live after `ready()` before its predecessor lets go: if it dies
-   * earlier, the predecessor accepts again. @default {5000}
+   * earlier, the predecessor accepts again. The predecessor refuses one that is longer than five minutes and
+   * than its own. @default {5000}
    */
   probation?: number;
   /** How long the other generation may take for an answer, or to read one. @default {10_000} */
@@ -99,8 +106,12 @@ export interface Origin {
 /** A restart that somebody waits for. */
 interface Attempt {
   successor: Successor;
-  /** Once it has come to take over; from then on there are other limits. Resolves when that is over. */
+  /** Its latest try to take over. Resolves when that is over. */
   handover?: Promise<void>;
+  /** Whether it has said that it accepts: from then on it has clients, and is not ended. */
+  isReady: boolean;
+  /** Why its latest try has failed. */
+  failure?: Error;
   outcome: PromiseWithResolvers<{ pid: number; generation: number }>;
 }
 
@@ -175,9 +186,14 @@ export class Generation implements AsyncDisposable {
     );
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
-    // Whoever comes to the first generation before it is ready is told so.
-    if (this.#predecessor) void this.#follow(this.#predecessor);
-    else void this.#answer();
+    if (this.#predecessor) {
+      void this.#follow(this.#predecessor);
+    } else {
+      // What started this one may have ended by now.
+      this.#takeStreams();
+      // Whoever comes to the first generation before it is ready is told so.
+      void this.#answer();
+    }
   }
 
   /**
@@ -428,6 +444,7 @@ export class Generation implements AsyncDisposable {
         if (this.#state === "serving") await this.#rolledBack(takenBack);
         return;
       }
+      if (this.#state === "starting") this.#takeStreams();
       this.#logger.info?.(`Process ${pid}, the generation before, has left`);
       // Whoever comes to the control socket has nobody else to ask.
       if (this.#state === "starting") void this.#answer();
@@ -469,23 +486,22 @@ export class Generation implements AsyncDisposable {
     );
     const attempt: Attempt = {
       successor,
+      isReady: false,
       outcome: Promise.withResolvers<{ pid: number; generation: number }>(),
     };
     this.#attempt = attempt;
     attempt.outcome.promise.catch(() => {});
-    successor.ended.then(async ({ how, lastWords }) => {
+    successor.ended.then(async (lastWords) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
       const words = lastWords ? `; the last it said was: ${lastWords}` : "";
-      attempt.outcome.reject(
-        new HandoverError(`The next generation, process ${successor.pid}, ${how}${words}`),
-      );
-    });
+      attempt.outcome.reject(new HandoverError(`${named(successor)} has ended${words}`));
+    }, (error) => attempt.outcome.reject(error));
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(() => {
-      if (attempt.handover) return;
-      const what =
-        `The next generation, process ${successor.pid}, was not ready after ${readyTimeout} ms`;
+      if (attempt.isReady) return;
+      const why = attempt.failure ? `; when it tried: ${attempt.failure.message}` : "";
+      const what = `${named(successor)} was not ready after ${readyTimeout} ms${why}`;
       this.#giveUp(attempt, new HandoverError(what, "ERR_HANDOVER_TIMEOUT"));
     }, () => {});
     try {
@@ -505,7 +521,7 @@ export class Generation implements AsyncDisposable {
 
   /** Ends a restart whose process is not wanted any more. */
   #giveUp({ successor, outcome }: Attempt, reason: unknown): void {
-    successor.kill("SIGKILL");
+    successor.kill();
     outcome.reject(reason);
   }
 
@@ -619,15 +635,23 @@ export class Generation implements AsyncDisposable {
   async #handOver(channel: Channel, hello: Frame & { type: "hello" }): Promise<void> {
     const refused = this.#refusal(hello);
     if (refused) {
-      this.#logger.info?.(`Refused process ${hello.pid}: ${refused.reason}`);
+      const pid = processOf(hello, channel.conn);
+      this.#logger.info?.(`Refused process ${pid}: ${refused.reason}`);
       await channel.send(refused);
       return;
     }
     this.#state = "handing over";
-    const attempt = this.#attempt && isFrom(hello, this.#attempt) ? this.#attempt : undefined;
-    const handover = this.#goThrough(channel, hello.pid, attempt);
+    const attempt = this.#attempt && isFrom(hello, channel.conn, this.#attempt)
+      ? this.#attempt
+      : undefined;
+    const handover = this.#goThrough(channel, processOf(hello, channel.conn), attempt);
     if (attempt) attempt.handover = handover;
-    await handover;
+    try {
+      await handover;
+    } catch (error) {
+      attempt?.outcome.reject(error);
+      throw error;
+    }
   }
 
   /** The handover itself, once it is not refused. */
@@ -641,7 +665,7 @@ export class Generation implements AsyncDisposable {
     this.#resources.watch();
     try {
       this.#log("asked", began, details);
-      await this.#persuade(channel, attempt !== undefined, began, details);
+      await this.#persuade(channel, attempt, began, details);
     } catch (error) {
       this.#log("failed", began, details);
       await this.#goOn(channel, attempt, error);
@@ -654,19 +678,27 @@ export class Generation implements AsyncDisposable {
   /** Offers everything, and lets the other process take over when it is ready, until it is healthy. */
   async #persuade(
     channel: Channel,
-    withOutput: boolean,
+    attempt: Attempt | undefined,
     began: number,
     details: { successor: number },
   ): Promise<void> {
-    const { readyTimeout = 60_000, answerTimeout = 10_000 } = this.#options;
+    const { readyTimeout = 60_000, answerTimeout = 10_000, probation: own = 5000 } = this.#options;
     const handover = this.#handover = new AbortController();
     let probation: number;
     try {
-      await this.#offer(channel, withOutput, handover.signal);
+      await this.#offer(channel, attempt !== undefined, handover.signal);
       this.#log("offered", began, details);
       ({ probation } = await expect(channel, "ready", readyTimeout, handover.signal));
     } finally {
       this.#handover = undefined;
+    }
+    if (attempt) attempt.isReady = true;
+    const limit = Math.max(own, longestProbation);
+    if (probation > limit) {
+      throw new HandoverError(
+        `The next generation asks for a probation of ${probation} ms: more than ${limit} ms are for a ` +
+          "generation whose predecessor has as long a one itself",
+      );
     }
     this.#log("succeeded", began, details);
     this.#successor = { channel, pid: details.successor };
@@ -754,13 +786,13 @@ export class Generation implements AsyncDisposable {
     // If it lives after all, it is to leave.
     await this.#send(channel, { type: "rollback", reason: error.message }).catch(() => {});
     if (!attempt) return;
-    // What it died of, if it did, says more than that its connection ended.
-    const { successor, outcome } = attempt;
-    const ended = await Promise.race([successor.ended, pause(1000).then(() => undefined)]);
-    if (ended) return;
-    // One that was ready has clients to answer, and has been told to leave.
-    if (wasReady) outcome.reject(error);
-    else this.#giveUp(attempt, error);
+    attempt.failure = error;
+    const { successor, isReady, outcome } = attempt;
+    // Before, it may try again; or it ends, and says of what.
+    if (!isReady) return;
+    const ended = successor.ended.then(() => true, () => true);
+    // It has been told to leave, and answers its clients.
+    if (!await Promise.race([ended, pause(1000)])) outcome.reject(error);
   }
 
   /** Sends something that the other process may not read. */
@@ -832,7 +864,7 @@ export class Generation implements AsyncDisposable {
     }
     this.#giveUp(attempt, new HandoverError("This generation was stopped meanwhile"));
     // A process that has hardly begun has the sockets of this one, and would seem to listen on them.
-    await attempt.successor.ended;
+    await attempt.successor.ended.catch(() => {});
   }
 
   /** Leaves the control path to the next generation, or removes it when nobody listens there. */
@@ -874,6 +906,7 @@ export class Generation implements AsyncDisposable {
       using fd = this.#inheritance.take(kind, "")?.fd;
       if (fd) replace(fd.raw, raw, { keptOnExec: true });
     }
+    settleOutput();
   }
 
   #listenToSignals(): void {
@@ -927,6 +960,12 @@ const farewellTime = 100;
 /** Milliseconds between two lines about what is left. */
 const reportInterval = 1000;
 
+/**
+ * The longest probation that any next generation may ask for, in milliseconds: for as long this one does
+ * not accept, whatever becomes of the other one.
+ */
+const longestProbation = 300_000;
+
 /** What is kept of something, so that whoever keeps it may close it. */
 function toKeep(value: Keepable): Fd | (() => Uint8Array) {
   if (typeof value === "function") return value;
@@ -947,9 +986,25 @@ function stateOf(name: string, value: () => Uint8Array): Uint8Array {
   }
 }
 
-/** Whether it is the process of an attempt that asks, or one that it has started. */
-function isFrom({ pid, token }: { pid: number; token?: string }, { successor }: Attempt): boolean {
-  return token === successor.token || pid === successor.pid;
+/**
+ * Whether it is the process of an attempt that asks, or one that it has started. The number that it says
+ * is no proof: in another PID namespace another process has the same.
+ */
+function isFrom(
+  { token }: { token?: string },
+  { peer }: UnixConn,
+  { successor }: Attempt,
+): boolean {
+  return token === successor.token || successor.pid !== undefined && peer.pid === successor.pid;
+}
+
+/** The number of the process that asks: what the kernel does not see from here (unix(7)), it says itself. */
+function processOf({ pid }: { pid: number }, { peer }: UnixConn): number {
+  return peer.pid || pid;
+}
+
+function named({ pid }: Successor): string {
+  return pid === undefined ? "The next generation" : `The next generation, process ${pid},`;
 }
 
 /** The frame that has to come next. */

@@ -24,7 +24,7 @@ import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
 import { Generation, type StartOptions } from "./restart.ts";
-import { ownToken } from "./successor.ts";
+import { keepOutput, ownToken } from "./successor.ts";
 
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
@@ -49,6 +49,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
     checkDuration(name, options[name] ?? 0);
   }
   if (options.probation === Infinity) throw new RangeError("A probation has an end");
+  keepOutput();
   const { answerTimeout = 10_000 } = options;
   const logger = guarded(options.logger ?? { error: console.error });
   const began = performance.now();

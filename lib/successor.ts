@@ -4,8 +4,12 @@
  * @module
  */
 
-import { pathStatus, readLink, readText } from "../ffi/file.ts";
+import { closeRaw, Fd, replace } from "../ffi/fd.ts";
+import { openReadEnd, openToWrite, pathStatus, readLink, readText } from "../ffi/file.ts";
+import { isBroken } from "../ffi/poll.ts";
+import { hasEnded, identify, kill, type ProcessId, reap } from "../ffi/proc.ts";
 import { pause } from "../ffi/time.ts";
+import { HandoverError } from "./errors.ts";
 
 /** A program and its arguments. */
 export interface Command {
@@ -15,14 +19,6 @@ export interface Command {
   args: string[];
   /** The directory that it starts in. @default {that of this process} */
   cwd?: string;
-}
-
-/** How a process ended, and the last that it said. */
-export interface Ended {
-  /** "ended with code 1", "was ended by SIGKILL". */
-  how: string;
-  /** The end of its stderr. */
-  lastWords: string;
 }
 
 /** How many characters of stderr are kept for the error. */
@@ -38,8 +34,12 @@ export function ownToken(): string | undefined {
 
 /** A variable of the environment that this process was started with (proc(5), "environ"). */
 function variable(name: string): string | undefined {
-  const all = readText("/proc/self/environ")?.split("\0") ?? [];
-  return all.find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
+  return environment().find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+/** The environment that this process was started with (proc(5), "environ"): "NAME=value" each. */
+function environment(): string[] {
+  return readText("/proc/self/environ")?.split("\0") ?? [];
 }
 
 /**
@@ -70,78 +70,209 @@ export function ownCommand(): Command {
 }
 
 /**
- * A process in the making. Its output is passed on to this one's, until it writes there itself.
+ * Starts "$@" as an orphan: a process whose parent has ended. Deno ends the processes that it has started
+ * when it dies of an uncaught error, before 2.7 also when it just ends, and systemd does not wait for a
+ * main process that is not its own child. This shell starts a second one, which ends it.
+ */
+const outer = `/bin/sh -c "$0" sh "$$" "$@"; exit`;
+
+/**
+ * The second shell, which becomes the program: it has the process number from its first line on, and goes
+ * on when it gets a line. Not by "&": of what a shell starts so, SIGINT and SIGQUIT are ignored for good
+ * (POSIX, "Asynchronous Lists"). 127 and 126 are what a shell says of a program that it cannot start.
+ */
+const inner = `
+case $2 in
+*/*) [ -e "$2" ] || exit 127; [ -f "$2" ] && [ -x "$2" ] || exit 126 ;;
+*) command -v "$2" >/dev/null || exit 127 ;;
+esac
+echo "$$"
+read -r GRACEFUL_GO || exit 1
+kill -9 "$1"
+shift
+exec "$@" </dev/null`;
+
+/** Milliseconds between two looks at whether a process has ended. */
+const lookInterval = 20;
+
+/**
+ * A process in the making, which is not this one's child. Its output is passed on to this one's, until it
+ * writes there itself.
  */
 export class Successor {
-  /** Its number. */
-  readonly pid: number;
   /** What it says that it was started by this process with, even if it is not this very process. */
   readonly token: string = crypto.randomUUID();
-  /** Resolves when it has ended. */
-  readonly ended: Promise<Ended>;
-  readonly #process: Deno.ChildProcess;
+  /**
+   * Resolves to the last that it said when it has ended, unless it was released before; rejects when it
+   * could not be started. With which code it ended is known to its parent alone.
+   */
+  readonly ended: Promise<string>;
+  readonly #shell: Deno.ChildProcess;
+  #process: ProcessId | undefined;
+  #isKilled = false;
+  #isReleased = false;
   #lastWords = "";
 
   /** Starts it. */
-  constructor({ program, args, cwd }: Command) {
-    this.#process = new Deno.Command(program, {
-      args,
+  constructor(command: Command) {
+    const { program, args, cwd } = command;
+    if (cwd !== undefined && pathStatus(cwd)?.kind !== "directory") {
+      throw new Deno.errors.NotFound(`${cannotStart(command)}: there is no such directory`);
+    }
+    if (pathStatus("/bin/sh") === undefined) {
+      throw new Deno.errors.NotFound(
+        `${cannotStart(command)}: it is started through /bin/sh, and there is none; ` +
+          "start it by other means, and it takes over",
+      );
+    }
+    this.#shell = new Deno.Command("/bin/sh", {
+      args: ["-c", outer, inner, ...unknownToShells(), program, ...args],
       cwd,
       env: { [tokenVariable]: this.token, ...(cwd !== undefined && { PWD: cwd }) },
-      stdin: "null",
+      stdin: "piped",
       stdout: "piped",
       stderr: "piped",
     }).spawn();
-    this.pid = this.#process.pid;
-    const output = Promise.all([
-      pass(this.#process.stdout, Deno.stdout),
-      pass(this.#process.stderr, Deno.stderr, (words) => {
-        this.#lastWords = (this.#lastWords + words).slice(-kept);
-      }),
-    ]);
-    this.ended = this.#process.status.then(async ({ code, signal }) => {
-      // What it has started may hold its output open.
-      await Promise.race([output, pause(lastWordsTime)]);
-      const how = signal ? `was ended by ${signal}` : `ended with code ${code}`;
-      return { how, lastWords: this.#lastWords.trim() };
+    this.ended = this.#run(command);
+    this.ended.catch(() => {});
+  }
+
+  /** Its number, when it is there. */
+  get pid(): number | undefined {
+    return this.#process?.pid;
+  }
+
+  async #run(command: Command): Promise<string> {
+    const stdout = this.#shell.stdout.getReader();
+    const errors = pass(this.#shell.stderr.getReader(), Deno.stderr, (words) => {
+      this.#lastWords = (this.#lastWords + words).slice(-kept);
     });
+    const { line, rest } = await firstLine(stdout);
+    // While it waits for a line, no other process can get its number.
+    if (line !== undefined) this.#process = identify(Number(line));
+    const isWanted = line !== undefined && !this.#isKilled;
+    await answer(this.#shell.stdin, isWanted ? "go\n" : "");
+    const { code, signal } = await this.#shell.status;
+    const output = Promise.all([errors, pass(stdout, Deno.stdout, () => {}, rest)]);
+    if (!isWanted || signal !== "SIGKILL") {
+      await Promise.race([output, pause(lastWordsTime)]);
+      if (this.#isKilled) return "";
+      throw notStarted(command, code, this.#lastWords.trim());
+    }
+    while (!hasEnded(this.#process!)) {
+      await pause(lookInterval);
+      if (this.#isReleased) return await new Promise(() => {});
+    }
+    reap(this.#process!.pid);
+    // What it has started may hold its output open.
+    await Promise.race([output, pause(lastWordsTime)]);
+    return this.#lastWords.trim();
   }
 
   /** Lets it go on alone: it does not keep this process running. */
   release(): void {
-    this.#process.unref();
-    if (endsWhatItStarted()) globalThis.addEventListener("unload", exitAfterwards);
+    this.#shell.unref();
+    // That one ends at once, and is waited for.
+    this.#isReleased = !this.#isKilled;
   }
 
   /** Ends it. */
-  kill(signal: Deno.Signal): void {
-    try {
-      this.#process.kill(signal);
-    } catch (error) {
-      // It has ended by itself.
-      if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
-    }
+  kill(): void {
+    this.#isKilled = true;
+    if (this.#process) kill(this.#process);
   }
 }
 
-/** Up to 2.6 Deno kills what it has started when it ends by itself, though not when it is told to end. */
-function endsWhatItStarted(): boolean {
-  return /^2\.[0-6]\./.test(Deno.version.deno);
+/** What a shell with this exit code could not do. */
+function notStarted(command: Command, code: number, words: string): Error {
+  const what = cannotStart(command);
+  if (code === 127) return new Deno.errors.NotFound(`${what}: there is no such program`);
+  if (code === 126) {
+    return new Deno.errors.PermissionDenied(`${what}: it is no program that may run`);
+  }
+  return new HandoverError(`${what}: /bin/sh ended with code ${code}${words && `: ${words}`}`);
 }
 
-/** Ends the process when everybody has heard that it ends; with the exit code that is set. */
-function exitAfterwards(): void {
-  queueMicrotask(() => Deno.exit());
+function cannotStart({ program, cwd }: Command): string {
+  const where = cwd === undefined ? "" : ` in ${JSON.stringify(cwd)}`;
+  return `Cannot start ${JSON.stringify(program)}${where}`;
+}
+
+/**
+ * A shell passes on the variables that are names to it, and dash no other ones: those are set by env(1).
+ */
+function unknownToShells(): string[] {
+  const others = environment().filter((each) =>
+    !/^[A-Za-z_]\w*=/.test(each) && /^[^=]+=/.test(each)
+  );
+  return others.length > 0 ? ["env", ...others] : [];
+}
+
+/** The first line, and what has come behind it; no line when the stream ends before. */
+async function firstLine(
+  from: ReadableStreamDefaultReader<Uint8Array>,
+): Promise<{ line?: string; rest: Uint8Array }> {
+  let read = new Uint8Array(0);
+  for (;;) {
+    const { value } = await from.read();
+    if (!value) return { rest: read };
+    read = Uint8Array.of(...read, ...value);
+    const end = read.indexOf(0x0a);
+    if (end < 0) continue;
+    return { line: new TextDecoder().decode(read.subarray(0, end)), rest: read.subarray(end + 1) };
+  }
+}
+
+/** Writes to a process that may have ended, and says that no more comes. */
+async function answer(to: WritableStream<Uint8Array>, words: string): Promise<void> {
+  const writer = to.getWriter();
+  try {
+    if (words) await writer.write(new TextEncoder().encode(words));
+    await writer.close();
+  } catch {
+    // Its status tells.
+  }
+}
+
+/**
+ * The other ends of the pipes that this process writes to, of its stdout and stderr: until it has streams
+ * of its own, what restart() started writes through the generation that started it.
+ */
+let readEnds: Map<number, number> | undefined;
+
+/**
+ * From here on the end of the generation that started this process does not make a line of the log an
+ * error: up to 2.6 console.log() throws it, and the program ends with it.
+ */
+export function keepOutput(): void {
+  if (readEnds || ownToken() === undefined) return;
+  readEnds = new Map();
+  for (const raw of [1, 2]) {
+    const end = openReadEnd(raw);
+    if (end !== undefined) readEnds.set(raw, end);
+  }
+}
+
+/** Ends what `keepOutput` began: a stream that no process reads any more leads nowhere from here on. */
+export function settleOutput(): void {
+  for (const [raw, end] of readEnds ?? []) {
+    closeRaw(end);
+    if (!isBroken(raw)) continue;
+    using nowhere = new Fd(openToWrite("/dev/null"));
+    replace(nowhere.raw, raw, { keptOnExec: true });
+  }
+  readEnds?.clear();
 }
 
 async function pass(
-  from: ReadableStream<Uint8Array>,
+  from: ReadableStreamDefaultReader<Uint8Array>,
   to: typeof Deno.stdout,
-  note: (words: string) => void = () => {},
+  note: (words: string) => void,
+  first?: Uint8Array,
 ): Promise<void> {
   const decoder = new TextDecoder();
   let writing = true;
-  for await (const chunk of from) {
+  for (let chunk = first; chunk || (chunk = (await from.read()).value); chunk = undefined) {
     note(decoder.decode(chunk, { stream: true }));
     try {
       for (let rest = chunk; writing && rest.length > 0;) {
