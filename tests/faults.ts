@@ -1,5 +1,5 @@
 /**
- * `deno task faults`: kills and stops either side of a handover at every step, and restarts a service
+ * `deno task faults`: ends and stops either side of a handover at every step, and restarts a service
  * very often.
  *
  * @module
@@ -7,20 +7,23 @@
 
 import { parseArgs } from "node:util";
 import { pause } from "../ffi/time.ts";
-import type { FaultyOptions, Line, Step } from "./fixtures/faulty.ts";
+import type { Frame } from "../lib/frame.ts";
+import type { FaultyOptions, Line, Step, Way } from "./fixtures/faulty.ts";
 import { type Failure, Load, request } from "./fixtures/fault_load.ts";
 import { eventually, type Figures, Service, signal } from "./fixtures/fault_service.ts";
 
 const usage = `Usage: deno task faults [options]
 
-Kills or stops one process of a service at a step of a handover, under load, and looks what becomes
+Ends or stops one process of a service at a step of a handover, under load, and looks what becomes
 of the other and of the clients: at every step, on both sides. Exits with 0 when everything was as it
 is to be, with 1 when something was not, with 2 for wrong arguments.
 
   --repeat N     every fault N times (1)
   --side S       in the "new" or the "old" process alone
   --step S       at the step S alone
-  --ending E     "killed"; or stopped and then "continued", "continued late" or "killed later"
+  --ending E     "killed", or ended by "SIGHUP", an "uncaught error", an "unhandled rejection", an "exit",
+                 or "out of memory"; or stopped and then "continued", "continued late" or "killed later";
+                 or, of the new one, an error that it catches, and a "next try"
   --via V        the next generation is started by a "command", or by the old one's "restart"
   --workers W    W at the same time (4)
   --restarts N   instead, restart N times in a row, and look what grows
@@ -29,7 +32,19 @@ is to be, with 1 when something was not, with 2 for wrong arguments.
   --help         print this`;
 
 /** What becomes of the process. */
-export type Ending = "killed" | "continued" | "continued late" | "killed later";
+export type Ending = End | Stop | "next try";
+
+/** It ends at once, in one of the ways in which a process does. */
+type End =
+  | "killed"
+  | "SIGHUP"
+  | "uncaught error"
+  | "unhandled rejection"
+  | "exit"
+  | "out of memory";
+
+/** It is stopped, and then goes on, or does not. */
+type Stop = "continued" | "continued late" | "killed later";
 
 /** How the next generation is started. */
 export type Via = "command" | "restart";
@@ -85,13 +100,39 @@ function isSole({ side, step }: Step): boolean {
     step === "failed";
 }
 
-const endings: Ending[] = ["killed", "continued", "continued late", "killed later"];
+/** Every way in which a process ends. */
+export const ends: End[] = [
+  "killed",
+  "SIGHUP",
+  "uncaught error",
+  "unhandled rejection",
+  "exit",
+  "out of memory",
+];
+const stops: Stop[] = ["continued", "continued late", "killed later"];
+const endings: Ending[] = [...ends, ...stops, "next try"];
 const vias: Via[] = ["command", "restart"];
+
+/** Where the program itself can catch an error, and has not accepted anything. */
+const triedAgain = ["started", "served"];
 
 /** All that can be tried. */
 export const scenarios: Scenario[] = steps.flatMap(({ side, step }) =>
   endings.flatMap((ending) => vias.map((via) => ({ side, step, ending, via })))
-).filter(({ step, via }) => step !== "restarted" || via === "restart");
+).filter(({ step, via, ending }) =>
+  (step !== "restarted" || via === "restart") &&
+  (ending !== "next try" || triedAgain.includes(step))
+);
+
+/** What the process does to come to that ending. */
+function wayTo(ending: Ending): Way {
+  if (ending === "killed") return "SIGKILL";
+  return isStop(ending) ? "SIGSTOP" : ending;
+}
+
+function isStop(ending: Ending): ending is Stop {
+  return (stops as Ending[]).includes(ending);
+}
 
 const probation = 300;
 
@@ -114,7 +155,7 @@ export async function attempt(
   { defect, probation }: Pick<FaultyOptions, "defect" | "probation"> = {},
 ): Promise<Outcome> {
   const began = performance.now();
-  const timeouts = scenario.ending === "killed" ? patient : impatient;
+  const timeouts = isStop(scenario.ending) ? impatient : patient;
   await using service = new Service({
     ...timeouts,
     ...(probation !== undefined && { probation }),
@@ -177,12 +218,13 @@ class Run {
     const load = this.load = new Load(service.port);
     await eventually("the clients are served", () => (load.answered.get(first)?.count ?? 0) >= 20);
 
-    service.arm({ side, step, signal: ending === "killed" ? "SIGKILL" : "SIGSTOP" });
+    service.arm({ side, step, way: wayTo(ending) });
     const handover = via === "restart" ? service.restart() : service.start();
     const answer = Promise.resolve(handover).catch(() => undefined);
     const fault = await service.line(`${side}: ${step}`, ({ held }) => held !== undefined);
     await this.#end(fault, first, answer);
-    await answer;
+    const told = await answer;
+    if (ending === "next try") this.#checkTold(told, fault.pid);
 
     const accepting = await this.#settled("after the fault");
     this.accepts = accepting === undefined ? "neither" : accepting === first ? "old" : "new";
@@ -199,7 +241,8 @@ class Run {
     const service = this.#service;
     const { ending } = this.#scenario;
     const isGone = () => !service.processes().includes(fault.pid);
-    if (ending === "killed") {
+    if (ending === "next try") return;
+    if (!isStop(ending)) {
       this.#lostAt = fault.at;
       await eventually("it is gone", isGone);
       return;
@@ -287,6 +330,10 @@ class Run {
       if (this.accepts === "neither") this.wrong.push("Nobody accepts any more");
       return;
     }
+    if (ending === "next try") {
+      if (this.accepts !== "new") this.wrong.push(`Not the new one accepts: ${this.accepts}`);
+      return;
+    }
     const { then } = steps.find((each) => each.side === side && each.step === step)!;
     // One that got no answer in time has given up.
     const expected = ending === "killed later" && side === "old" && isSole({ side, step })
@@ -294,6 +341,12 @@ class Run {
       : then;
     if (this.accepts === expected) return;
     this.wrong.push(`It is to be the ${expected} one that accepts, and is the ${this.accepts}`);
+  }
+
+  /** That restart() has waited for the next try. */
+  #checkTold(told: number | Frame | undefined, pid: number): void {
+    if (typeof told === "number" || told?.type === "done" && told.pid === pid) return;
+    this.wrong.push(`The restart is to be done, by process ${pid}, and is ${JSON.stringify(told)}`);
   }
 
   /** The next restart works; with another process that is stopped meanwhile, if there is one. */
@@ -396,7 +449,7 @@ export async function failOften(
     each?.(figures);
     if (i === count) return all;
     const { side, step } = failing[i % failing.length];
-    service.arm({ side, step, signal: "SIGKILL" });
+    service.arm({ side, step, way: "SIGKILL" });
     const answer = await service.restart();
     if (answer?.type !== "failed") {
       throw new Error(`Restart ${i + 1}, killed at ${step}: ${JSON.stringify(answer)}`);
@@ -546,13 +599,15 @@ function rows(outcomes: Map<Scenario, Outcome[]>): string[] {
     const row = table.get(name)!;
     row.set(ending, [...row.get(ending) ?? [], ...some]);
   }
-  const line = (cells: string[]) => cells.map((cell) => cell.padEnd(18)).join(" ").trimEnd();
-  const head = line(["", ...endings]);
+  const tried = endings.filter((ending) => [...table.values()].some((row) => row.has(ending)));
+  const line = (cells: string[]) =>
+    cells.map((cell, i) => cell.padEnd(Math.max(16, (tried[i - 1] ?? "").length))).join(" ")
+      .trimEnd();
   return [
-    head,
+    line(["", ...tried]),
     ...Array.from(
       table,
-      ([name, row]) => line([name, ...endings.map((ending) => cell(row.get(ending) ?? []))]),
+      ([name, row]) => line([name, ...tried.map((ending) => cell(row.get(ending) ?? []))]),
     ),
   ];
 }
