@@ -2,6 +2,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import {
   attempt,
   attemptAll,
+  type AttemptOptions,
+  ends,
   failOften,
   growth,
   named,
@@ -12,32 +14,71 @@ import {
 } from "./faults.ts";
 import type { Figures } from "./fixtures/fault_service.ts";
 import { test } from "./guard.ts";
+import { native, versions } from "./matrix.ts";
 
 /** More at the same time where they wait most of it. */
 const [forKills, forStops] = [4, 8];
 
-async function assertAll(chosen: Scenario[], workers: number): Promise<void> {
+async function assertAll(
+  chosen: Scenario[],
+  workers: number,
+  options: AttemptOptions = {},
+): Promise<void> {
   const wrong: string[] = [];
   let answered = 0;
   await attemptAll(chosen, workers, (scenario, outcome) => {
     answered += outcome.answered;
     if (outcome.wrong.length === 0) return;
     wrong.push(`${named(scenario)}:\n${outcome.wrong.join("\n")}\n${outcome.printed}`);
-  });
+  }, options);
   assert(wrong.length === 0, wrong.join("\n"));
   assert(answered > 20 * chosen.length);
 }
 
-test("every step of a handover is one to be killed and to be stopped at, on either side", () => {
+test("every step of a handover is one to end in every way and to be stopped at, on either side", () => {
   for (const { side, step } of steps) {
     const tried = scenarios.filter((each) => each.side === side && each.step === step);
     const endings = new Set(tried.map(({ ending }) => ending));
-    assertEquals(endings.size, 4, `${side} ${step}`);
+    endings.delete("next try");
+    assertEquals(endings.size, ends.length + 3, `${side} ${step}`);
   }
+  assert(scenarios.some(({ ending }) => ending === "next try"));
 });
 
 test("whoever is killed at whatever step, one generation accepts and loses nothing", async () => {
   await assertAll(scenarios.filter(({ ending }) => ending === "killed"), forKills);
+});
+
+/** Where what the old generation started depends on it most, and where it depends on what it started. */
+const tellingSteps = ["asked", "withdrawn", "probation"];
+
+/** In other ways than by SIGKILL, where one of the two has started the other one. */
+const otherEnds = scenarios.filter(({ ending, step, via }) =>
+  via === "restart" && ends.some((each) => each === ending && each !== "killed") &&
+  (ending === "uncaught error" || tellingSteps.includes(step))
+);
+
+test("in whatever way a process ends at whatever step, one generation accepts and loses nothing", async () => {
+  await assertAll(otherEnds, forKills);
+});
+
+for (const version of [versions[0], "2.5.6"]) {
+  const runtime = await native(version);
+  const ignore = "skipped" in runtime;
+  if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
+  test(
+    `on Deno ${version}, in whatever way a process ends, one generation accepts and loses nothing`,
+    { ignore },
+    async () => {
+      if ("skipped" in runtime) return;
+      const chosen = otherEnds.filter(({ step }) => tellingSteps.includes(step));
+      await assertAll(chosen, forKills, { deno: runtime.command });
+    },
+  );
+}
+
+test("a next generation that fails, and tries again, takes over, and nothing is lost", async () => {
+  await assertAll(scenarios.filter(({ ending }) => ending === "next try"), forKills);
 });
 
 test("whoever stops at whatever step and goes on, one generation accepts and nothing is lost", async () => {

@@ -25,6 +25,7 @@ is to be, with 1 when something was not, with 2 for wrong arguments.
                  or "out of memory"; or stopped and then "continued", "continued late" or "killed later";
                  or, of the new one, an error that it catches, and a "next try"
   --via V        the next generation is started by a "command", or by the old one's "restart"
+  --deno PATH    the service runs on that Deno
   --workers W    W at the same time (4)
   --restarts N   instead, restart N times in a row, and look what grows
   --failures N   instead, let N restarts in a row fail, and look what grows
@@ -149,10 +150,16 @@ const longerThanAll = 3500;
 /** New connections that have to be answered by one process. */
 const probes = 20;
 
+/** How to try it. */
+export interface AttemptOptions extends Pick<FaultyOptions, "defect" | "probation"> {
+  /** The Deno that runs the service, and its first arguments. @default {this one} */
+  deno?: string[];
+}
+
 /** Tries it. */
 export async function attempt(
   scenario: Scenario,
-  { defect, probation }: Pick<FaultyOptions, "defect" | "probation"> = {},
+  { defect, probation, deno }: AttemptOptions = {},
 ): Promise<Outcome> {
   const began = performance.now();
   const timeouts = isStop(scenario.ending) ? impatient : patient;
@@ -160,7 +167,7 @@ export async function attempt(
     ...timeouts,
     ...(probation !== undefined && { probation }),
     defect,
-  });
+  }, deno);
   const run = new Run(service, scenario);
   await run.all();
   const { wrong, accepts, excused, load } = run;
@@ -503,6 +510,7 @@ interface Options {
   restarts: number | undefined;
   failures: number | undefined;
   verbose: boolean;
+  deno: string[] | undefined;
   chosen: Scenario[];
 }
 
@@ -518,6 +526,7 @@ function options(args: string[]): Options | "help" {
       via: { type: "string" },
       restarts: { type: "string" },
       failures: { type: "string" },
+      deno: { type: "string" },
       verbose: { type: "boolean", default: false },
       help: { type: "boolean", default: false },
     },
@@ -538,6 +547,7 @@ function options(args: string[]): Options | "help" {
     restarts: values.restarts === undefined ? undefined : number("restarts", values.restarts),
     failures: values.failures === undefined ? undefined : number("failures", values.failures),
     verbose: values.verbose,
+    deno: values.deno === undefined ? undefined : [values.deno],
     chosen,
   };
 }
@@ -553,10 +563,11 @@ export async function attemptAll(
   all: Scenario[],
   workers: number,
   each: (scenario: Scenario, outcome: Outcome) => void,
+  options: AttemptOptions = {},
 ): Promise<void> {
   const left = all.slice();
   const work = async () => {
-    for (let next; (next = left.shift());) each(next, await attempt(next));
+    for (let next; (next = left.shift());) each(next, await attempt(next, options));
   };
   await Promise.all(Array.from({ length: workers }, work));
 }
@@ -566,7 +577,7 @@ export function named({ side, step, ending, via }: Scenario): string {
   return `${side} ${ending} at "${step}", started by ${via}`;
 }
 
-async function faults({ chosen, repeat, workers, verbose }: Options): Promise<number> {
+async function faults({ chosen, repeat, workers, verbose, deno }: Options): Promise<number> {
   const began = performance.now();
   const outcomes = new Map<Scenario, Outcome[]>(chosen.map((scenario) => [scenario, []]));
   await attemptAll(
@@ -577,6 +588,7 @@ async function faults({ chosen, repeat, workers, verbose }: Options): Promise<nu
       for (const wrong of outcome.wrong) console.log(`FAILED: ${named(scenario)}: ${wrong}`);
       if (verbose && outcome.wrong.length > 0) console.log(outcome.printed);
     },
+    { deno },
   );
   for (const row of rows(outcomes)) console.log(row);
   const all = [...outcomes.values()].flat();
