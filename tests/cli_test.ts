@@ -89,7 +89,7 @@ test("a restart that fails says why", async () => {
   await using _service = await serving(path, "--fail", "out of luck");
   const { code, stderr } = await run("restart", path);
   assertEquals(code, 1);
-  assertMatch(stderr, /^The restart failed: .* ended with code 1; .*out of luck/s);
+  assertMatch(stderr, /^The restart failed: .* has ended; .*out of luck/s);
   assertMatch((await run("status", path)).stdout, /^generation {2}1, /);
 });
 

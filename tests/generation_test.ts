@@ -377,12 +377,17 @@ test("a command that goes on when the process that it has started fails is known
   using directory = new Directory();
   const path = directory.join("app.sock");
   const fixture = new URL("./fixtures/generation.ts", import.meta.url).pathname;
-  const app = await begin(path, { readyTimeout: 20_000 });
+  const app = await begin(path, { readyTimeout: 5000 });
   await app.ready();
   const script = `"$0" run -A "$1" "$2" --fail "out of luck" <&-; exec sleep 600`;
   const args = ["-c", script, Deno.execPath(), fixture, path];
   const restarting = app.restart({ program: "sh", args });
-  await assertRejects(() => restarting, HandoverError, "ended before it was ready");
+  // It might start another one.
+  await assertRejects(
+    () => restarting,
+    HandoverError,
+    "was not ready after 5000 ms; when it tried: The next generation ended before it was ready",
+  );
   assertEquals(app.status().state, "serving");
   await app.stop();
 });
@@ -409,7 +414,7 @@ test("a restart on a signal, and a failed one with its reason", async () => {
   const [port] = await numbers(first, "port");
   await line(first, "serving: 1");
   Deno.kill(first.pid, "SIGUSR2");
-  await line(first, /^error: The restart failed; .* ended with code 1; .*out of luck/);
+  await line(first, /^error: The restart failed; .* has ended; .*out of luck/);
   await first.tell("restart");
   await line(first, /^failed: ERR_HANDOVER_FAILED The next generation, .* out of luck/);
   assertMatch(await asked(port), /^1 /);
@@ -427,7 +432,7 @@ test("when restart() has failed, the next one may begin", async () => {
   const linger = new URL("./fixtures/linger.ts", import.meta.url).pathname;
   const command = { program: Deno.execPath(), args: ["run", "-A", linger, path] };
   for (let i = 0; i < 2; i++) {
-    await assertRejects(() => app.restart(command), HandoverError, "ended with code 3");
+    await assertRejects(() => app.restart(command), HandoverError, "has ended");
     assertEquals(app.status().state, "serving");
   }
   await app.stop();
@@ -481,20 +486,172 @@ test("a process that another one started takes over, though that one has ended",
   await until(() => pathStatus(path) === undefined);
 });
 
+test("what restart() starts is no child, and gets its arguments, environment and signals as they are", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const cwd = directory.join("a directory");
+  Deno.mkdirSync(cwd);
+  const args = [
+    "",
+    "two words",
+    "two\nlines",
+    `"double" and 'single'`,
+    "$HOME",
+    "`id`",
+    "*",
+    "\\",
+    "ä",
+  ];
+  const env = { "with.dot": "two words", "with-dash": "=", PLAIN: "two\nlines" };
+  await using first = new Child("./started.ts", [path, cwd, ...args], { env });
+  const before = JSON.parse(await first.line());
+  const after = JSON.parse(await first.line());
+  assertEquals(before.parent, Deno.pid);
+  assert(after.parent !== before.pid, "it is a child of the generation before");
+  assertEquals(after.args, [path, cwd, ...args]);
+  assertEquals(after.cwd, cwd);
+  assertEquals(after.environment["PWD"], cwd);
+  for (const [name, value] of Object.entries(env)) {
+    assertEquals(after.environment[name], value);
+  }
+  // SIGINT and SIGQUIT are those that a shell sets aside for what it starts beside itself.
+  assertEquals(after.signals, before.signals);
+  assertEquals(after.stdin, "/dev/null");
+  assertEquals(after.program, before.program);
+  await line(first, "restarted");
+  Deno.kill(after.pid, "SIGTERM");
+  assertEquals((await first.ended()).code, 0);
+});
+
+test("a program that fails before it is ready, and tries again, is waited for", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const tries = new URL("./fixtures/tries.ts", import.meta.url).pathname;
+  const app = await begin(path, { readyTimeout: 60_000 });
+  const port = portOf(app.serve(here, saying("first")));
+  await app.ready();
+  // Longer than a process that has failed took to end.
+  const args = ["run", "-A", "--no-check", tries, path, "3", "1500"];
+  const { pid, generation } = await app.restart({ program: Deno.execPath(), args });
+  assertEquals(generation, 2);
+  await app.finished;
+  assertEquals(await asked(port), `${pid}, in try 3`);
+  Deno.kill(pid, "SIGTERM");
+  await until(() => pathStatus(path) === undefined);
+});
+
+test("a program that fails again and again is ended when its time is over", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const tries = new URL("./fixtures/tries.ts", import.meta.url).pathname;
+  const app = await begin(path, { readyTimeout: 3000 });
+  await app.ready();
+  const args = ["run", "-A", "--no-check", tries, path, "1000000", "0"];
+  const error = await assertRejects(
+    () => app.restart({ program: Deno.execPath(), args }),
+    HandoverError,
+    "was not ready after 3000 ms; when it tried: ",
+  );
+  assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
+  const pid = Number(/process (\d+)/.exec(error.message)![1]);
+  await until(() => !isRunning(pid));
+  await until(() => app.status().state === "serving");
+  await app.stop();
+});
+
+test("a stranger that names the process that restart() has started is not taken for it", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const enough = directory.join("enough");
+  const app = await begin(path);
+  const port = portOf(app.serve(here, saying("first")));
+  await app.ready();
+  const generation = new URL("./fixtures/generation.ts", import.meta.url).pathname;
+  // It waits, and then becomes the next generation: with the same number.
+  const script = `echo "$$" >"$0.new"; mv "$0.new" "$0.pid"
+    until [ -e "$0" ]; do sleep 0.01; done; exec "$@"`;
+  const started = [Deno.execPath(), "run", "-A", generation, path];
+  const restarting = app.restart({ program: "sh", args: ["-c", script, enough, ...started] });
+  await until(() => pathStatus(`${enough}.pid`) !== undefined);
+  const pid = Number(Deno.readTextFileSync(`${enough}.pid`));
+  {
+    using channel = new Channel(await connect(path));
+    await channel.send({ type: "hello", version: 1, pid });
+    const offer = await channel.receive() as Frame & { type: "offer" };
+    assertEquals(offer.items.map(({ kind }) => kind), ["control", "listener"]);
+  }
+  await until(() => app.status().state === "serving");
+  // What it does is not held against the other one, which was ended after a second.
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  Deno.writeTextFileSync(enough, "");
+  assertEquals(await restarting, { pid, generation: 2 });
+  assertEquals(await asked(port), `2 ${pid}`);
+  await app.finished;
+  Deno.kill(pid, "SIGTERM");
+  await until(() => pathStatus(path) === undefined);
+});
+
+test("a probation has a limit: a longer one is refused, and the generation that runs goes on", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const app = await begin(path, { logger: log });
+  const port = portOf(app.serve(here, saying("first")));
+  await app.ready();
+  const next = await begin(path, { probation: 300_001 });
+  next.serve(here, saying("next"));
+  await assertRejects(() => next.ready(), HandoverError, "asks for a probation of 300001 ms");
+  await assertRejects(() => next.finished, HandoverError);
+  assertEquals(app.status().state, "serving");
+  assertEquals(await asked(port), "first");
+  // One that is longer than that of the generation that runs is usual.
+  const third = await begin(path, { probation: 300_000 });
+  third.serve(here, saying("third"));
+  await third.ready();
+  assertEquals(await asked(port), "third");
+  await third.stop();
+  await app.finished;
+});
+
+test("a generation with a long probation of its own accepts as long a one", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path, { probation: 1e9 });
+  await app.ready();
+  const next = await begin(path, { probation: 1e9 });
+  await next.ready();
+  await next.stop();
+  await app.finished;
+});
+
 test("restart() with another command, that cannot be started or does not take over", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const app = await begin(path, { readyTimeout: 300 });
   const port = portOf(app.serve(here, saying("first")));
   await app.ready();
-  await assertRejects(
-    () => app.restart({ program: "/nonexistent/program", args: [] }),
-    Deno.errors.NotFound,
-  );
+  const { NotFound, PermissionDenied } = Deno.errors;
+  for (
+    const [program, cwd, error, message] of [
+      ["/nonexistent/program", undefined, NotFound, "there is no such program"],
+      ["no-program-of-that-name", undefined, NotFound, "there is no such program"],
+      ["./nonexistent", directory.path, NotFound, "there is no such program"],
+      ["/etc/passwd", undefined, PermissionDenied, "it is no program that may run"],
+      [directory.path, undefined, PermissionDenied, "it is no program that may run"],
+      ["true", directory.join("none"), NotFound, "there is no such directory"],
+    ] as const
+  ) {
+    const where = cwd === undefined ? "" : ` in ${JSON.stringify(cwd)}`;
+    await assertRejects(
+      () => app.restart({ program, args: [], cwd }),
+      error,
+      `Cannot start ${JSON.stringify(program)}${where}: ${message}`,
+    );
+  }
   const failed = await assertRejects(
     () => app.restart({ program: "sh", args: ["-c", "echo never mind >&2; exit 3"] }),
     HandoverError,
-    "ended with code 3; the last it said was: never mind",
+    "has ended; the last it said was: never mind",
   );
   assertEquals(failed.code, "ERR_HANDOVER_FAILED");
   const late = await assertRejects(
