@@ -106,7 +106,7 @@ export interface Origin {
 /** A restart that somebody waits for. */
 interface Attempt {
   successor: Successor;
-  /** Its latest try to take over. Resolves when that is over. */
+  /** Its try to take over, while there is one. Resolves when that is over. */
   handover?: Promise<void>;
   /** Whether it has said that it accepts: from then on it has clients, and is not ended. */
   isReady: boolean;
@@ -498,11 +498,16 @@ export class Generation implements AsyncDisposable {
       attempt.outcome.reject(new HandoverError(`${named(successor)} has ended${words}`));
     }, (error) => attempt.outcome.reject(error));
     const over = new AbortController();
-    pause(readyTimeout, over.signal).then(() => {
+    pause(readyTimeout, over.signal).then(async () => {
       if (attempt.isReady) return;
       const why = attempt.failure ? `; when it tried: ${attempt.failure.message}` : "";
       const what = `${named(successor)} was not ready after ${readyTimeout} ms${why}`;
-      this.#giveUp(attempt, new HandoverError(what, "ERR_HANDOVER_TIMEOUT"));
+      const error = new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
+      successor.kill();
+      // When the restart has failed, the next one may begin.
+      if (attempt.handover) this.#handover?.abort(error);
+      await attempt.handover?.catch(() => {});
+      attempt.outcome.reject(error);
     }, () => {});
     try {
       const outcome = await attempt.outcome.promise;
@@ -651,6 +656,8 @@ export class Generation implements AsyncDisposable {
     } catch (error) {
       attempt?.outcome.reject(error);
       throw error;
+    } finally {
+      if (attempt) attempt.handover = undefined;
     }
   }
 

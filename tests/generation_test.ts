@@ -398,12 +398,18 @@ test("generations of HTTP over TCP need the C library and a new port of loopback
   const deno = ["run", "--no-prompt", "--allow-ffi", "--allow-net=127.0.0.1:0"];
   await using first = new Child("./generation.ts", [path], { deno });
   await line(first, "serving: 1");
-  await using second = new Child("./generation.ts", [path], { deno });
+  // Starting the next one oneself needs one permission more.
+  await first.tell("restart");
+  await line(first, /^failed: .*--allow-run/);
+  const running = [...deno, "--allow-run=/bin/sh"];
+  await using second = new Child("./generation.ts", [path], { deno: running });
+  const [port] = await numbers(second, "port");
   await line(second, "serving: 2");
   await line(first, "finished");
-  // Starting the next one oneself needs one permission more.
   await second.tell("restart");
-  await line(second, /^failed: .*--allow-run/);
+  await line(second, "restarted: 3");
+  Deno.kill(Number((await asked(port)).split(" ")[1]), "SIGTERM");
+  assertEquals((await second.ended()).code, 0);
 });
 
 test("a restart on a signal, and a failed one with its reason", async () => {
@@ -556,6 +562,22 @@ test("a program that fails again and again is ended when its time is over", asyn
   const pid = Number(/process (\d+)/.exec(error.message)![1]);
   await until(() => !isRunning(pid));
   await until(() => app.status().state === "serving");
+  await app.stop();
+});
+
+test("when the time of a restart is over in its handover, the next one may begin", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path, { readyTimeout: 2000 });
+  await app.ready();
+  const fixture = new URL("./fixtures/generation.ts", import.meta.url).pathname;
+  const args = ["run", "-A", "--no-check", fixture, path, "--say", "wait"];
+  for (let i = 0; i < 3; i++) {
+    const restarting = app.restart({ program: Deno.execPath(), args });
+    await until(() => app.status().state === "handing over");
+    await assertRejects(() => restarting, HandoverError, "was not ready after 2000 ms");
+    assertEquals(app.status().state, "serving");
+  }
   await app.stop();
 });
 
