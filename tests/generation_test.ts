@@ -31,6 +31,11 @@ import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 import { native, versions } from "./matrix.ts";
 
+const canUnshare = await unshares();
+if (!canUnshare) {
+  console.log("generation_test.ts: without a PID namespace, process 1 is not tested");
+}
+
 test("the first generation serves from ready() on, and stop() leaves nothing behind", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
@@ -527,6 +532,14 @@ test("what restart() starts is no child, and gets its arguments, environment and
   await line(first, "restarted");
   Deno.kill(after.pid, "SIGTERM");
   assertEquals((await first.ended()).code, 0);
+});
+
+test("as process 1, a generation leaves no zombie of a restart that failed", {
+  ignore: !canUnshare,
+}, async () => {
+  const through = ["unshare", "--pid", "--fork", "--mount-proc"];
+  await using child = new Child("./zombies.ts", [], { through });
+  assertEquals(JSON.parse(await child.line()), [1, 2, []]);
 });
 
 test("a program that fails before it is ready, and tries again, is waited for", async () => {
@@ -1027,4 +1040,14 @@ async function line(child: Child, wanted: string | RegExp): Promise<string> {
 async function numbers(child: Child, name: string): Promise<number[]> {
   const said = await line(child, new RegExp(`^${name}: `));
   return said.slice(name.length + 2).split(" ").map(Number);
+}
+
+async function unshares(): Promise<boolean> {
+  try {
+    const args = ["--pid", "--fork", "--mount-proc", "true"];
+    return (await new Deno.Command("unshare", { args }).output()).success;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
 }
