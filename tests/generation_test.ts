@@ -602,9 +602,9 @@ test("a stranger that names the process that restart() has started is not taken 
   const port = portOf(app.serve(here, saying("first")));
   await app.ready();
   const generation = new URL("./fixtures/generation.ts", import.meta.url).pathname;
-  // It waits, and then becomes the next generation: with the same number.
+  // It waits, and then becomes the next generation: with the same number, by which alone it is known.
   const script = `echo "$$" >"$0.new"; mv "$0.new" "$0.pid"
-    until [ -e "$0" ]; do sleep 0.01; done; exec "$@"`;
+    until [ -e "$0" ]; do sleep 0.01; done; exec env -u GRACEFUL_TOKEN "$@"`;
   const started = [Deno.execPath(), "run", "-A", generation, path];
   const restarting = app.restart({ program: "sh", args: ["-c", script, enough, ...started] });
   await until(() => pathStatus(`${enough}.pid`) !== undefined);
