@@ -18,7 +18,7 @@ import {
   sendListener,
   sequenceHandler,
 } from "../mod.ts";
-import { pathStatus } from "../ffi/file.ts";
+import { pathStatus, readLink } from "../ffi/file.ts";
 import { isRunning } from "../ffi/proc.ts";
 import { Channel } from "../lib/channel.ts";
 import { encodeFrame, type Frame } from "../lib/frame.ts";
@@ -620,6 +620,8 @@ test("a stranger that names the process that restart() has started is not taken 
   await new Promise((resolve) => setTimeout(resolve, 1500));
   Deno.writeTextFileSync(enough, "");
   assertEquals(await restarting, { pid, generation: 2 });
+  // It is offered this one's output.
+  assertEquals(readLink(`/proc/${pid}/fd/1`), readLink("/proc/self/fd/1"));
   assertEquals(await asked(port), `2 ${pid}`);
   await app.finished;
   Deno.kill(pid, "SIGTERM");
