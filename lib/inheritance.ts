@@ -6,6 +6,7 @@
  */
 
 import type { Fd } from "../ffi/fd.ts";
+import { quoted } from "../ffi/quote.ts";
 import type { Address } from "../ffi/sockaddr.ts";
 import { localAddress, socketKind } from "../ffi/socket.ts";
 import type { OfferedItem } from "./frame.ts";
@@ -110,13 +111,19 @@ export class Inheritance implements Disposable {
    * that was, in words.
    */
   clear(): string[] {
-    for (const { item, fd } of this.#left) {
-      if (item.kind === "listener" && item.path !== undefined) {
+    const left = this.#left.map((inherited) => {
+      const { item, fd } = inherited;
+      let words = describe(inherited);
+      if (item.kind !== "listener" || item.path === undefined) return words;
+      try {
         // Another service may have the path by now.
         new UnixListener(fd!, item.path).leave();
+      } catch (error) {
+        // Whether this process may remove it is up to its directory.
+        words += ` (its path stays: ${(error as Error).message})`;
       }
-    }
-    const left = this.#left.map(describe);
+      return words;
+    });
     this[Symbol.dispose]();
     return left;
   }
@@ -131,7 +138,7 @@ export class Inheritance implements Disposable {
 const bound = "";
 
 function describe({ item }: Inherited): string {
-  return item.key === bound ? item.kind : `${item.kind} ${JSON.stringify(item.key)}`;
+  return item.key === bound ? item.kind : `${item.kind} ${quoted(item.key)}`;
 }
 
 /**
