@@ -104,15 +104,17 @@ class WrongField extends Error {
   override name = "WrongField";
 
   constructor(value: unknown, where: string, wanted: string) {
-    const what = typeof value === "number" || value === null || value === undefined
-      ? String(value)
-      : Array.isArray(value)
-      ? `an array of ${value.length}`
-      : typeof value === "string"
-      ? `a text of ${value.length} characters`
-      : `of type ${typeof value}`;
-    super(`${where} is ${what}, where ${wanted} belongs`);
+    super(`${where} is ${nameOf(value)}, where ${wanted} belongs`);
   }
+}
+
+/** A value in a few words, and without its text: that is as long as the other process likes. */
+function nameOf(value: unknown): string {
+  if (value === undefined) return "missing";
+  if (typeof value === "number" || value === null) return String(value);
+  if (typeof value === "string") return `a text of ${value.length} characters`;
+  if (Array.isArray(value)) return `an array of ${value.length}`;
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
 }
 
 function integer(what: string, least: number, most: number): Check<number> {

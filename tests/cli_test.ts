@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fdHandler, listen, listenAndServe, PeerNotAllowedError, start } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -127,7 +127,8 @@ test("what is no service is named", async () => {
     for (const command of ["status", "restart", "stop"]) {
       const { code, stderr } = await run(command, other);
       const what = `What listens at "${other}" is no generation of a service`;
-      assertEquals([code, stderr], [1, `${what}: it speaks another protocol\n`]);
+      assertEquals(code, 1);
+      assert(stderr.startsWith(`${what}: it speaks another protocol: A frame of `), stderr);
     }
   }
   using silent = listen(directory.join("silent.sock"));
