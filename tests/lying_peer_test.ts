@@ -272,6 +272,18 @@ for (const [what, words] of Object.entries(lateWords)) {
   });
 }
 
+test("the last words of a next generation that fails are fit to be printed", async () => {
+  using directory = new Directory();
+  const program =
+    `printf '\\033[31merror\\033[0m: \\033[2Jx\\n\\tat main\\nforged line' >&2; exit 1`;
+  await using app = await begin(directory.join("app.sock"), {
+    command: { program: "sh", args: ["-c", program] },
+  });
+  await app.ready();
+  const words = "error: \\u001b[2Jx\n    at main\n    forged line";
+  await assertRejects(() => app.restart(), HandoverError, `the last it said was: ${words}`);
+});
+
 test("what nobody asked for is closed, even where the path of it cannot be removed", () => {
   using inheritance = new Inheritance();
   using listening = listenOn(boundInet(c.SOCK_STREAM));
