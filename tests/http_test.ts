@@ -482,6 +482,28 @@ test("what queues while drain() waits is left to the other holder", async () => 
   }
 });
 
+test("a handler's failure that cannot be printed is answered like any other", async () => {
+  using directory = new Directory();
+  const server = serveHttp(listening("127.0.0.1", directory).fd, () => {
+    throw new Error("on purpose");
+  });
+  const client = await Client.dial(server.addr);
+  const { error } = console;
+  console.error = () => {
+    throw new Error("No space left on device");
+  };
+  try {
+    assertEquals((await client.request()).status, 500);
+    const draining = drain(server);
+    const { status, headers } = await client.request();
+    assertEquals([status, headers.get("connection")], [500, "close"]);
+    client.conn.close();
+    await draining;
+  } finally {
+    console.error = error;
+  }
+});
+
 test("while it drains, every kind of answer says Connection: close", async () => {
   using directory = new Directory();
   const upstream = Deno.serve(

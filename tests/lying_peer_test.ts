@@ -254,6 +254,8 @@ for (const [what, words] of Object.entries(lateWords)) {
     await channel.send(offer as Frame, {
       descriptors: [{ fd: listener.fd }, { fd: listening }],
     });
+    // Where the other one has ended nobody is to be connected.
+    listening.close();
     assertEquals((await channel.receive())?.type, "ready");
     await channel.send({ type: "draining" });
     while (await next.line() !== "serving: 2");
