@@ -18,7 +18,7 @@
  * @module
  */
 
-import { indented, quoted } from "../ffi/quote.ts";
+import { escaped, indented, quoted } from "../ffi/quote.ts";
 import { HandoverError } from "./errors.ts";
 
 /** The version of this protocol: another one is refused, with this one named. */
@@ -332,8 +332,10 @@ export function decodeFrame(body: Uint8Array): Frame {
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
-  } catch (cause) {
-    throw new HandoverError("A frame is not JSON", "ERR_HANDOVER_PROTOCOL", { cause });
+  } catch (error) {
+    // V8 quotes what it cannot parse, as it is: as the cause, it would be printed so.
+    const why = escaped((error as Error).message);
+    throw new HandoverError(`A frame is not JSON: ${why}`, "ERR_HANDOVER_PROTOCOL");
   }
   return checked(value);
 }

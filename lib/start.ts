@@ -132,9 +132,7 @@ async function receiveForeign(
   using received = new DisposableStack();
   received.use(conn);
   const take: ReceiveCallback = (fd, meta) => {
-    const { donor } = fd;
-    const name = meta ? new TextDecoder().decode(meta) : "";
-    inheritance.addForeign(new Fd(fd.take(), donor), name);
+    inheritance.addForeign(fd, meta ? new TextDecoder().decode(meta) : "");
   };
   using late = expiring(answerTimeout, () => {
     const what = `The server at ${formatPath(path)} has sent nothing for ${answerTimeout} ms`;

@@ -228,6 +228,11 @@ Deno.test("what is no frame is refused", () => {
     assertEquals(error.code, "ERR_HANDOVER_PROTOCOL");
   }
   assertThrows(() => decodeFrame(Uint8Array.of(0x22, 0xff, 0x22)), HandoverError, "not JSON");
+  // What cannot be parsed is quoted in V8's words.
+  const escapes = new TextEncoder().encode("\x1b[2J\x07");
+  const { message, cause } = assertThrows(() => decodeFrame(escapes), HandoverError, "not JSON");
+  assertMatch(message, /^[^\p{Cc}]+\\u001b\[2J[^\p{Cc}]+$/u);
+  assertEquals(cause, undefined);
 });
 
 Deno.test("a length of nothing, or over the limit, is refused before anything is allocated", () => {

@@ -7,11 +7,12 @@
 
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { c } from "../ffi/abi.ts";
+import { libc } from "../ffi/libc.ts";
 import { localAddress } from "../ffi/socket.ts";
 import { Channel } from "../lib/channel.ts";
 import type { Frame, OfferedItem } from "../lib/frame.ts";
 import { Inheritance } from "../lib/inheritance.ts";
-import { connect, type Fd, HandoverError, listen } from "../mod.ts";
+import { connect, Fd, fdHandler, HandoverError, listen, listenAndServe } from "../mod.ts";
 import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -221,6 +222,21 @@ for (const [what, { item, make }] of Object.entries(misfits)) {
     assertEquals(error.code, "ERR_HANDOVER_PROTOCOL");
   });
 }
+
+test("a descriptor of the predecessor's that is of no use is closed", async () => {
+  using directory = new Directory();
+  const O_PATH = 0o10000000;
+  const name = new TextEncoder().encode("/dev/null\0");
+  // Not even getsockopt(2) takes one of these (open(2)).
+  using useless = new Fd(libc().open(name, O_PATH | c.O_CLOEXEC, 0));
+  const theirs = directory.join("theirs.sock");
+  await using _server = listenAndServe(theirs, fdHandler(useless), { logger: {} });
+  await assertRejects(
+    () => begin(directory.join("app.sock"), { predecessor: theirs }),
+    Deno.errors.BadResource,
+  );
+  // The guard of this test sees whether one is left.
+});
 
 /** What a generation before may say when the next one serves. */
 const lateWords: Record<string, Uint8Array> = {
