@@ -250,7 +250,7 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Keeps something for the next generation, under a name: a descriptor, which stays the caller's, or
-   * bytes, or a function that is asked for them when the next generation comes.
+   * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
    */
   keep(name: string, value: Keepable): void {
     const kept = toKeep(value);

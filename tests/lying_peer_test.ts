@@ -290,6 +290,46 @@ for (const [what, words] of Object.entries(lateWords)) {
   });
 }
 
+const namespace = ["unshare", "--pid", "--fork", "--kill-child"];
+const noNamespace = await whyNoNamespace();
+if (noNamespace) console.log(`lying_peer_test.ts: no test of PID namespaces: ${noNamespace}`);
+
+test("the number of a process of another PID namespace is not taken for one of this", {
+  ignore: noNamespace !== undefined,
+}, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  using listening = listenOn(boundInet(c.SOCK_STREAM));
+  using listener = listen(path);
+  await using next = new Child("./generation.ts", [path, "--probation", "10"], {
+    through: namespace,
+  });
+  {
+    using channel = new Channel(await listener.accept());
+    await channel.receive();
+    // In there this process has no number, and its own one is another process's, or nobody's.
+    const items = [control, { ...web, donor: Deno.pid }];
+    await channel.send({ ...offer, items } as Frame, {
+      descriptors: [{ fd: listener.fd }, { fd: listening }],
+    });
+    assertEquals((await channel.receive())?.type, "ready");
+    await channel.send({ type: "draining" });
+    assertEquals((await channel.receive())?.type, "healthy");
+  }
+  while (await next.line() !== "serving: 2");
+  let donors: (number | undefined)[] = [];
+  await until(async () => {
+    using channel = new Channel(await connect(path));
+    await channel.send({ type: "hello", version: 1, pid: 7 });
+    const answer = await channel.receive();
+    if (answer?.type !== "offer") return false;
+    for (const { fd } of await channel.receiveDescriptors(answer.items.length)) fd.close();
+    donors = answer.items.map(({ donor }) => donor);
+    return true;
+  });
+  assertEquals(donors, [undefined, 0]);
+});
+
 test("the last words of a next generation that fails are fit to be printed", async () => {
   using directory = new Directory();
   const program =
@@ -312,3 +352,15 @@ test("what nobody asked for is closed, even where the path of it cannot be remov
   assertStringIncludes(a, `listener "a" (its path stays: `);
   assertStringIncludes(b, `listener "b\\u001b[2J" (`);
 });
+
+/** Why there are no PID namespaces here; undefined when there are. */
+async function whyNoNamespace(): Promise<string | undefined> {
+  try {
+    const [command, ...args] = [...namespace, "true"];
+    const { success, stderr } = await new Deno.Command(command, { args }).output();
+    return success ? undefined : new TextDecoder().decode(stderr).trim();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return "unshare is not installed";
+    throw error;
+  }
+}
