@@ -88,7 +88,7 @@ export class Channel implements Disposable {
     try {
       await this.send(frame);
     } catch (error) {
-      if (!(error instanceof Deno.errors.BrokenPipe || isEnd(error))) throw error;
+      if (!(error instanceof Deno.errors.BrokenPipe)) throw error;
     }
   }
 
