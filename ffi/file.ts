@@ -8,6 +8,7 @@ import { c, errnos, statVersion, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
 import { cString, libc } from "./libc.ts";
+import { quoted } from "./quote.ts";
 import { struct } from "./struct.ts";
 
 /** What kind of file a descriptor is open on, and which one. */
@@ -152,7 +153,10 @@ export function lockFile(path: string, attempt: string): number | undefined {
 
 /** link(2): another name for the same file. */
 export function link(from: string, to: string): void {
-  check(libc().link(cString(from), cString(to)), () => `Cannot link "${from}" to "${to}"`);
+  check(
+    libc().link(cString(from), cString(to)),
+    () => `Cannot link ${quoted(from)} to ${quoted(to)}`,
+  );
 }
 
 /** unlink(2); gives whether there was something to remove. */
@@ -162,12 +166,15 @@ export function unlink(path: string): boolean {
 
 /** rename(2): `to` is replaced in one step. */
 export function rename(from: string, to: string): void {
-  check(libc().rename(cString(from), cString(to)), () => `Cannot rename "${from}" to "${to}"`);
+  check(
+    libc().rename(cString(from), cString(to)),
+    () => `Cannot rename ${quoted(from)} to ${quoted(to)}`,
+  );
 }
 
 /** chmod(2). */
 export function setMode(path: string, mode: number): void {
-  check(libc().chmod(cString(path), mode), () => `Cannot change the mode of "${path}"`);
+  check(libc().chmod(cString(path), mode), () => `Cannot change the mode of ${quoted(path)}`);
 }
 
 /** The offset of the open file description; -1 when it has none (a pipe, a terminal). */

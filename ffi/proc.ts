@@ -23,11 +23,16 @@ export function describeDescriptor(raw: number): string | undefined {
   return readLink(`/proc/self/fd/${raw}`);
 }
 
+/** The greatest pid_t, which is an int. */
+const mostPid = 2 ** 31 - 1;
+
 /**
  * Whether a process with this number runs, or ran and was not waited for (kill(2), signal 0). One of
- * another PID namespace counts as running: its number is not known here.
+ * another PID namespace counts as running: it is given as 0 here (socket(7), SO_PEERCRED). kill(2) is
+ * never called with 0 or less, which stand for groups of processes.
  */
 export function isRunning(pid: number): boolean {
+  if (!Number.isInteger(pid) || pid > mostPid) return false;
   return pid <= 0 || libc().kill(pid, 0) === 0 || errno() !== errnos.ESRCH;
 }
 

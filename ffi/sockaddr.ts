@@ -5,6 +5,7 @@
  */
 
 import { c, structs } from "./abi.ts";
+import { quoted } from "./quote.ts";
 
 /** A unix socket's name: a file's path, "\0name" in the abstract namespace, or null for none. */
 export interface UnixAddress {
@@ -95,7 +96,7 @@ export function formatAddress(address: Address | undefined): string {
 
 /** A unix path in quotes, with the abstract namespace's zero byte as "@" like ss(8). */
 export function formatPath(path: string): string {
-  return JSON.stringify(path.startsWith("\0") ? `@${path.slice(1)}` : path);
+  return quoted(path.startsWith("\0") ? `@${path.slice(1)}` : path);
 }
 
 function unpackPath(path: Uint8Array): string | null {

@@ -7,12 +7,14 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
+import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { longestPause } from "../ffi/time.ts";
 import { Channel } from "./channel.ts";
 import { connect } from "./conn.ts";
 import { HandoverError } from "./errors.ts";
 import type { Frame, Status } from "./frame.ts";
+import { printError } from "./logger.ts";
 
 const usage = `Asks a running service, or has it restart or stop.
 
@@ -45,11 +47,11 @@ class UsageError extends Error {}
 
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
-  if (args.includes("--help") || args.includes("-h")) {
-    console.log(usage);
-    return 0;
-  }
   try {
+    if (args.includes("--help") || args.includes("-h")) {
+      print(usage);
+      return 0;
+    }
     const request = parse(args);
     using channel = await reach(request);
     if (!channel) return 3;
@@ -58,10 +60,10 @@ async function main(args: string[]): Promise<number> {
     return await stop(channel, request);
   } catch (error) {
     if (error instanceof UsageError) {
-      console.error(`${error.message}\nSee --help`);
+      printError(`${error.message}\nSee --help`);
       return 2;
     }
-    console.error(`${(error as Error).message}`);
+    printError((error as Error).message);
     return 1;
   }
 }
@@ -114,12 +116,12 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
   } catch (error) {
     const { NotFound, ConnectionRefused, PermissionDenied } = Deno.errors;
     if (error instanceof NotFound) {
-      console.error(`No service runs at ${formatPath(path)}`);
+      printError(`No service runs at ${formatPath(path)}`);
       return undefined;
     }
     if (error instanceof ConnectionRefused) {
       if (pathStatus(path)?.kind !== "socket") throw new Error(`${formatPath(path)} is no socket`);
-      console.error(`The service at ${formatPath(path)} has died; the next start takes its path`);
+      printError(`The service at ${formatPath(path)} has died; the next start takes its path`);
       return undefined;
     }
     if (error instanceof PermissionDenied) {
@@ -135,7 +137,8 @@ async function ask(channel: Channel, { command, path, signal }: Request): Promis
   const what = `What listens at ${formatPath(path)}`;
   const answer = await channel.receive({ signal }).catch((error) => {
     if (!(error instanceof HandoverError)) throw error;
-    throw new Error(`${what} is no generation of a service: it speaks another protocol`);
+    const why = `it speaks another protocol: ${error.message}`;
+    throw new Error(`${what} is no generation of a service: ${why}`);
   });
   if (!answer) {
     throw new Error(`${what} hung up: it was ended just now, or is no generation of a service`);
@@ -147,8 +150,33 @@ async function ask(channel: Channel, { command, path, signal }: Request): Promis
 async function status(channel: Channel, request: Request): Promise<number> {
   const answer = await ask(channel, request);
   if (answer.type !== "report") throw new Error(`It answered with "${answer.type}"`);
-  console.log(request.json ? JSON.stringify(answer.status, null, 2) : describe(answer.status));
+  print(request.json ? toJson(answer.status) : describe(answer.status));
   return 0;
+}
+
+/** Prints the answer itself: without it the command has failed. */
+function print(words: string): void {
+  try {
+    console.log(words);
+  } catch (error) {
+    // A reader that has left has read enough: `status | head -1`.
+    if (error instanceof Deno.errors.BrokenPipe) return;
+    throw new Error(`Cannot write to stdout: ${(error as Error).message}`);
+  }
+}
+
+/** Says what was done; that this cannot be said, undoes nothing of it. */
+function say(words: string): void {
+  try {
+    print(words);
+  } catch {
+    printError(words);
+  }
+}
+
+/** What JSON.stringify leaves as it is, and a terminal obeys, is escaped as well. */
+function toJson(status: Status): string {
+  return JSON.stringify(status, null, 2).split("\n").map(escaped).join("\n");
 }
 
 /** A line for each thing. */
@@ -158,10 +186,10 @@ function describe({ generation, pid, since, state, sockets, kept, predecessor }:
     `since       ${new Date(since).toISOString()} (${duration(Date.now() - since)})`,
     ...sockets.map(({ kind, address, connections }) =>
       kind === "datagram"
-        ? `datagrams   ${address}`
-        : `listens     ${address}, ${count(connections, "connection")}`
+        ? `datagrams   ${escaped(address)}`
+        : `listens     ${escaped(address)}, ${count(connections, "connection")}`
     ),
-    ...kept.map((name) => `keeps       ${name}`),
+    ...kept.map((name) => `keeps       ${quoted(name)}`),
   ];
   if (predecessor) {
     const { pid, generation, connections } = predecessor;
@@ -193,11 +221,11 @@ async function restart(channel: Channel, request: Request): Promise<number> {
   const words = "Waiting for the next generation to start, and to live through its probation";
   const answer = await patiently(words, request, () => ask(channel, request));
   if (answer.type === "done") {
-    console.log(`generation ${answer.generation} runs, process ${answer.pid}`);
+    say(`generation ${answer.generation} runs, process ${answer.pid}`);
     return 0;
   }
   if (answer.type !== "failed") throw new Error(`It answered with "${answer.type}"`);
-  console.error(`The restart failed: ${answer.message}`);
+  printError(`The restart failed: ${answer.message}`);
   return 1;
 }
 
@@ -209,7 +237,7 @@ async function stop(channel: Channel, request: Request): Promise<number> {
     while (await channel.receive({ signal: request.signal }));
     return answer;
   });
-  console.log(`generation ${answer.generation}, process ${answer.pid}, has gone`);
+  say(`generation ${answer.generation}, process ${answer.pid}, has gone`);
   return 0;
 }
 
@@ -244,7 +272,11 @@ class Progress implements Disposable {
 
   #say(words: string): void {
     this.#said = true;
-    Deno.stderr.writeSync(new TextEncoder().encode(words));
+    try {
+      Deno.stderr.writeSync(new TextEncoder().encode(words));
+    } catch {
+      // A full disk, or a terminal that has gone: the wait goes on.
+    }
   }
 
   [Symbol.dispose](): void {

@@ -122,8 +122,10 @@ function allowed(conn: UnixConn, allow: PeerCheck | undefined, attempt: string):
  * @ignore
  */
 export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string): void {
-  // A promise is no answer.
-  if (allow(peer) === true) return;
+  const answer: unknown = allow(peer);
+  if (answer === true) return;
+  // A promise is no answer, and if it rejects, that is no reason to end the process.
+  if (answer instanceof Promise) answer.catch(() => {});
   throw new PeerNotAllowedError(
     `${attempt}: \`allow\` refuses process ${peer.pid} of user ${peer.uid}`,
   );

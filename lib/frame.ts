@@ -18,6 +18,7 @@
  * @module
  */
 
+import { escaped, indented, quoted } from "../ffi/quote.ts";
 import { HandoverError } from "./errors.ts";
 
 /** The version of this protocol: another one is refused, with this one named. */
@@ -92,45 +93,198 @@ export type Frame =
   | { type: "stop" }
   | { type: "done"; pid: number; generation: number };
 
-type Shape = Record<string, (value: unknown) => boolean>;
+/** What a field comes to when it is right; throws a {@linkcode WrongField} when it is not. */
+type Check<T> = (value: unknown, where: string) => T;
 
-const isNumber = (value: unknown) => Number.isSafeInteger(value) && (value as number) >= 0;
-const isDuration = (value: unknown) => Number.isFinite(value) && (value as number) >= 0;
-const isText = (value: unknown) => typeof value === "string";
-const kinds = ["control", "listener", "datagram", "file", "kept", "state", "stdout", "stderr"];
+/** A check for each field: one without, which another process could fill as it likes, is a type error. */
+type Checks<T> = { [Field in keyof Required<T>]: Check<T[Field]> };
 
-function isItem(value: unknown): boolean {
-  const { kind, key, path, donor, bytes } = (value ?? {}) as Record<string, unknown>;
-  return kinds.includes(kind as string) && isText(key) && (path === undefined || isText(path)) &&
-    (donor === undefined || isNumber(donor)) &&
-    (bytes === undefined ? kind !== "state" : kind === "state" && isNumber(bytes));
+/** A field that is not what it has to be. */
+class WrongField extends Error {
+  override name = "WrongField";
+
+  constructor(value: unknown, where: string, wanted: string) {
+    super(`${where} is ${nameOf(value)}, where ${wanted} belongs`);
+  }
 }
 
-const shapes: Record<Frame["type"], Shape> = {
-  hello: {
-    version: isNumber,
-    pid: isNumber,
-    token: (value) => value === undefined || isText(value),
-  },
-  offer: {
-    version: isNumber,
-    generation: isNumber,
-    pid: isNumber,
-    items: (value) => Array.isArray(value) && value.every(isItem),
-  },
-  refused: { reason: isText, code: isText },
-  ready: { probation: isDuration },
-  failed: { message: isText },
-  draining: {},
-  healthy: {},
-  moved: { name: isText },
-  progress: { connections: isNumber },
-  rollback: { reason: isText },
-  status: {},
-  report: { status: (value) => typeof value === "object" && value !== null },
-  restart: {},
-  stop: {},
-  done: { pid: isNumber, generation: isNumber },
+/** A value in a few words, and without its text: that is as long as the other process likes. */
+function nameOf(value: unknown): string {
+  if (value === undefined) return "missing";
+  if (typeof value === "number" || value === null) return String(value);
+  if (typeof value === "string") return `a text of ${value.length} characters`;
+  if (Array.isArray(value)) return `an array of ${value.length}`;
+  return typeof value === "object" ? "an object" : `a ${typeof value}`;
+}
+
+function integer(what: string, least: number, most: number): Check<number> {
+  return (value, where) => {
+    if (Number.isSafeInteger(value) && least <= (value as number) && (value as number) <= most) {
+      return value as number;
+    }
+    throw new WrongField(value, where, `${what} (${least} to ${most})`);
+  };
+}
+
+/** What kill(2) and getsockopt(2) take and give: pid_t is an int. */
+const mostPid = 2 ** 31 - 1;
+
+const version = integer("a version", 1, 2 ** 32 - 1);
+const pid = integer("the number of a process", 1, mostPid);
+/** 0 stands for a process of another PID namespace, which has no number in this one (socket(7), SO_PEERCRED). */
+const donor = integer("the number of a process", 0, mostPid);
+const count = integer("a number", 0, Number.MAX_SAFE_INTEGER);
+const generation = integer("the number of a generation", 1, 2 ** 32);
+/** One that another one can follow. */
+const offering = integer("the number of a generation", 1, 2 ** 32 - 1);
+/** One read or write of Linux is no longer (read(2)). */
+const bytes = integer("a number of bytes", 0, 2 ** 31 - 1);
+/** As long as a Date goes. */
+const since = integer("a time in milliseconds", 0, 8.64e15);
+
+const duration: Check<number> = (value, where) => {
+  if (Number.isFinite(value) && (value as number) >= 0) return value as number;
+  throw new WrongField(value, where, "a number of milliseconds");
+};
+
+/** A name: it is compared with others, and quoted where it is printed. */
+const name: Check<string> = (value, where) => {
+  if (typeof value === "string") return value;
+  throw new WrongField(value, where, "a text");
+};
+
+/** Text for people, fit to be printed. */
+const words: Check<string> = (value, where) => indented(name(value, where));
+
+/** Where a unix socket may be bound: as long as `sun_path` is, or an abstract name (unix(7)). */
+const path: Check<string> = (value, where) => {
+  const { length } = new TextEncoder().encode(name(value, where));
+  const isAbstract = (value as string).startsWith("\0");
+  const fits = length > 0 && length < 108 && !(value as string).includes("\0");
+  if (fits || isAbstract && length <= 108) return value as string;
+  throw new WrongField(value, where, "the path of a unix socket (1 to 107 bytes)");
+};
+
+function oneOf<Word extends string>(allowed: Record<Word, true>): Check<Word> {
+  return (value, where) => {
+    if (typeof value === "string" && Object.hasOwn(allowed, value)) return value as Word;
+    throw new WrongField(value, where, `one of ${Object.keys(allowed).map(quoted).join(", ")}`);
+  };
+}
+
+function optional<T>(check: Check<T>): Check<T | undefined> {
+  return (value, where) => value === undefined ? undefined : check(value, where);
+}
+
+function list<T>(check: Check<T>): Check<T[]> {
+  return (value, where) => {
+    if (!Array.isArray(value)) throw new WrongField(value, where, "an array");
+    return value.map((each, i) => check(each, `${where}[${i}]`));
+  };
+}
+
+/** Gives the fields that are known, and no others. */
+function object<T>(checks: Checks<T>): Check<T> {
+  return (value, where) => {
+    if (typeof value !== "object" || value === null || Array.isArray(value)) {
+      throw new WrongField(value, where, "an object");
+    }
+    const checked: Partial<T> = {};
+    for (const field of Object.keys(checks) as (keyof T & string)[]) {
+      const given = Object.hasOwn(value, field) ? value[field as keyof object] : undefined;
+      const fits = checks[field](given, where ? `${where}.${field}` : field);
+      if (fits !== undefined) checked[field] = fits;
+    }
+    return checked as T;
+  };
+}
+
+const anyItem = object<OfferedItem>({
+  kind: oneOf({
+    control: true,
+    listener: true,
+    datagram: true,
+    file: true,
+    kept: true,
+    state: true,
+    stdout: true,
+    stderr: true,
+  }),
+  key: name,
+  path: optional(path),
+  donor: optional(donor),
+  bytes: optional(bytes),
+});
+
+const item: Check<OfferedItem> = (value, where) => {
+  const checked = anyItem(value, where);
+  if ((checked.kind === "state") === (checked.bytes !== undefined)) return checked;
+  throw new WrongField(
+    checked.bytes,
+    `${where}.bytes`,
+    "a number for state, and for nothing else,",
+  );
+};
+
+const allItems = list(item);
+
+const items: Check<OfferedItem[]> = (value, where) => {
+  const checked = allItems(value, where);
+  for (const kind of ["control", "stdout", "stderr"] as const) {
+    const { length } = checked.filter((item) => item.kind === kind);
+    if (length > 1) throw new WrongField(value, where, `one item of kind "${kind}" at most`);
+    if (length < 1 && kind === "control") {
+      throw new WrongField(value, where, `one item of kind "control"`);
+    }
+  }
+  return checked;
+};
+
+const status = object<Status>({
+  generation,
+  pid,
+  since,
+  state: oneOf({
+    "starting": true,
+    "serving": true,
+    "handing over": true,
+    "leaving": true,
+    "stopped": true,
+  }),
+  sockets: list(object<ReportedSocket>({
+    kind: oneOf({ listener: true, datagram: true }),
+    address: name,
+    connections: count,
+  })),
+  kept: list(name),
+  predecessor: optional(object<Required<Status>["predecessor"]>({
+    pid,
+    generation,
+    connections: count,
+  })),
+});
+
+type Fields<Type extends Frame["type"]> = Omit<Extract<Frame, { type: Type }>, "type">;
+
+const frames: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
+  hello: object<Fields<"hello">>({ version, pid, token: optional(name) }),
+  offer: object<Fields<"offer">>({ version, generation: offering, pid, items }),
+  refused: object<Fields<"refused">>({
+    reason: words,
+    code: oneOf({ busy: true, version: true, leaving: true, peer: true }),
+  }),
+  ready: object<Fields<"ready">>({ probation: duration }),
+  failed: object<Fields<"failed">>({ message: words }),
+  draining: object<Fields<"draining">>({}),
+  healthy: object<Fields<"healthy">>({}),
+  moved: object<Fields<"moved">>({ name }),
+  progress: object<Fields<"progress">>({ connections: count }),
+  rollback: object<Fields<"rollback">>({ reason: words }),
+  status: object<Fields<"status">>({}),
+  report: object<Fields<"report">>({ status }),
+  restart: object<Fields<"restart">>({}),
+  stop: object<Fields<"stop">>({}),
+  done: object<Fields<"done">>({ pid, generation }),
 };
 
 /** The error for a frame that has no place in the conversation. */
@@ -138,8 +292,13 @@ export function unexpected({ type }: Frame): HandoverError {
   return new HandoverError(`A frame of type "${type}" was not expected`, "ERR_HANDOVER_PROTOCOL");
 }
 
-/** A frame with its length in front. */
+/**
+ * A frame with its length in front.
+ *
+ * @throws {HandoverError} When the other process would refuse it.
+ */
 export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
+  checked(frame);
   const body = new TextEncoder().encode(JSON.stringify(frame));
   const whole = new Uint8Array(4 + body.length);
   new DataView(whole.buffer).setUint32(0, checkFrameLength(body.length), true);
@@ -173,25 +332,28 @@ export function decodeFrame(body: Uint8Array): Frame {
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
-  } catch (cause) {
-    throw new HandoverError("A frame is not JSON", "ERR_HANDOVER_PROTOCOL", { cause });
+  } catch (error) {
+    // V8 quotes what it cannot parse, as it is: as the cause, it would be printed so.
+    const why = escaped((error as Error).message);
+    throw new HandoverError(`A frame is not JSON: ${why}`, "ERR_HANDOVER_PROTOCOL");
   }
+  return checked(value);
+}
+
+/** The frame, with the fields that are known, and no others. */
+function checked(value: unknown): Frame {
   const { type } = (value ?? {}) as { type?: unknown };
-  const shape = typeof type === "string" && Object.hasOwn(shapes, type)
-    ? shapes[type as Frame["type"]]
-    : undefined;
-  if (!shape) {
+  if (typeof type !== "string" || !Object.hasOwn(frames, type)) {
+    const what = typeof type === "string" ? quoted(type.slice(0, 50)) : typeof type;
+    throw new HandoverError(`A frame is of an unknown type: ${what}`, "ERR_HANDOVER_PROTOCOL");
+  }
+  try {
+    return { type, ...frames[type as Frame["type"]](value, "") } as Frame;
+  } catch (error) {
+    if (!(error instanceof WrongField)) throw error;
     throw new HandoverError(
-      `A frame is of an unknown type: ${JSON.stringify(type)}`,
+      `A frame of type "${type}" is against the protocol: ${error.message}`,
       "ERR_HANDOVER_PROTOCOL",
     );
   }
-  for (const [field, fits] of Object.entries(shape)) {
-    if (fits((value as Record<string, unknown>)[field])) continue;
-    throw new HandoverError(
-      `A frame of type "${type}" has no right "${field}"`,
-      "ERR_HANDOVER_PROTOCOL",
-    );
-  }
-  return value as Frame;
 }

@@ -9,6 +9,7 @@
  * @module
  */
 
+import { quoted } from "../ffi/quote.ts";
 import { GobError } from "./errors.ts";
 
 /**
@@ -407,7 +408,7 @@ function readInterface(reader: Reader, depth: number): MetaValue {
   const concrete = known ?? anyMap;
   if (type !== concrete.type) {
     const why = known ? "does not fit this definition" : "is not known here";
-    throw reader.error(`the Go type ${JSON.stringify(name)} ${why}`);
+    throw reader.error(`the Go type ${quoted(name)} ${why}`);
   }
   reader.uint(); // the byte count, which is wrong where a definition came in between
   readSingleton(reader);

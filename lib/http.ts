@@ -12,6 +12,7 @@ import { capture, place, type Slot, slots } from "./capture.ts";
 import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { closeNativeListener, pathStatusOf } from "./listener.ts";
+import { printError } from "./logger.ts";
 
 /** Answers one request, as in `Deno.serve`. */
 export type HttpHandler = (
@@ -149,7 +150,7 @@ export function serveHttp(
     const keep = wasPassedOn(server) || wasPassedOn(listener);
     closeNativeListener(listener, first, keep);
   };
-  server.finished.then(close, close).catch(reportError);
+  server.finished.then(close, close).catch(printError);
   return server;
 }
 
@@ -256,7 +257,7 @@ function protocolOf({ headers }: Request): Protocol {
 
 /** What Deno.serve does with what a handler throws. */
 function internalServerError(error: unknown): Response {
-  console.error(error);
+  printError(error);
   return new Response("Internal Server Error", { status: 500 });
 }
 

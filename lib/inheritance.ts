@@ -5,7 +5,8 @@
  * @module
  */
 
-import type { Fd } from "../ffi/fd.ts";
+import { Fd } from "../ffi/fd.ts";
+import { quoted } from "../ffi/quote.ts";
 import type { Address } from "../ffi/sockaddr.ts";
 import { localAddress, socketKind } from "../ffi/socket.ts";
 import type { OfferedItem } from "./frame.ts";
@@ -63,16 +64,16 @@ export class Inheritance implements Disposable {
 
   /**
    * Takes a socket or file over from a process that did not say what it was asked to listen on, and
-   * told of it in `meta`: what has no address is found under that name.
+   * told of it in `meta`: what has no address is found under that name. Where it is not known what it is,
+   * it stays the caller's.
    */
   addForeign(fd: Fd, name: string): void {
     const kind = socketKind(fd.raw);
     const isDatagram = kind?.type === "datagram";
-    if (!kind?.listening && !isDatagram) {
-      this.add({ item: { kind: "kept", key: name }, fd });
-      return;
-    }
-    this.add({ item: { kind: isDatagram ? "datagram" : "listener", key: bound }, fd });
+    const item: OfferedItem = isDatagram || kind?.listening
+      ? { kind: isDatagram ? "datagram" : "listener", key: bound }
+      : { kind: "kept", key: name };
+    this.add({ item, fd: new Fd(fd.take(), fd.donor) });
   }
 
   /** What was inherited under that name, if anything is left of it. */
@@ -110,13 +111,19 @@ export class Inheritance implements Disposable {
    * that was, in words.
    */
   clear(): string[] {
-    for (const { item, fd } of this.#left) {
-      if (item.kind === "listener" && item.path !== undefined) {
+    const left = this.#left.map((inherited) => {
+      const { item, fd } = inherited;
+      let words = describe(inherited);
+      if (item.kind !== "listener" || item.path === undefined) return words;
+      try {
         // Another service may have the path by now.
         new UnixListener(fd!, item.path).leave();
+      } catch (error) {
+        // Whether this process may remove it is up to its directory.
+        words += ` (its path stays: ${(error as Error).message})`;
       }
-    }
-    const left = this.#left.map(describe);
+      return words;
+    });
     this[Symbol.dispose]();
     return left;
   }
@@ -131,7 +138,7 @@ export class Inheritance implements Disposable {
 const bound = "";
 
 function describe({ item }: Inherited): string {
-  return item.key === bound ? item.kind : `${item.kind} ${JSON.stringify(item.key)}`;
+  return item.key === bound ? item.kind : `${item.kind} ${quoted(item.key)}`;
 }
 
 /**

@@ -14,19 +14,46 @@ export interface Logger {
   error?(message: string, ...details: unknown[]): void;
 }
 
-/** A logger that throws must not end the service: what it says goes to the console. */
+/**
+ * Prints to stderr as `console.error` does. Text that cannot be written is lost: on a full disk (ENOSPC)
+ * and on a terminal that has gone (EIO) every version of Deno throws, and where nobody reads the pipe
+ * (EPIPE) those before 2.8 do. An error that is reported is not to become another one.
+ */
+export function printError(...message: unknown[]): void {
+  try {
+    console.error(...message);
+  } catch {
+    // There is no other place to say it.
+  }
+}
+
+/** Calls the logger of the user, which may fail: at once, or later, when it gives a promise. */
+class Guarded implements Logger {
+  readonly debug: Logger["debug"];
+  readonly info: Logger["info"];
+  readonly error: Logger["error"];
+
+  constructor(logger: Logger) {
+    const guard = (level: keyof Logger) => (message: string, ...details: unknown[]) => {
+      const fail = (error: unknown) => printError(`The logger failed at: ${message}`, error);
+      try {
+        const result = logger[level]?.(message, ...details) as unknown;
+        if (result instanceof Promise) result.catch(fail);
+      } catch (error) {
+        fail(error);
+      }
+    };
+    const { debug, info, error } = logger;
+    this.debug = debug && guard("debug");
+    this.info = info && guard("info");
+    this.error = error && guard("error");
+  }
+}
+
+/**
+ * A logger that fails must not end the service: what it was told is printed to stderr, with the error,
+ * as far as that can be written to.
+ */
 export function guarded(logger: Logger): Logger {
-  const guard = (level: keyof Logger) => (message: string, ...details: unknown[]) => {
-    try {
-      logger[level]?.(message, ...details);
-    } catch (error) {
-      console.error(`The logger failed at: ${message}`, error);
-    }
-  };
-  const { debug, info, error } = logger;
-  return {
-    debug: debug && guard("debug"),
-    info: info && guard("info"),
-    error: error && guard("error"),
-  };
+  return logger instanceof Guarded ? logger : new Guarded(logger);
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Logger } from "./logger.ts";
+import { guarded, type Logger } from "./logger.ts";
 import type { Generation, StartOptions } from "./restart.ts";
 import { start } from "./start.ts";
 
@@ -68,7 +68,7 @@ export class Rehearsal implements AsyncDisposable {
       deadline: 100,
       forceLimit: 0,
       ...this.#options,
-      logger: noticing("ready", resolve, this.#options.logger ?? { error: console.error }),
+      logger: noticing("ready", resolve, guarded(this.#options.logger ?? { error: console.error })),
     });
     this.#generations.add(app);
     const running = (async () => await this.#main(app))();

@@ -7,7 +7,7 @@
 import { closeAll, type Fd, rawOf } from "../ffi/fd.ts";
 import { OutgoingMessage } from "../ffi/message.ts";
 import { NotUnixConnError } from "./errors.ts";
-import type { Logger } from "./logger.ts";
+import { guarded, type Logger } from "./logger.ts";
 import { metaBytes, type MetaLike } from "./meta.ts";
 import { UnixConn } from "./conn.ts";
 import {
@@ -60,6 +60,9 @@ interface Outgoing {
 const spare: Outgoing[] = [];
 const mostSpare = 8;
 
+/** Where nothing is logged. */
+const silent = guarded({});
+
 function outgoing(maxMetaBytes: number): Outgoing {
   const reused = maxMetaBytes === defaultMaxMetaBytes ? spare.pop() : undefined;
   if (reused) return reused;
@@ -107,14 +110,14 @@ export class ResponseWriter implements Disposable {
         "Descriptors travel over connections that connect(), or accept() of listen(), of this module gives",
       );
     }
-    const { maxMetaBytes = defaultMaxMetaBytes, logger = {}, signal, stallTimeout = 30_000 } =
+    const { maxMetaBytes = defaultMaxMetaBytes, logger = silent, signal, stallTimeout = 30_000 } =
       options;
     checkMaxMetaBytes(maxMetaBytes);
     checkDuration("stallTimeout", stallTimeout);
     this.#conn = conn;
     this.#outgoing = outgoing(maxMetaBytes);
     this.#maxMetaBytes = maxMetaBytes;
-    this.#logger = logger;
+    this.#logger = guarded(logger);
     this.#signal = signal;
     this.#stallTimeout = stallTimeout;
   }

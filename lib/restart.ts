@@ -10,6 +10,7 @@
  */
 
 import { dup, Fd, replace } from "../ffi/fd.ts";
+import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { either, expiring, pause } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
@@ -63,12 +64,16 @@ export interface StartOptions extends DrainOptions {
   /**
    * A control socket of a plain `serve()`, here or in the Go library: where no generation runs yet,
    * its listeners are what the first one inherits. It has sent all when its stream ends, or pauses for
-   * half a second; when they are served it is told "ready", and hung up on.
+   * half a second; when they are served it is told "ready", and hung up on. `allow` is asked about it.
    */
   predecessor?: string;
   /** Permissions of the control socket. @default {0o600} */
   mode?: number;
-  /** Asked about whoever connects, and about whoever is connected to. @default {those of the same user, and of root} */
+  /**
+   * Asked about the process at the other end of each connection: one that comes to the control socket,
+   * the generation that runs there, and the server at `predecessor`. What it refuses is given nothing,
+   * and nothing is taken from it. @default {those of the same user, and of root}
+   */
   allow?: PeerCheck;
   /** Where to log each phase, with its duration. @default {the console: errors alone} */
   logger?: Logger;
@@ -261,7 +266,7 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Keeps something for the next generation, under a name: a descriptor, which stays the caller's, or
-   * bytes, or a function that is asked for them when the next generation comes.
+   * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
    */
   keep(name: string, value: Keepable): void {
     const kept = toKeep(value);
@@ -494,7 +499,7 @@ export class Generation implements AsyncDisposable {
     successor.ended.then(async (lastWords) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
-      const words = lastWords ? `; the last it said was: ${lastWords}` : "";
+      const words = lastWords ? `; the last it said was: ${indented(lastWords)}` : "";
       attempt.outcome.reject(new HandoverError(`${named(successor)} has ended${words}`));
     }, (error) => attempt.outcome.reject(error));
     const over = new AbortController();
@@ -988,7 +993,7 @@ function stateOf(name: string, value: () => Uint8Array): Uint8Array {
     if (bytes instanceof Uint8Array) return bytes;
     throw new TypeError("it is no Uint8Array");
   } catch (cause) {
-    const what = `${JSON.stringify(name)} cannot be handed over: ${(cause as Error).message}`;
+    const what = `${quoted(name)} cannot be handed over: ${(cause as Error).message}`;
     throw new HandoverError(what, undefined, { cause });
   }
 }

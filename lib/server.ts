@@ -6,7 +6,7 @@
 
 import type { FileStatus } from "../ffi/file.ts";
 import { isReadySoon } from "../ffi/poll.ts";
-import type { UnixAddress } from "../ffi/sockaddr.ts";
+import { formatAddress, type UnixAddress } from "../ffi/sockaddr.ts";
 import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { listenerDescriptor, wasPassedOn } from "./descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "./errors.ts";
@@ -189,7 +189,7 @@ export class Server implements AsyncDisposable {
     try {
       await this.#accept();
     } catch (error) {
-      this.#logger.error?.(`Cannot accept on ${this.addr.path} any more`, error);
+      this.#logger.error?.(`Cannot accept on ${formatAddress(this.addr)} any more`, error);
       throw error;
     } finally {
       signal?.removeEventListener("abort", stop);
@@ -230,7 +230,7 @@ export class Server implements AsyncDisposable {
     while (this.#listener.fd.owned) {
       try {
         const conn = await this.#listener.accept();
-        if (delay > 0) this.#logger.info?.(`Accepting on ${this.addr.path} again`);
+        if (delay > 0) this.#logger.info?.(`Accepting on ${formatAddress(this.addr)} again`);
         delay = 0;
         const conversation: Conversation = { conn, response: undefined };
         this.#converse(conversation);
@@ -243,7 +243,7 @@ export class Server implements AsyncDisposable {
         if (!passing.has((error as { code?: string }).code ?? "")) throw error;
         // What lasts is said once.
         if (delay === 0) {
-          this.#logger.error?.(`Cannot accept on ${this.addr.path}; trying again`, error);
+          this.#logger.error?.(`Cannot accept on ${formatAddress(this.addr)}; trying again`, error);
         }
         delay = Math.min(2 * delay || shortestDelay, longestDelay);
         await pause(delay);

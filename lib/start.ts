@@ -6,7 +6,9 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { setMode } from "../ffi/file.ts";
+import { quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { socketKind } from "../ffi/socket.ts";
 import { either, expiring, pause } from "../ffi/time.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
@@ -15,7 +17,7 @@ import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, protocolVersion, unexpected } from "./frame.ts";
+import { type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
 import { locked } from "./lock.ts";
@@ -118,7 +120,7 @@ async function first(
 async function receiveForeign(
   path: string,
   inheritance: Inheritance,
-  { allow, answerTimeout = 10_000, signal }: StartOptions,
+  { allow = sameUserOrRoot, answerTimeout = 10_000, signal }: StartOptions,
 ): Promise<UnixConn | undefined> {
   let conn: UnixConn;
   try {
@@ -131,9 +133,7 @@ async function receiveForeign(
   using received = new DisposableStack();
   received.use(conn);
   const take: ReceiveCallback = (fd, meta) => {
-    const { donor } = fd;
-    const name = meta ? new TextDecoder().decode(meta) : "";
-    inheritance.addForeign(new Fd(fd.take(), donor), name);
+    inheritance.addForeign(fd, meta ? new TextDecoder().decode(meta) : "");
   };
   using late = expiring(answerTimeout, () => {
     const what = `The server at ${formatPath(path)} has sent nothing for ${answerTimeout} ms`;
@@ -191,6 +191,10 @@ async function takeOver(
     throw new HandoverError(`Cannot take over: ${answer.reason}`, code);
   }
   if (answer && answer.type !== "offer") throw unexpected(answer);
+  if (answer && answer.version !== protocolVersion) {
+    const what = `it offers version ${answer.version} of the handover, not ${protocolVersion}`;
+    throw new HandoverError(`Cannot take over: ${what}`, "ERR_HANDOVER_VERSION");
+  }
   const inheritance = answer && await receiveOffered(channel, answer, options);
   if (!inheritance) return "who listens there hung up";
   taken.use(inheritance);
@@ -229,8 +233,14 @@ async function receiveOffered(
     }
     const open = items.filter(({ bytes }) => bytes === undefined);
     const descriptors = await channel.receiveDescriptors(open.length, waiting);
+    for (const { fd } of descriptors) received.use(fd);
+    // Numbers of processes of another PID namespace are other processes here (socket(7), SO_PEERCRED).
+    const isElsewhere = channel.conn.peer.pid === 0;
     for (const [i, item] of open.entries()) {
-      inheritance.add({ item, fd: new Fd(descriptors[i].fd.take(), item.donor) });
+      const { fd } = descriptors[i];
+      checkKind(item, fd.raw);
+      const donor = item.donor !== undefined && isElsewhere ? 0 : item.donor;
+      inheritance.add({ item, fd: new Fd(fd.take(), donor) });
     }
   } catch (error) {
     if (isEnd(error)) return undefined;
@@ -238,4 +248,19 @@ async function receiveOffered(
   }
   received.move();
   return inheritance;
+}
+
+/** @throws {HandoverError} When a descriptor is not what its item says. */
+function checkKind({ kind, path, key }: OfferedItem, raw: number): void {
+  const isListener = kind === "listener" || kind === "control";
+  if (!isListener && kind !== "datagram") return;
+  const is = socketKind(raw);
+  const fits = isListener ? is?.type === "stream" && is.listening : is?.type === "datagram";
+  const isUnix = kind === "control" || path !== undefined;
+  if (fits && (!isUnix || is?.domain === "unix")) return;
+  const what = isListener ? `listening ${isUnix ? "unix " : ""}stream socket` : "datagram socket";
+  throw new HandoverError(
+    `The descriptor that was offered as ${kind} ${quoted(key)} is no ${what}`,
+    "ERR_HANDOVER_PROTOCOL",
+  );
 }

@@ -4,10 +4,11 @@
  * @module
  */
 
-import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fdHandler, listen, listenAndServe, PeerNotAllowedError, start } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { record } from "./fixtures/raw.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
@@ -55,6 +56,81 @@ test("status says what runs, in words and for machines", async () => {
   const { generation, pid, state, sockets } = JSON.parse(machine.stdout);
   assertEquals([generation, pid, state], [1, service.pid, "serving"]);
   assertEquals(sockets.length, 1);
+});
+
+test("names that a terminal would obey are printed escaped, and are whole for machines", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const names = [
+    "session \x1b[2J\x1b]0;owned\x07",
+    "two\nlistens     0.0.0.0:80, 99 connections",
+    "\x9b2Jdel\x7f \u202egnp.exe",
+    "plain",
+  ];
+  await using app = await start(path, { logger: {}, stopOn: [] });
+  for (const name of names) app.keep(name, new Uint8Array(1));
+  app.listen({ path: directory.join("a\n\x1b[2J.sock") });
+  await app.ready();
+  const words = await run("status", path);
+  assertEquals(words.code, 0, words.stderr);
+  const at = JSON.stringify(directory.path).slice(0, -1);
+  assertEquals(words.stdout.split("\n").slice(2), [
+    `listens     ${at}/a\\n\\u001b[2J.sock", 0 connections`,
+    `keeps       "session \\u001b[2J\\u001b]0;owned\\u0007"`,
+    `keeps       "two\\nlistens     0.0.0.0:80, 99 connections"`,
+    `keeps       "\\u009b2Jdel\\u007f \\u202egnp.exe"`,
+    `keeps       "plain"`,
+  ]);
+  const machine = await run("status", path, "--json");
+  assertEquals(JSON.parse(machine.stdout).kept, names);
+  assertMatch(machine.stdout, /^[\n\x20-\x7e]+$/);
+});
+
+test("an answer that is against the protocol is named, and words of others are fit to be printed", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  using listener = listen(path);
+  const status = { generation: 1, pid: 1, since: 1, state: "serving", sockets: [], kept: [] };
+  const what = `What listens at "${path}"`;
+  const wrong =
+    `${what} is no generation of a service: it speaks another protocol: A frame of type`;
+  const answers: [command: string, answer: unknown, stderr: string][] = [
+    [
+      "status",
+      { type: "report", status: {} },
+      `${wrong} "report" is against the protocol: ` +
+      "status.generation is missing, where the number of a generation (1 to 4294967296) belongs",
+    ],
+    [
+      "status",
+      { type: "report", status: { ...status, since: 9e15 } },
+      `${wrong} "report" is ` +
+      "against the protocol: status.since is 9000000000000000, where a time in milliseconds " +
+      "(0 to 8640000000000000) belongs",
+    ],
+    [
+      "restart",
+      { type: "done", pid: 0, generation: 1 },
+      `${wrong} "done" is against the ` +
+      "protocol: pid is 0, where the number of a process (1 to 2147483647) belongs",
+    ],
+    [
+      "restart",
+      { type: "failed", message: "\x1b[31mit\x1b[0m said:\n\tat \x1b[2Jmain\ngeneration 2 runs" },
+      "The restart failed: it said:\n    at \\u001b[2Jmain\n    generation 2 runs",
+    ],
+    [
+      "stop",
+      { type: "refused", reason: "no\rgeneration 1, has gone", code: "peer" },
+      `${what} refuses: no\\rgeneration 1, has gone`,
+    ],
+  ];
+  for (const [command, answer, stderr] of answers) {
+    const running = run(command, path);
+    using conn = await listener.accept();
+    await conn.write(record(JSON.stringify(answer)));
+    assertEquals(await running, { code: 1, stdout: "", stderr: `${stderr}\n` });
+  }
 });
 
 test("status says what is leaving", async () => {
@@ -127,7 +203,8 @@ test("what is no service is named", async () => {
     for (const command of ["status", "restart", "stop"]) {
       const { code, stderr } = await run(command, other);
       const what = `What listens at "${other}" is no generation of a service`;
-      assertEquals([code, stderr], [1, `${what}: it speaks another protocol\n`]);
+      assertEquals(code, 1);
+      assert(stderr.startsWith(`${what}: it speaks another protocol: A frame of `), stderr);
     }
   }
   using silent = listen(directory.join("silent.sock"));

@@ -1,4 +1,8 @@
 import { assertEquals } from "@std/assert";
+import { isRunning } from "../ffi/proc.ts";
+import { pause } from "../ffi/time.ts";
+import { listenerDescriptor } from "../lib/descriptor.ts";
+import { Fd, fdListener } from "../mod.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
@@ -54,6 +58,23 @@ for (const donor of ["known", "unknown"]) {
     },
   );
 }
+
+test("a number that no process can have is none that runs, and none is asked for by it", async () => {
+  for (const pid of [2 ** 31, 2 ** 40, Infinity, NaN, 1.5]) assertEquals(isRunning(pid), false);
+  // One of another PID namespace; and what kill(2) takes for groups is never given to it.
+  for (const pid of [0, -1, Deno.pid]) assertEquals(isRunning(pid), true);
+  // A listener whose donor is none is looked after once, and no timer fails.
+  const native = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using sent = listenerDescriptor(native);
+  using fd = new Fd(sent.dup().take(), 2 ** 40);
+  using adopted = fdListener(fd);
+  // Three looks are due by then; on a slow machine it may be none.
+  await pause(300);
+  const accepting = adopted.accept();
+  using _client = await Deno.connect({ hostname: "127.0.0.1", port: native.addr.port });
+  (await accepting).close();
+  native.close();
+});
 
 async function hasPython(): Promise<boolean> {
   try {

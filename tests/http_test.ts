@@ -195,7 +195,9 @@ test("serveHttp() gives a request the URL that its Host header says", async () =
 test("two hundred requests come on as few connections as to a native server, with whole bodies", async () => {
   using directory = new Directory();
   const ports = new Set<number>();
+  let received = 0;
   const answer: HttpHandler = async (request, { remoteAddr }) => {
+    received++;
     ports.add((remoteAddr as Deno.NetAddr).port);
     return new Response(await request.text());
   };
@@ -204,6 +206,7 @@ test("two hundred requests come on as few connections as to a native server, wit
   const counts = [];
   for (const server of [native, adopted]) {
     ports.clear();
+    received = 0;
     const { port } = server.addr as Deno.NetAddr;
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
     for (let i = 0; i < 200; i++) {
@@ -212,6 +215,8 @@ test("two hundred requests come on as few connections as to a native server, wit
       assertEquals(await nodeFetch({ agent, port, headers, method: "POST" }, question), question);
     }
     counts.push(ports.size);
+    // node:http asks again, silently, when a connection that it uses again is closed.
+    assertEquals(received, 200);
     agent.destroy();
     await server.shutdown();
   }
@@ -474,6 +479,28 @@ test("what queues while drain() waits is left to the other holder", async () => 
     assertEquals(await draining, 0);
     await next.shutdown();
     fd.close();
+  }
+});
+
+test("a handler's failure that cannot be printed is answered like any other", async () => {
+  using directory = new Directory();
+  const server = serveHttp(listening("127.0.0.1", directory).fd, () => {
+    throw new Error("on purpose");
+  });
+  const client = await Client.dial(server.addr);
+  const { error } = console;
+  console.error = () => {
+    throw new Error("No space left on device");
+  };
+  try {
+    assertEquals((await client.request()).status, 500);
+    const draining = drain(server);
+    const { status, headers } = await client.request();
+    assertEquals([status, headers.get("connection")], [500, "close"]);
+    client.conn.close();
+    await draining;
+  } finally {
+    console.error = error;
   }
 });
 

@@ -7,6 +7,7 @@
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import {
   connect,
+  Fd,
   fdHandler,
   type Handler,
   listenAndServe,
@@ -19,6 +20,7 @@ import {
   send,
   UnexpectedEofError,
 } from "../mod.ts";
+import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
@@ -129,6 +131,35 @@ test("a client takes nothing from another user's process when it says so, and gi
   assertEquals(count, 0);
 });
 
+test("start() takes nothing from another user's process, at its path or its predecessor's", {
+  ignore,
+}, async () => {
+  using directory = new Shared();
+  const theirs = directory.join("theirs.sock");
+  await using stranger = asAnother("server", theirs);
+  assertEquals(await stranger.line(), "listening");
+  Deno.chmodSync(theirs, 0o666);
+  const wanted =
+    `Cannot connect to "${theirs}": \`allow\` refuses process ${stranger.pid} of user ${nobody}`;
+  const ours = directory.join("app.sock");
+  const starting = {
+    "at its path": () => begin(theirs),
+    "at its predecessor's": () => begin(ours, { predecessor: theirs }),
+    "where `allow` says so": () => begin(ours, { predecessor: theirs, allow: () => false }),
+  };
+  for (const [where, start] of Object.entries(starting)) {
+    await assertRejects(start, PeerNotAllowedError, wanted, where);
+    assertEquals(await stranger.line(), "was answered 0 bytes", where);
+  }
+  // Nothing is left listening, and `allow` may name that user.
+  const app = await begin(ours, { predecessor: theirs, allow: ({ uid }) => uid === nobody });
+  using given = app.take("") as Fd;
+  assertInstanceOf(given, Fd);
+  await app.ready();
+  assertEquals(await stranger.line(), "was answered 1 bytes");
+  await app.stop();
+});
+
 const noNamespace = await whyNoNamespace();
 if (noNamespace) console.log(`peer_test.ts: no test of user namespaces: ${noNamespace}`);
 
@@ -154,6 +185,12 @@ test("an `allow` that answers with a promise refuses, on either side", async () 
   const path = directory.join("app.sock");
   const log = new KeptLog();
   const allow = (() => Promise.resolve(true)) as unknown as PeerCheck;
+  // An unhandled rejection would end this process.
+  const rejecting = (() => Promise.reject(new Error("on purpose"))) as unknown as PeerCheck;
+  {
+    await using _server = listenAndServe(path, fdHandler(0), { logger: {}, allow: rejecting });
+    await assertRejects(() => receive(path, () => {}), UnexpectedEofError);
+  }
   {
     await using _server = listenAndServe(path, fdHandler(0), { logger: log, allow });
     await assertRejects(() => receive(path, () => {}), UnexpectedEofError);

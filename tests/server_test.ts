@@ -516,9 +516,9 @@ test("a server that has no descriptors left tries again, and serves who waited",
   const { errors, said, delays } = JSON.parse(await child.line());
   // What lasts is said once, and tried ever less often.
   assertEquals(errors.length, 1);
-  assertMatch(errors[0], /^Cannot accept on .*app\.sock; trying again: .*\(EMFILE\)/);
+  assertMatch(errors[0], /^Cannot accept on ".*app\.sock"; trying again: .*\(EMFILE\)/);
   assertEquals(delays, [5, 10, 20, 40]);
-  assertMatch(said[0], /^Accepting on .*app\.sock again$/);
+  assertMatch(said[0], /^Accepting on ".*app\.sock" again$/);
   assertEquals((await child.ended()).code, 0);
 });
 

@@ -1,0 +1,51 @@
+/**
+ * Text of other processes, made fit to be printed: it moves no cursor, hides nothing, and does not look
+ * like a line of its own.
+ *
+ * Pure: no Deno namespace, no ffi.
+ *
+ * @module
+ */
+
+/**
+ * Characters that a terminal obeys, or does not show: controls (with DEL and C1, of which U+009B begins
+ * an escape sequence), formats (of which some reverse the order of what follows), separators of lines,
+ * and halves of surrogate pairs.
+ */
+const hidden = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
+
+/** Colors and the like (ECMA-48, SGR), which programs print into what is kept of their output. */
+const colors = new RegExp("\x1b\\[[\\d;:]*m", "g");
+
+/** On one line, and without quotes: `a\nb`. */
+export function escaped(text: string): string {
+  return text.replace(hidden, (character) => {
+    const [, short] = /^"(\\[^u])"$/.exec(JSON.stringify(character)) ?? [];
+    return short ?? units(character).map((unit) => `\\u${unit}`).join("");
+  });
+}
+
+/** In quotes, which end where the text does: `"a\nb"`. What is quoted is JSON. */
+export function quoted(text: string): string {
+  return escaped(JSON.stringify(text));
+}
+
+/**
+ * Of several lines, as the last words of a program are: all but the first are indented, so that none is
+ * taken for a line of the log that they are printed in.
+ */
+export function indented(text: string): string {
+  const lines = text.replace(colors, "").replaceAll("\t", indent).split(/\r?\n/).map(escaped);
+  // Text that went through several processes is indented once.
+  return lines.map((line, i) =>
+    i === 0 || line === "" || line.startsWith(indent) ? line : indent + line
+  )
+    .join("\n");
+}
+
+const indent = "    ";
+
+/** The UTF-16 code units, in hexadecimal. */
+function units(character: string): string[] {
+  return character.split("").map((unit) => unit.charCodeAt(0).toString(16).padStart(4, "0"));
+}
