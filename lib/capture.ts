@@ -20,7 +20,8 @@ import {
   type Registration,
   registrations,
 } from "../ffi/proc.ts";
-import { ifSocket, localAddress } from "../ffi/socket.ts";
+import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
+import { ifSocket, listenUnix, localAddress } from "../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "./errors.ts";
 
 /** The place of a dummy: the number that the native object uses, and how its runtime watches it. */
@@ -121,11 +122,68 @@ export function slots(): Slot[] {
 export function prepare(): void {
   try {
     loop ??= findLoop();
+  } catch {
+    // The call that needs it tries again, and throws.
+  }
+}
+
+/**
+ * Starts a connection attempt and catches its place; `arrange` decides in the same turn what stands
+ * there. Resolves when the runtime takes the connection for established.
+ */
+export async function captureConn<T extends Deno.Conn>(
+  connect: () => Promise<T>,
+  arrange: (slot: Slot) => void,
+): Promise<{ conn: T; slot: Slot }> {
+  let connecting: Promise<T> | undefined;
+  let slot: Slot;
+  try {
+    ({ slot } = capture(() => connecting = connect(), () => {}));
   } catch (error) {
-    // Who needs it will be told.
-    if (!(error instanceof UnsupportedRuntimeError || error instanceof Deno.errors.NotCapable)) {
-      throw error;
+    // An attempt that failed at once, or is not permitted, says why here, and registers nothing.
+    (await connecting)?.close();
+    throw error;
+  }
+  arrange(slot);
+  return { conn: await connecting!, slot };
+}
+
+/** A unix connection to nobody, and its place: it needs neither a port nor a network interface. */
+export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; slot: Slot }> {
+  const path = privateName();
+  const listening = listenUnix(path, "Cannot make a connection to stand in");
+  try {
+    return await captureConn(() => Deno.connect({ transport: "unix", path }), keep);
+  } finally {
+    // Nothing accepts the connection: its far end goes with the listener.
+    closeRaw(listening);
+  }
+}
+
+/** A name in the abstract namespace that no other socket has. */
+export function privateName(): string {
+  return `\0graceful-${crypto.randomUUID()}`;
+}
+
+/** Whether this process may use the whole network, as a unix socket without a path needs. */
+export function mayUseWholeNetwork(): boolean {
+  return Deno.permissions.querySync({ name: "net" }).state === "granted";
+}
+
+/** What the first of `makers` makes that does not fail; when all fail, the error of the first. */
+export function firstOf<T>(makers: (() => T)[]): T {
+  const [make, ...others] = makers;
+  try {
+    return make();
+  } catch (error) {
+    for (const other of others) {
+      try {
+        return other();
+      } catch {
+        // The first error counts: it is the one of the way that the documentation names.
+      }
     }
+    throw error;
   }
 }
 
@@ -154,7 +212,7 @@ function findLoop(): Loop {
     for (const runtime of epolls()) {
       if (!registrations(runtime).some(({ tfd }) => tfd === raw)) continue;
       watching++;
-      const second = through(trap, runtime, trial);
+      const { listener: second } = through(trap, runtime, makeTrial);
       const caught = registrations(trap).length === 1;
       second.close();
       if (caught) return { trap, runtime };
@@ -178,22 +236,44 @@ function* epolls(): Generator<number> {
 /** A number below which what a process opens as it begins is found. */
 const early = 32;
 
-function trial(): Deno.Listener {
-  return Deno.listen({ hostname: "127.0.0.1", port: 0 });
+/** A listener for trials, and its address as text. */
+interface Trial {
+  listener: Deno.Listener;
+  address: string;
+}
+
+/**
+ * A listener of the kind that this process can make: a sandbox may refuse sockets of either family,
+ * every port may be in use, and permissions may be for one of the two.
+ */
+function makeTrial(): Trial {
+  const ways = [unixTrial, tcpTrial];
+  return firstOf(mayUseWholeNetwork() ? ways : ways.reverse());
+}
+
+function unixTrial(): Trial {
+  const path = privateName();
+  return { listener: Deno.listen({ transport: "unix", path }), address: formatPath(path) };
+}
+
+function tcpTrial(): Trial {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return { listener, address: formatAddress(listener.addr as Address) };
+}
+
+/** A listener for trials, without the rest of what is known of it. */
+export function trialListener(): Deno.Listener {
+  return makeTrial().listener;
 }
 
 /** A listener, and its number: the lowest that is free (POSIX, "File Descriptor Allocation"), as a rule. */
 function placedTrial(): { listener: Deno.Listener; raw: number } {
   const lowest = dup(0);
   closeRaw(lowest);
-  const listener = trial();
-  const { port } = listener.addr as Deno.NetAddr;
+  const { listener, address } = makeTrial();
   const isIt = (raw: number) =>
-    ifSocket(raw, ({ domain, listening }) => {
-      if (!listening || domain !== "ipv4") return false;
-      const address = localAddress(raw);
-      return address !== undefined && "port" in address && address.port === port;
-    }) ?? false;
+    ifSocket(raw, ({ listening }) => listening && formatAddress(localAddress(raw)) === address) ??
+      false;
   // Another thread may have been quicker.
   const raw = isIt(lowest) ? lowest : openDescriptors().find(isIt);
   if (raw !== undefined) return { listener, raw };

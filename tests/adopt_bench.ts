@@ -6,8 +6,9 @@
  */
 
 import { dup } from "../ffi/fd.ts";
-import { listenLoopback, socketPair } from "../ffi/socket.ts";
+import { socketPair } from "../ffi/socket.ts";
 import { fdConn, fdListener } from "../mod.ts";
+import { listenLoopback } from "./fixtures/loopback.ts";
 
 /** So many times each server is loaded, in turns. */
 const pairs = 9;
