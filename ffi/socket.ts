@@ -108,13 +108,15 @@ export function isBound(path: string): boolean {
  */
 export function holdPort(hostname: string, other: number): { raw: number; port: number } {
   const attempt = `Cannot bind a TCP socket at ${hostname}`;
+  const { sockaddr_in, sockaddr_in6 } = structs;
   const own = localAddress(other) as InetAddress;
-  const at = own.hostname === hostname ? address.slice(0, length[0]) : structs.sockaddr_in.pack({
+  const { size } = own.hostname.includes(":") ? sockaddr_in6 : sockaddr_in;
+  const at = own.hostname === hostname ? address.slice(0, size) : sockaddr_in.pack({
     sin_family: c.AF_INET,
     sin_addr: { s_addr: hostname.split(".").reduce((sum, part) => sum * 256 + Number(part), 0) },
   });
   // Of IPv6, too, the port is there.
-  new DataView(at.buffer).setUint16(structs.sockaddr_in.offset("sin_port"), 0);
+  new DataView(at.buffer).setUint16(sockaddr_in.offset("sin_port"), 0);
   const family = structs.sockaddr.read(at, "sa_family");
   const raw = check(libc().socket(family, c.SOCK_STREAM | socketFlags, 0), attempt);
   try {
