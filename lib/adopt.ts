@@ -380,11 +380,16 @@ function mayUse(hostname: string): boolean {
   return Deno.permissions.querySync({ name: "net", host }).state === "granted";
 }
 
-/** The same error, saying what was attempted: Deno's own "Address already in use" names no address. */
+/** Why no socket can be made at an address; what else Deno refuses, a certificate for one, it explains. */
+const addressErrors = ["EADDRINUSE", "EADDRNOTAVAIL", "ENETUNREACH", "EAFNOSUPPORT"];
+
+/** The same error, with what was attempted and what to do: Deno's own says neither. */
 function explained(error: unknown, what: string): unknown {
-  if (!(error instanceof Error) || error instanceof Deno.errors.NotCapable) return error;
-  error.message = `Cannot make a ${what} that stands in for the one to adopt (it needs, for an ` +
-    `instant, a free port of 127.0.0.1, or with --allow-net of any other address): ${error.message}`;
+  if (error instanceof Error && addressErrors.includes((error as { code?: string }).code ?? "")) {
+    error.message = `Cannot adopt a ${what}: no socket can be made to stand in for it for an ` +
+      `instant, at 127.0.0.1 or at another address that is permitted (${error.message}). ` +
+      "Free a port of 127.0.0.1, or allow other addresses with --allow-net";
+  }
   return error;
 }
 

@@ -13,17 +13,17 @@
 import { closeAll, closeRaw } from "../ffi/fd.ts";
 import type { Alarm } from "../ffi/poll.ts";
 import { socketPair, writeByte } from "../ffi/socket.ts";
-import { divert, mayUseWholeNetwork, revert, type Slot, unixStandIn } from "./capture.ts";
+import { divert, mayBeAbstract, revert, type Slot, unixStandIn } from "./capture.ts";
 
 /**
- * An alarm for `epoll`; undefined where this process may not connect to a unix socket without a path,
- * and before Deno 2.8, whose tests would take its connection for something that one of them has left
+ * An alarm for `epoll`; undefined where this process may not connect to abstract unix sockets, and
+ * before Deno 2.8, whose tests would take its connection for something that one of them has left
  * open.
  *
  * @throws {UnsupportedRuntimeError} When this runtime has no epoll that could be used so.
  */
 export async function makeAlarm(epoll: number): Promise<Alarm | undefined> {
-  if (/^2\.[0-7]\./.test(Deno.version.deno) || !mayUseWholeNetwork()) return undefined;
+  if (/^2\.[0-7]\./.test(Deno.version.deno) || !mayBeAbstract()) return undefined;
   const { conn, slot } = await unixStandIn();
   try {
     return new ReadAlarm(conn, slot, epoll);

@@ -165,9 +165,14 @@ export function privateName(): string {
   return `\0graceful-${crypto.randomUUID()}`;
 }
 
-/** Whether this process may use the whole network, as a unix socket without a path needs. */
-export function mayUseWholeNetwork(): boolean {
-  return Deno.permissions.querySync({ name: "net" }).state === "granted";
+/**
+ * Whether native objects may be on unix sockets in the abstract namespace, told without a prompt: Deno
+ * wants the whole network for that, and before 2.8.3 every path too (even then it takes -A).
+ */
+export function mayBeAbstract(): boolean {
+  const paths = /^2\.([0-7]|8\.[0-2])\b/.test(Deno.version.deno);
+  const names = paths ? ["read", "write", "net"] as const : ["net"] as const;
+  return names.every((name) => Deno.permissions.querySync({ name }).state === "granted");
 }
 
 /** What the first of `makers` makes that does not fail; when all fail, the error of the first. */
@@ -248,7 +253,7 @@ interface Trial {
  */
 function makeTrial(): Trial {
   const ways = [unixTrial, tcpTrial];
-  return firstOf(mayUseWholeNetwork() ? ways : ways.reverse());
+  return firstOf(mayBeAbstract() ? ways : ways.reverse());
 }
 
 function unixTrial(): Trial {

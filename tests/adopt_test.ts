@@ -456,6 +456,28 @@ test("a connection that was closed while it was being adopted leaves nothing beh
   b.close();
 });
 
+test("a connection that is closed at any moment of its adoption is not shut down for its other holders", async () => {
+  const failures = new Set<number>();
+  for (let turns = 0; turns < 30; turns++) {
+    const [a, b] = tcpEnds();
+    using holder = a.dup();
+    using peer = b;
+    const adopting = fdConn(a);
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    if (a.owned) a.close();
+    const conn = await adopting.catch((error) => {
+      assertInstanceOf(error, Deno.errors.BadResource);
+      failures.add(turns);
+    });
+    conn?.close();
+    if (conn) continue;
+    const message = new OutgoingMessage(1);
+    assertEquals(message.send(holder.raw, 0, 1, 0), 1);
+    assertEquals(libc().read(peer.raw, new Uint8Array(9), 9n), 1n);
+  }
+  assert(failures.has(0) && failures.has(29), `failed after ${[...failures]} turns`);
+});
+
 // Connections
 
 const connections: [string, (directory: Directory) => Promise<[Deno.Conn, Deno.Conn]>][] = [

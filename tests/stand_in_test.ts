@@ -90,6 +90,11 @@ for (const [what, sandbox, args, expected] of adopted) {
   });
 }
 
+const refusedIn = without(1);
+check("adopts TCP and UDP where no unix socket can be made to try it", refusedIn, async () => {
+  assertEquals(seenIn(await sandboxed(refusedIn, ["127.0.0.1"])), ipUses);
+});
+
 const handedOver: [string, Sandbox, string[]][] = [
   ["a unix path with no interface up", isolated, ["unix", ""]],
   ["a unix path where no socket of IP can be made", without(2, 10), ["unix", ""]],
@@ -104,6 +109,29 @@ for (const [what, sandbox, args] of handedOver) {
     assertEquals(seen, { first: "first", second: "second", conn: "hello" });
   });
 }
+
+check("an alarm needs no interface that is up", isolated, async () => {
+  const deno = ["run", "-A", "--no-check"];
+  await using child = new Child("./hastened.ts", [], { deno, through: isolated.through });
+  assertEquals(JSON.parse(await child.line()).made, true);
+});
+
+test("adopting a connection fails on a runtime that wakes no adopted object", async () => {
+  await using child = new Child("./unwoken.ts", ["alone"]);
+  const { code, stdout, stderr } = await child.ended();
+  assertEquals([code, stdout, stderr], [0, ["UnsupportedRuntimeError true"], ""]);
+});
+
+test("a server that is found to be on such a runtime is told in the log, once, and goes on", async () => {
+  await using child = new Child("./unwoken.ts", ["served"]);
+  const { code, stdout, stderr } = await child.ended();
+  assertEquals([code, stdout], [0, ["UnsupportedRuntimeError true", "HTTP/1.1 200 OK"]], stderr);
+  assertEquals(
+    stderr.match(/An adopted object may hang: UnsupportedRuntimeError/g)?.length,
+    1,
+    stderr,
+  );
+});
 
 function check(name: string, { missing }: Sandbox, fn: () => Promise<void>): void {
   if (missing !== undefined) console.log(`Skipped: ${name}: ${missing}`);
