@@ -599,9 +599,14 @@ for (const [kind, pair] of connections) {
     leaveConn(conn);
     const message = new OutgoingMessage(1 << 16);
     let sent = 0;
-    for (let n = 0; n !== wouldBlock;) {
-      sent += n;
-      n = message.send(fd.raw, 0, message.data.length, 0);
+    // TCP makes room again while the peer's side takes over what was sent, for a few turns.
+    for (let full = 0; full < 10; full++) {
+      for (let n = 0; n !== wouldBlock;) {
+        if (n > 0) full = 0;
+        sent += n;
+        n = message.send(fd.raw, 0, message.data.length, 0);
+      }
+      await pause(1);
     }
     using adopted = await fdConn(fd);
     const writing = adopted.write(Uint8Array.of(1)).then(() => adopted.closeWrite());

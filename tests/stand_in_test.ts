@@ -55,6 +55,7 @@ const isolated = network();
 const filtered = network([up, elsewhere, filter("-j DROP")]);
 const refused = network([up, elsewhere, filter("-j REJECT")]);
 const reset = network([up, elsewhere, filter("-p tcp -j REJECT --reject-with tcp-reset")]);
+const elsewhereOnly = network([up, elsewhere, "ip addr del 127.0.0.1/8 dev lo"]);
 const linked = network([up, ...ownInterface]);
 const crowded = network([up, fewPorts]);
 
@@ -81,6 +82,8 @@ const adopted: [string, Sandbox, string[], Record<string, string>][] = [
   ["TCP and UDP with packets to loopback refused", refused, ["10.9.9.1"], ipUses],
   ["TCP and UDP with connections to loopback reset", reset, ["10.9.9.1"], ipUses],
   ["TCP and UDP with the loopback interface down", linked, ["10.9.9.1", "loopback"], ipUses],
+  ["TCP and UDP where 127.0.0.1 is no address", elsewhereOnly, ["10.9.9.1"], ipUses],
+  ["TCP and UDP over IPv6 where no IPv4 socket can be made", without(2), ["::1"], ipUses],
   ["TCP and UDP with no port of 127.0.0.1 free", crowded, ["127.0.0.1", "ports"], ipUses],
 ];
 
