@@ -104,19 +104,11 @@ export function isBound(path: string): boolean {
 
 /**
  * A TCP socket that holds a free port and does not listen, so that a connection attempt to it reaches
- * no service: at the local address of the socket `other`, or at the IPv4 address `hostname`.
+ * no service: at the IPv4 address `hostname`, or at the IPv6 address that the socket `other` has.
  */
 export function holdPort(hostname: string, other: number): { raw: number; port: number } {
   const attempt = `Cannot bind a TCP socket at ${hostname}`;
-  const { sockaddr_in, sockaddr_in6 } = structs;
-  const own = localAddress(other) as InetAddress;
-  const { size } = own.hostname.includes(":") ? sockaddr_in6 : sockaddr_in;
-  const at = own.hostname === hostname ? address.slice(0, size) : sockaddr_in.pack({
-    sin_family: c.AF_INET,
-    sin_addr: { s_addr: hostname.split(".").reduce((sum, part) => sum * 256 + Number(part), 0) },
-  });
-  // Of IPv6, too, the port is there.
-  new DataView(at.buffer).setUint16(sockaddr_in.offset("sin_port"), 0);
+  const at = hostname.includes(":") ? ownIpv6(other) : packIpv4(hostname);
   const family = structs.sockaddr.read(at, "sa_family");
   const raw = check(libc().socket(family, c.SOCK_STREAM | socketFlags, 0), attempt);
   try {
@@ -126,6 +118,20 @@ export function holdPort(hostname: string, other: number): { raw: number; port: 
     closeRaw(raw);
     throw error;
   }
+}
+
+function packIpv4(hostname: string): Uint8Array<ArrayBuffer> {
+  const s_addr = hostname.split(".").reduce((sum, part) => sum * 256 + Number(part), 0);
+  return structs.sockaddr_in.pack({ sin_family: c.AF_INET, sin_addr: { s_addr } });
+}
+
+/** The socket's own address with port 0: with its scope, which the text leaves out. */
+function ownIpv6(raw: number): Uint8Array<ArrayBuffer> {
+  localAddress(raw);
+  const { sockaddr_in6 } = structs;
+  const own = address.slice(0, sockaddr_in6.size);
+  own.fill(0, sockaddr_in6.offset("sin6_port"), sockaddr_in6.offset("sin6_flowinfo"));
+  return own;
 }
 
 /**

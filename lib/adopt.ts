@@ -9,6 +9,7 @@
 
 import { closeAll, closeRaw, Fd, isAppending, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus, statusOf } from "../ffi/file.ts";
+import { createEventfd } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
@@ -19,15 +20,14 @@ import {
   peerAddress,
   type SocketKind,
   socketKind,
-  socketPair,
 } from "../ffi/socket.ts";
 import { expiring, unlessAborted } from "../ffi/time.ts";
 import {
+  atFirst,
   capture,
   captureConn,
   divert,
   exchange,
-  firstOf,
   keep,
   place,
   privateName,
@@ -93,11 +93,11 @@ export function fdListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
 
 function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   const raw = rawOf(fd);
-  if (tls && listenerKind(raw).domain === "unix") {
-    throw wrong(raw, "a listening TCP socket, as TLS needs");
-  }
+  const kind = listenerKind(raw);
+  if (tls && kind.domain === "unix") throw wrong(raw, "a listening TCP socket, as TLS needs");
   const { dummy, slot } = captureListener<Deno.Listener>(
     raw,
+    kind,
     (where) => {
       if ("path" in where) return Deno.listen({ transport: "unix", ...where });
       return tls ? Deno.listenTls({ ...where, ...tls }) : Deno.listen(where);
@@ -158,7 +158,7 @@ async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn>
   return conn;
 }
 
-/** A TCP connection that stands on a socket to nobody, and its place. */
+/** A TCP connection that stands on nothing of the network, and its place. */
 async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: Slot }> {
   let first: { error: unknown } | undefined;
   for (const hostname of standInHosts(rawOf(fd))) {
@@ -174,14 +174,14 @@ async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: 
 /**
  * Deno takes a TCP connection for established when its socket is writable and has two IP addresses. So
  * no packet has to come back: what Deno reads the addresses of is the descriptor itself, and what its
- * runtime takes for writable is one end of a socket pair, because the descriptor may have no room for
- * long. The attempt that begins it all is refused, or filtered, and forgotten.
+ * runtime sees to be writable is an eventfd, because the descriptor may have no room for long. The attempt
+ * that begins it all is refused, or filtered, and forgotten.
  */
 async function connectedLike(
   fd: Fd | number,
   hostname: string,
 ): Promise<{ conn: Deno.TcpConn; slot: Slot }> {
-  const [writable, far] = socketPair();
+  const writable = createEventfd();
   let held = -1;
   try {
     let port: number;
@@ -192,12 +192,12 @@ async function connectedLike(
     });
     // Closing the connection must not shut the descriptor's down, should it not be adopted after all.
     closing(() => {
+      replace(writable, slot.tfd);
       revert(slot, writable);
-      exchange(slot, writable);
     }, conn);
     return { conn, slot };
   } finally {
-    closeAll([writable, far, held]);
+    closeAll([writable, held]);
   }
 }
 
@@ -332,17 +332,15 @@ export type StandInPlace = { path: string } | { hostname: string; port: number }
 /**
  * Captures what `make` makes to stand in for the listening socket `raw`: on a socket of the same kind,
  * so that nothing else has to be permitted, up or free.
- *
- * @throws {WrongDescriptorError} When `raw` is something else.
  */
 export function captureListener<T>(
   raw: number,
+  { domain }: SocketKind,
   make: (where: StandInPlace) => T,
   discard: (dummy: T) => void,
 ): { dummy: T; slot: Slot } {
-  const unix = listenerKind(raw).domain === "unix";
   return capture(
-    () => unix ? make({ path: privateName() }) : bound(raw, "TCP listener", make),
+    () => domain === "unix" ? make({ path: privateName() }) : bound(raw, "TCP listener", make),
     discard,
   );
 }
@@ -354,25 +352,25 @@ function bound<T>(
   make: (at: { hostname: string; port: number }) => T,
 ): T {
   try {
-    return firstOf(standInHosts(raw).map((hostname) => () => make({ hostname, port: 0 })));
+    return atFirst(standInHosts(raw), (hostname) => make({ hostname, port: 0 }));
   } catch (error) {
     throw explained(error, what);
   }
 }
 
 /**
- * Where a socket may stand that stands in for the one of `raw`, if this process may use more than the
+ * Where a socket may be made that stands in for `raw`, as far as this process may use others than the
  * first. Each address has ports of its own, and those of 127.0.0.1 may all be in use: so comes another
  * one of the 2^24 of loopback. Where neither is to be had, because loopback is down or IPv4 refused, the
  * address of `raw` itself is.
  */
-function standInHosts(raw: number): string[] {
+function* standInHosts(raw: number): Generator<string> {
+  yield "127.0.0.1";
+  const parts = crypto.getRandomValues(new Uint8Array(3)).map((n) => n % 254 + 1);
+  const others = [`127.${parts.join(".")}`];
   const own = localAddress(raw);
-  const others = [
-    `127.${crypto.getRandomValues(new Uint8Array(3)).map((n) => n % 254 + 1).join(".")}`,
-  ];
   if (own && "hostname" in own) others.push(own.hostname);
-  return ["127.0.0.1", ...others.filter(mayUse)];
+  yield* others.filter(mayUse);
 }
 
 function mayUse(hostname: string): boolean {

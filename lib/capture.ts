@@ -175,21 +175,18 @@ export function mayBeAbstract(): boolean {
   return names.every((name) => Deno.permissions.querySync({ name }).state === "granted");
 }
 
-/** What the first of `makers` makes that does not fail; when all fail, the error of the first. */
-export function firstOf<T>(makers: (() => T)[]): T {
-  const [make, ...others] = makers;
-  try {
-    return make();
-  } catch (error) {
-    for (const other of others) {
-      try {
-        return other();
-      } catch {
-        // The first error counts: it is the one of the way that the documentation names.
-      }
+/** What `make` gives for the first of `places` where it does not fail; if it always does, the first error. */
+export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
+  let first: { error: unknown } | undefined;
+  for (const place of places) {
+    try {
+      return make(place);
+    } catch (error) {
+      // The first place is the one that the documentation names.
+      first ??= { error };
     }
-    throw error;
   }
+  throw first!.error;
 }
 
 /** Runs `make` while number `runtime` refers to the epoll `trap`. */
@@ -253,7 +250,7 @@ interface Trial {
  */
 function makeTrial(): Trial {
   const ways = [unixTrial, tcpTrial];
-  return firstOf(mayBeAbstract() ? ways : ways.reverse());
+  return atFirst(mayBeAbstract() ? ways : ways.reverse(), (make) => make());
 }
 
 function unixTrial(): Trial {

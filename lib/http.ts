@@ -159,7 +159,7 @@ function serveOn(
   handler: HttpHandler,
 ): Deno.HttpServer {
   const raw = rawOf(fd);
-  listenerKind(raw);
+  const kind = listenerKind(raw);
   const address = localAddress(raw);
   const active = new Map<Deno.ServeHandlerInfo, Deno.Addr>();
   const known = new KnownClients();
@@ -208,6 +208,7 @@ function serveOn(
   const serveAny = Deno.serve as any;
   const { dummy: server, slot } = captureListener<Deno.HttpServer>(
     raw,
+    kind,
     (where) =>
       serveAny(
         {
