@@ -28,6 +28,7 @@ import {
   captureConn,
   divert,
   exchange,
+  explained,
   keep,
   place,
   privateName,
@@ -168,7 +169,7 @@ async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: 
       first ??= { error };
     }
   }
-  throw explained(first!.error, "TCP connection");
+  throw explained(first!.error);
 }
 
 /**
@@ -234,11 +235,9 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
       "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
     );
   }
+  const udp = (hostname: string) => Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   const { dummy, slot } = capture<Deno.DatagramConn>(
-    () =>
-      kind.domain === "unix"
-        ? listenUnixpacket()
-        : bound(raw, "UDP socket", (at) => Deno.listenDatagram({ transport: "udp", ...at })),
+    () => kind.domain === "unix" ? listenUnixpacket() : atFirst(standInHosts(raw), udp),
     (conn) => conn.close(),
   );
   lookAfter(fd, slot.tfd);
@@ -339,23 +338,11 @@ export function captureListener<T>(
   make: (where: StandInPlace) => T,
   discard: (dummy: T) => void,
 ): { dummy: T; slot: Slot } {
+  const inet = (hostname: string) => make({ hostname, port: 0 });
   return capture(
-    () => domain === "unix" ? make({ path: privateName() }) : bound(raw, "TCP listener", make),
+    () => domain === "unix" ? make({ path: privateName() }) : atFirst(standInHosts(raw), inet),
     discard,
   );
-}
-
-/** What `make` makes at the first host where that works. */
-function bound<T>(
-  raw: number,
-  what: string,
-  make: (at: { hostname: string; port: number }) => T,
-): T {
-  try {
-    return atFirst(standInHosts(raw), (hostname) => make({ hostname, port: 0 }));
-  } catch (error) {
-    throw explained(error, what);
-  }
 }
 
 /**
@@ -376,19 +363,6 @@ function* standInHosts(raw: number): Generator<string> {
 function mayUse(hostname: string): boolean {
   const host = hostname.includes(":") ? `[${hostname}]` : hostname;
   return Deno.permissions.querySync({ name: "net", host }).state === "granted";
-}
-
-/** Why no socket can be made at an address; what else Deno refuses, a certificate for one, it explains. */
-const addressErrors = ["EADDRINUSE", "EADDRNOTAVAIL", "ENETUNREACH", "EAFNOSUPPORT"];
-
-/** The same error, with what was attempted and what to do: Deno's own says neither. */
-function explained(error: unknown, what: string): unknown {
-  if (error instanceof Error && addressErrors.includes((error as { code?: string }).code ?? "")) {
-    error.message = `Cannot adopt a ${what}: no socket can be made to stand in for it for an ` +
-      `instant, at 127.0.0.1 or at another address that is permitted (${error.message}). ` +
-      "Free a port of 127.0.0.1, or allow other addresses with --allow-net";
-  }
-  return error;
 }
 
 /**
@@ -434,7 +408,7 @@ async function prove(): Promise<void> {
   using fd = new Fd(listenUnix(name, attempt));
   const { dummy, slot } = capture(trialListener, (listener) => listener.close());
   using listener = dummy;
-  closing(() => place(slot, fd.raw), listener);
+  place(slot, fd.raw);
   const accepting = listener.accept();
   using _client = new Fd(connectUnix(name, attempt));
   // A listener of TCP that finds a unix connection fails then, and was woken too.

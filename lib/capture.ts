@@ -175,7 +175,7 @@ export function mayBeAbstract(): boolean {
   return names.every((name) => Deno.permissions.querySync({ name }).state === "granted");
 }
 
-/** What `make` gives for the first of `places` where it does not fail; if it always does, the first error. */
+/** What `make` makes in the first of `places` where it can; where it can nowhere, the first error. */
 export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
   let first: { error: unknown } | undefined;
   for (const place of places) {
@@ -186,7 +186,20 @@ export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
       first ??= { error };
     }
   }
-  throw first!.error;
+  throw explained(first!.error);
+}
+
+/** Why no socket can be made at an address; what else Deno refuses, a certificate for one, it explains. */
+const addressErrors = ["EADDRINUSE", "EADDRNOTAVAIL", "ENETUNREACH", "EAFNOSUPPORT"];
+
+/** The same error, with what was attempted and what to do: Deno's own says neither. */
+export function explained(error: unknown): unknown {
+  if (error instanceof Error && addressErrors.includes((error as { code?: string }).code ?? "")) {
+    error.message = "Cannot adopt a descriptor: no socket can be made to stand in for it for an " +
+      `instant, at 127.0.0.1 or at another address that is permitted (${error.message}). ` +
+      "Free a port of 127.0.0.1, or permit other addresses with --allow-net";
+  }
+  return error;
 }
 
 /** Runs `make` while number `runtime` refers to the epoll `trap`. */

@@ -478,6 +478,28 @@ test("a connection that is closed at any moment of its adoption is not shut down
   assert(failures.has(0) && failures.has(29), `failed after ${[...failures]} turns`);
 });
 
+test("a TCP connection that is reset at any moment of its adoption is adopted, or stays with its owner", async () => {
+  for (let turns = 0; turns < 30; turns++) {
+    const [a, b] = tcpEnds();
+    const message = new OutgoingMessage(1);
+    message.send(a.raw, 0, 1, 0);
+    const adopting = fdConn(a);
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    // Closing with unread bytes is a reset.
+    b.close();
+    try {
+      using conn = await adopting;
+      await assertRejects(() => readByte(conn), Deno.errors.ConnectionReset);
+    } catch (error) {
+      const { ConnectionReset, NotConnected } = Deno.errors;
+      const refused = [ConnectionReset, NotConnected, WrongDescriptorError];
+      assert(refused.some((each) => error instanceof each), String(error));
+      assert(a.owned);
+      a.close();
+    }
+  }
+});
+
 // Connections
 
 const connections: [string, (directory: Directory) => Promise<[Deno.Conn, Deno.Conn]>][] = [

@@ -3,7 +3,7 @@
  * than the kind that it stands in for.
  */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { Child, type Ended } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { test } from "./guard.ts";
@@ -59,8 +59,12 @@ const elsewhereOnly = network([up, elsewhere, "ip addr del 127.0.0.1/8 dev lo"])
 const linked = network([up, ...ownInterface]);
 const crowded = network([up, fewPorts]);
 
-async function sandboxed({ through }: Sandbox, args: string[]): Promise<Ended> {
-  const deno = ["run", "-A", "--unstable-net", "--no-check"];
+async function sandboxed(
+  { through }: Sandbox,
+  args: string[],
+  permissions = ["-A"],
+): Promise<Ended> {
+  const deno = ["run", ...permissions, "--no-prompt", "--unstable-net", "--no-check"];
   await using child = new Child("./stand_ins.ts", args, { deno, through });
   return await child.ended();
 }
@@ -97,6 +101,17 @@ const refusedIn = without(1);
 check("adopts TCP and UDP where no unix socket can be made to try it", refusedIn, async () => {
   assertEquals(seenIn(await sandboxed(refusedIn, ["127.0.0.1"])), ipUses);
 });
+
+check(
+  "with no port free, and no other address permitted, the error says what to do",
+  crowded,
+  async () => {
+    const permissions = ["--allow-ffi", "--allow-net=127.0.0.1"];
+    const { code, stderr } = await sandboxed(crowded, ["127.0.0.1", "ports"], permissions);
+    assertEquals(code, 1);
+    assertMatch(stderr, /AddrInUse: Cannot adopt a descriptor: .*Free a port of 127\.0\.0\.1/);
+  },
+);
 
 const handedOver: [string, Sandbox, string[]][] = [
   ["a unix path with no interface up", isolated, ["unix", ""]],
