@@ -19,6 +19,11 @@ export function createEpoll(): number {
   return check(libc().epoll_create1(c.EPOLL_CLOEXEC), "Cannot make an epoll");
 }
 
+/** An eventfd, which is writable until a counter of 64 bits is full. */
+export function createEventfd(): number {
+  return check(libc().eventfd(0, c.EFD_CLOEXEC | c.EFD_NONBLOCK), "Cannot make an eventfd");
+}
+
 /** Adds a descriptor to `epoll`. */
 export function watch(epoll: number, { tfd, events, data }: Registration): void {
   control(epoll, c.EPOLL_CTL_ADD, tfd, events, data);
@@ -320,10 +325,7 @@ class Waits {
 
   #open(): void {
     if (this.#epoll >= 0) return;
-    const wakeUp = check(
-      libc().eventfd(0, c.EFD_CLOEXEC | c.EFD_NONBLOCK),
-      "Cannot make an eventfd",
-    );
+    const wakeUp = createEventfd();
     let epoll = -1;
     try {
       epoll = createEpoll();

@@ -102,47 +102,36 @@ export function isBound(path: string): boolean {
   return code !== errnos.ECONNREFUSED && code !== errnos.ENOENT;
 }
 
-/** A listening TCP socket on a free port of 127.0.0.1. */
-export function listenLoopback(backlog = 1): { raw: number; port: number } {
-  const attempt = "Cannot listen on 127.0.0.1";
-  return tcpSocket(attempt, (raw) => {
-    const any = loopback(0);
-    check(libc().bind(raw, any, any.length), attempt);
-    check(libc().listen(raw, backlog), attempt);
-    return { raw, port: (localAddress(raw) as InetAddress).port };
-  });
-}
-
-/** A TCP socket that is connected to `port` of 127.0.0.1, or about to be. */
-export function connectLoopback(port: number): number {
-  const attempt = `Cannot connect to 127.0.0.1:${port}`;
-  return tcpSocket(attempt, (raw) => {
-    const there = loopback(port);
-    if (libc().connect(raw, there, there.length) < 0) {
-      const code = errno();
-      if (code !== errnos.EINPROGRESS) throw systemError(code, attempt);
-    }
-    return raw;
-  });
-}
-
-function loopback(port: number): Uint8Array<ArrayBuffer> {
-  return structs.sockaddr_in.pack({
-    sin_family: c.AF_INET,
-    sin_port: port,
-    sin_addr: { s_addr: c.INADDR_LOOPBACK },
-  });
-}
-
-/** Makes a TCP socket and does something with it; closes it when that fails. */
-function tcpSocket<T>(attempt: string, use: (raw: number) => T): T {
-  const raw = check(libc().socket(c.AF_INET, c.SOCK_STREAM | socketFlags, 0), attempt);
+/**
+ * A TCP socket that holds a free port and does not listen, so that a connection attempt to it reaches
+ * no service: at the IPv4 address `hostname`, or at the IPv6 address that the socket `other` has.
+ */
+export function holdPort(hostname: string, other: number): { raw: number; port: number } {
+  const attempt = `Cannot bind a TCP socket at ${hostname}`;
+  const at = hostname.includes(":") ? ownIpv6(other) : packIpv4(hostname);
+  const family = structs.sockaddr.read(at, "sa_family");
+  const raw = check(libc().socket(family, c.SOCK_STREAM | socketFlags, 0), attempt);
   try {
-    return use(raw);
+    check(libc().bind(raw, at, at.length), attempt);
+    return { raw, port: (localAddress(raw) as InetAddress).port };
   } catch (error) {
     closeRaw(raw);
     throw error;
   }
+}
+
+function packIpv4(hostname: string): Uint8Array<ArrayBuffer> {
+  const s_addr = hostname.split(".").reduce((sum, part) => sum * 256 + Number(part), 0);
+  return structs.sockaddr_in.pack({ sin_family: c.AF_INET, sin_addr: { s_addr } });
+}
+
+/** The socket's own address with port 0: with its scope, which the text leaves out. */
+function ownIpv6(raw: number): Uint8Array<ArrayBuffer> {
+  localAddress(raw);
+  const { sockaddr_in6 } = structs;
+  const own = address.slice(0, sockaddr_in6.size);
+  own.fill(0, sockaddr_in6.offset("sin6_port"), sockaddr_in6.offset("sin6_flowinfo"));
+  return own;
 }
 
 /**
@@ -310,15 +299,6 @@ export function peerCredentials(raw: number): Credentials {
     uid: credentialsView.getUint32(uidAt, true),
     gid: credentialsView.getUint32(gidAt, true),
   };
-}
-
-/** Closing `raw` will reset the connection and leave no TIME_WAIT behind (socket(7), SO_LINGER). */
-export function resetOnClose(raw: number): void {
-  const linger = structs.linger.pack({ l_onoff: 1, l_linger: 0 });
-  check(
-    libc().setsockopt(raw, c.SOL_SOCKET, c.SO_LINGER, linger, linger.length),
-    () => `Cannot set SO_LINGER of descriptor ${raw}`,
-  );
 }
 
 /**

@@ -7,25 +7,40 @@
  * @module
  */
 
-import { closeRaw, Fd, isAppending, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
+import { closeAll, closeRaw, Fd, isAppending, rawOf, replace, setNonblocking } from "../ffi/fd.ts";
 import { fileStatus, statusOf } from "../ffi/file.ts";
+import { createEventfd } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
-  connectLoopback,
-  listenLoopback,
+  connectUnix,
+  holdPort,
   listenUnix,
   localAddress,
   peerAddress,
-  resetOnClose,
   type SocketKind,
   socketKind,
 } from "../ffi/socket.ts";
 import { expiring, unlessAborted } from "../ffi/time.ts";
-import { capture, exchange, keep, place, type Slot } from "./capture.ts";
+import {
+  atFirst,
+  capture,
+  captureConn,
+  divert,
+  exchange,
+  explained,
+  keep,
+  place,
+  privateName,
+  revert,
+  type Slot,
+  trialListener,
+  unixStandIn,
+} from "./capture.ts";
 import { remember } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { UnsupportedRuntimeError, WrongDescriptorError } from "./errors.ts";
+import { guarded } from "./logger.ts";
 
 /** What a TLS listener needs beside a descriptor, as in `Deno.listenTls`. */
 export interface TlsOptions {
@@ -79,13 +94,14 @@ export function fdListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
 
 function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   const raw = rawOf(fd);
-  const unix = listenerKind(raw).domain === "unix";
-  if (unix && tls) throw wrong(raw, "a listening TCP socket, as TLS needs");
-  const loopback = { hostname: "127.0.0.1", port: 0 };
-  const { dummy, slot } = capture<Deno.Listener>(
-    () => {
-      if (unix) return Deno.listen({ transport: "unix", path: privateName() });
-      return tls ? Deno.listenTls({ ...loopback, ...tls }) : Deno.listen(loopback);
+  const kind = listenerKind(raw);
+  if (tls && kind.domain === "unix") throw wrong(raw, "a listening TCP socket, as TLS needs");
+  const { dummy, slot } = captureListener<Deno.Listener>(
+    raw,
+    kind,
+    (where) => {
+      if ("path" in where) return Deno.listen({ transport: "unix", ...where });
+      return tls ? Deno.listenTls({ ...where, ...tls }) : Deno.listen(where);
     },
     (listener) => listener.close(),
   );
@@ -130,44 +146,59 @@ async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn>
   // A peer that resets meanwhile has no address any more.
   const peer = peerAddress(rawOf(fd));
   const unix = connKind(rawOf(fd)).domain === "unix";
-  const name = privateName();
-  const loopback = unix
-    ? { raw: listenUnix(name, "Cannot make a connection to stand in"), port: 0 }
-    : listenLoopback();
-  try {
-    let connecting: Promise<Deno.TcpConn | Deno.UnixConn> | undefined;
-    let slot: Slot;
+  const { conn, slot } = unix ? await unixStandIn() : await tcpStandIn(fd);
+  closing(() => {
+    const raw = rawOf(fd);
+    lookAfter(fd, slot.tfd);
+    exchange(slot, raw);
+    Object.assign(conn.localAddr, localAddress(raw));
+    Object.assign(conn.remoteAddr, peer);
+  }, conn);
+  remember(conn, slot.tfd);
+  release(fd);
+  return conn;
+}
+
+/** A TCP connection that stands on nothing of the network, and its place. */
+async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: Slot }> {
+  let first: { error: unknown } | undefined;
+  for (const hostname of standInHosts(rawOf(fd))) {
     try {
-      ({ slot } = capture(
-        () =>
-          connecting = unix
-            ? Deno.connect({ transport: "unix", path: name })
-            : Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
-        () => {},
-      ));
+      return await connectedLike(fd, hostname);
     } catch (error) {
-      // What was not permitted says so here, and registers nothing.
-      (await connecting)?.close();
-      throw error;
+      first ??= { error };
     }
-    if (!unix) resetOnClose(slot.tfd);
-    // The dummy connects to the end, and only then gives its place: the descriptor itself might not
-    // be writable for long, which is what a connection attempt waits for.
-    keep(slot);
-    const conn = await connecting!;
+  }
+  throw explained(first!.error);
+}
+
+/**
+ * Deno takes a TCP connection for established when its socket is writable and has two IP addresses. So
+ * no packet has to come back: what Deno reads the addresses of is the descriptor itself, and what its
+ * runtime sees to be writable is an eventfd, because the descriptor may have no room for long. The attempt
+ * that begins it all is refused, or filtered, and forgotten.
+ */
+async function connectedLike(
+  fd: Fd | number,
+  hostname: string,
+): Promise<{ conn: Deno.TcpConn; slot: Slot }> {
+  const writable = createEventfd();
+  let held = -1;
+  try {
+    let port: number;
+    ({ raw: held, port } = holdPort(hostname, rawOf(fd)));
+    const { conn, slot } = await captureConn(() => Deno.connect({ hostname, port }), (slot) => {
+      keep(slot);
+      divert(slot, rawOf(fd), writable);
+    });
+    // Closing the connection must not shut the descriptor's down, should it not be adopted after all.
     closing(() => {
-      const raw = rawOf(fd);
-      lookAfter(fd, slot.tfd);
-      exchange(slot, raw);
-      Object.assign(conn.localAddr, localAddress(raw));
-      Object.assign(conn.remoteAddr, peer);
+      replace(writable, slot.tfd);
+      revert(slot, writable);
     }, conn);
-    remember(conn, slot.tfd);
-    release(fd);
-    return conn;
+    return { conn, slot };
   } finally {
-    // Nobody accepts what connected to it: the far end goes with the listener.
-    closeRaw(loopback.raw);
+    closeAll([writable, held]);
   }
 }
 
@@ -204,11 +235,9 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
       "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
     );
   }
+  const udp = (hostname: string) => Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   const { dummy, slot } = capture<Deno.DatagramConn>(
-    () =>
-      kind.domain === "unix"
-        ? listenUnixpacket()
-        : Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }),
+    () => kind.domain === "unix" ? listenUnixpacket() : atFirst(standInHosts(raw), udp),
     (conn) => conn.close(),
   );
   lookAfter(fd, slot.tfd);
@@ -296,6 +325,46 @@ function isAppendingNull(raw: number): boolean {
   return status?.kind === "character device" && status.rdev === 0x103n;
 }
 
+/** Where a listener stands that stands in for another one. */
+export type StandInPlace = { path: string } | { hostname: string; port: number };
+
+/**
+ * Captures what `make` makes to stand in for the listening socket `raw`: on a socket of the same kind,
+ * so that nothing else has to be permitted, up or free.
+ */
+export function captureListener<T>(
+  raw: number,
+  { domain }: SocketKind,
+  make: (where: StandInPlace) => T,
+  discard: (dummy: T) => void,
+): { dummy: T; slot: Slot } {
+  const inet = (hostname: string) => make({ hostname, port: 0 });
+  return capture(
+    () => domain === "unix" ? make({ path: privateName() }) : atFirst(standInHosts(raw), inet),
+    discard,
+  );
+}
+
+/**
+ * Where a socket may be made that stands in for `raw`, as far as this process may use others than the
+ * first. Each address has ports of its own, and those of 127.0.0.1 may all be in use: so comes another
+ * one of the 2^24 of loopback. Where neither is to be had, because loopback is down or IPv4 refused, the
+ * address of `raw` itself is.
+ */
+function* standInHosts(raw: number): Generator<string> {
+  yield "127.0.0.1";
+  const parts = crypto.getRandomValues(new Uint8Array(3)).map((n) => n % 254 + 1);
+  const others = [`127.${parts.join(".")}`];
+  const own = localAddress(raw);
+  if (own && "hostname" in own) others.push(own.hostname);
+  yield* others.filter(mayUse);
+}
+
+function mayUse(hostname: string): boolean {
+  const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+  return Deno.permissions.querySync({ name: "net", host }).state === "granted";
+}
+
 /**
  * The kind of a listening stream socket.
  *
@@ -312,31 +381,38 @@ export function listenerKind(raw: number): SocketKind {
 let proof: Promise<void> | undefined;
 
 /**
- * Whether objects on a socket of ours are woken, tried once for the thread with a connection of its
- * own: a runtime on which they are not is an error, and not a hang.
+ * Rejects if objects on a socket of ours are not woken, tried once for the thread with a connection of
+ * its own: a runtime on which they are not is an error, and not a hang.
  */
 function proven(): Promise<void> {
   return proof ??= prove().catch((error) => {
-    // Out of descriptors, for example: that proves nothing, and passes.
-    if (!(error instanceof UnsupportedRuntimeError)) proof = undefined;
-    throw error;
+    if (error instanceof UnsupportedRuntimeError) throw error;
+    // Out of descriptors, for example: nothing is proven, and the next call tries again.
+    proof = undefined;
   });
 }
 
-/** The same where nobody can wait for it: a failure is reported like an uncaught error. */
+/**
+ * The same for calls that cannot wait for it: a failure is logged. What it is about may have been
+ * served for a second, and a process that serves is not ended for what a proof makes of it.
+ */
 export function proveInBackground(): void {
   if (proof) return;
-  proven().catch((error) => {
-    if (error instanceof UnsupportedRuntimeError) reportError(error);
-  });
+  proven().catch((error) => guarded(console).error!("An adopted object may hang:", error));
 }
 
+/** A unix socket is all that it takes: no packet filter sees it, no interface has to be up. */
 async function prove(): Promise<void> {
-  const { raw, port } = listenLoopback();
-  using fd = new Fd(raw);
-  using listener = adoptListener(fd);
-  using _client = new Fd(connectLoopback(port));
-  using _accepted = await woken(listener.accept());
+  const attempt = "Cannot try an adopted listener";
+  const name = privateName();
+  using fd = new Fd(listenUnix(name, attempt));
+  const { dummy, slot } = capture(trialListener, (listener) => listener.close());
+  using listener = dummy;
+  place(slot, fd.raw);
+  const accepting = listener.accept();
+  using _client = new Fd(connectUnix(name, attempt));
+  // A listener of TCP that finds a unix connection fails then, and was woken too.
+  await woken(accepting.then((conn) => conn.close(), () => {}));
 }
 
 /** What a promise comes to, if it does within a second, and a hundred turns, of the event loop. */
@@ -352,11 +428,6 @@ async function woken<T>(promise: Promise<T>): Promise<T> {
     () => --turns > 0 ? 10 : 0,
   );
   return await unlessAborted(promise, late.signal);
-}
-
-/** A name in the abstract namespace that nobody else has. */
-export function privateName(): string {
-  return `\0graceful-${crypto.randomUUID()}`;
 }
 
 /** The descriptor belongs to the new object from here on. */

@@ -12,47 +12,29 @@
 
 import { closeAll, closeRaw } from "../ffi/fd.ts";
 import type { Alarm } from "../ffi/poll.ts";
-import { listenLoopback, socketPair, writeByte } from "../ffi/socket.ts";
-import { capture, divert, keep, revert, type Slot } from "./capture.ts";
+import { socketPair, writeByte } from "../ffi/socket.ts";
+import { divert, mayBeAbstract, revert, type Slot, unixStandIn } from "./capture.ts";
 
 /**
- * An alarm for `epoll`; undefined where this process may not connect to 127.0.0.1, and before Deno 2.8,
- * whose tests would take its connection for something that one of them has left open.
+ * An alarm for `epoll`; undefined where this process may not connect to abstract unix sockets, and
+ * before Deno 2.8, whose tests would take its connection for something that one of them has left
+ * open.
  *
  * @throws {UnsupportedRuntimeError} When this runtime has no epoll that could be used so.
  */
 export async function makeAlarm(epoll: number): Promise<Alarm | undefined> {
-  const net = { name: "net", host: "127.0.0.1" } as const;
-  if (/^2\.[0-7]\./.test(Deno.version.deno)) return undefined;
-  if (Deno.permissions.querySync(net).state !== "granted") return undefined;
-  const loopback = listenLoopback();
+  if (/^2\.[0-7]\./.test(Deno.version.deno) || !mayBeAbstract()) return undefined;
+  const { conn, slot } = await unixStandIn();
   try {
-    let connecting: Promise<Deno.TcpConn> | undefined;
-    let slot: Slot;
-    try {
-      ({ slot } = capture(
-        () => connecting = Deno.connect({ hostname: "127.0.0.1", port: loopback.port }),
-        () => {},
-      ));
-    } catch (error) {
-      (await connecting)?.close();
-      throw error;
-    }
-    keep(slot);
-    const conn = await connecting!;
-    try {
-      return new ReadAlarm(conn, slot, epoll);
-    } catch (error) {
-      conn.close();
-      throw error;
-    }
-  } finally {
-    closeRaw(loopback.raw);
+    return new ReadAlarm(conn, slot, epoll);
+  } catch (error) {
+    conn.close();
+    throw error;
   }
 }
 
 class ReadAlarm implements Alarm {
-  readonly #conn: Deno.TcpConn;
+  readonly #conn: Deno.UnixConn;
   readonly #slot: Slot;
   readonly #epoll: number;
   /** What is written here the connection reads. */
@@ -64,7 +46,7 @@ class ReadAlarm implements Alarm {
   #next: Promise<unknown> | undefined;
   #alive = true;
 
-  constructor(conn: Deno.TcpConn, slot: Slot, epoll: number) {
+  constructor(conn: Deno.UnixConn, slot: Slot, epoll: number) {
     const [near, far] = socketPair();
     try {
       divert(slot, near, epoll);

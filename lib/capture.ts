@@ -20,7 +20,8 @@ import {
   type Registration,
   registrations,
 } from "../ffi/proc.ts";
-import { ifSocket, localAddress } from "../ffi/socket.ts";
+import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
+import { ifSocket, listenUnix, localAddress } from "../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "./errors.ts";
 
 /** The place of a dummy: the number that the native object uses, and how its runtime watches it. */
@@ -121,12 +122,84 @@ export function slots(): Slot[] {
 export function prepare(): void {
   try {
     loop ??= findLoop();
+  } catch {
+    // The call that needs it tries again, and throws.
+  }
+}
+
+/**
+ * Starts a connection attempt and catches its place; `arrange` decides in the same turn what stands
+ * there. Resolves when the runtime takes the connection for established.
+ */
+export async function captureConn<T extends Deno.Conn>(
+  connect: () => Promise<T>,
+  arrange: (slot: Slot) => void,
+): Promise<{ conn: T; slot: Slot }> {
+  let connecting: Promise<T> | undefined;
+  let slot: Slot;
+  try {
+    ({ slot } = capture(() => connecting = connect(), () => {}));
   } catch (error) {
-    // Who needs it will be told.
-    if (!(error instanceof UnsupportedRuntimeError || error instanceof Deno.errors.NotCapable)) {
-      throw error;
+    // An attempt that failed at once, or is not permitted, says why here, and registers nothing.
+    (await connecting)?.close();
+    throw error;
+  }
+  arrange(slot);
+  return { conn: await connecting!, slot };
+}
+
+/** A unix connection to nobody, and its place: it needs neither a port nor a network interface. */
+export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; slot: Slot }> {
+  const path = privateName();
+  const listening = listenUnix(path, "Cannot make a connection to stand in");
+  try {
+    return await captureConn(() => Deno.connect({ transport: "unix", path }), keep);
+  } finally {
+    // Nothing accepts the connection: its far end goes with the listener.
+    closeRaw(listening);
+  }
+}
+
+/** A name in the abstract namespace that no other socket has. */
+export function privateName(): string {
+  return `\0graceful-${crypto.randomUUID()}`;
+}
+
+/**
+ * Whether native objects may be on unix sockets in the abstract namespace, told without a prompt: Deno
+ * wants the whole network for that, and before 2.8.3 every path too (even then it takes -A).
+ */
+export function mayBeAbstract(): boolean {
+  const paths = /^2\.([0-7]|8\.[0-2])\b/.test(Deno.version.deno);
+  const names = paths ? ["read", "write", "net"] as const : ["net"] as const;
+  return names.every((name) => Deno.permissions.querySync({ name }).state === "granted");
+}
+
+/** What `make` makes in the first of `places` where it can; where it can nowhere, the first error. */
+export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
+  let first: { error: unknown } | undefined;
+  for (const place of places) {
+    try {
+      return make(place);
+    } catch (error) {
+      // The first place is the one that the documentation names.
+      first ??= { error };
     }
   }
+  throw explained(first!.error);
+}
+
+/** Why no socket can be made at an address; what else Deno refuses, a certificate for one, it explains. */
+const addressErrors = ["EADDRINUSE", "EADDRNOTAVAIL", "ENETUNREACH", "EAFNOSUPPORT"];
+
+/** The same error, with what was attempted and what to do: Deno's own says neither. */
+export function explained(error: unknown): unknown {
+  if (error instanceof Error && addressErrors.includes((error as { code?: string }).code ?? "")) {
+    error.message = "Cannot adopt a descriptor: no socket can be made to stand in for it for an " +
+      `instant, at 127.0.0.1 or at another address that is permitted (${error.message}). ` +
+      "Free a port of 127.0.0.1, or permit other addresses with --allow-net";
+  }
+  return error;
 }
 
 /** Runs `make` while number `runtime` refers to the epoll `trap`. */
@@ -154,7 +227,7 @@ function findLoop(): Loop {
     for (const runtime of epolls()) {
       if (!registrations(runtime).some(({ tfd }) => tfd === raw)) continue;
       watching++;
-      const second = through(trap, runtime, trial);
+      const { listener: second } = through(trap, runtime, makeTrial);
       const caught = registrations(trap).length === 1;
       second.close();
       if (caught) return { trap, runtime };
@@ -178,22 +251,44 @@ function* epolls(): Generator<number> {
 /** A number below which what a process opens as it begins is found. */
 const early = 32;
 
-function trial(): Deno.Listener {
-  return Deno.listen({ hostname: "127.0.0.1", port: 0 });
+/** A listener for trials, and its address as text. */
+interface Trial {
+  listener: Deno.Listener;
+  address: string;
+}
+
+/**
+ * A listener of the kind that this process can make: a sandbox may refuse sockets of either family,
+ * every port may be in use, and permissions may be for one of the two.
+ */
+function makeTrial(): Trial {
+  const ways = [unixTrial, tcpTrial];
+  return atFirst(mayBeAbstract() ? ways : ways.reverse(), (make) => make());
+}
+
+function unixTrial(): Trial {
+  const path = privateName();
+  return { listener: Deno.listen({ transport: "unix", path }), address: formatPath(path) };
+}
+
+function tcpTrial(): Trial {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return { listener, address: formatAddress(listener.addr as Address) };
+}
+
+/** A listener for trials, without the rest of what is known of it. */
+export function trialListener(): Deno.Listener {
+  return makeTrial().listener;
 }
 
 /** A listener, and its number: the lowest that is free (POSIX, "File Descriptor Allocation"), as a rule. */
 function placedTrial(): { listener: Deno.Listener; raw: number } {
   const lowest = dup(0);
   closeRaw(lowest);
-  const listener = trial();
-  const { port } = listener.addr as Deno.NetAddr;
+  const { listener, address } = makeTrial();
   const isIt = (raw: number) =>
-    ifSocket(raw, ({ domain, listening }) => {
-      if (!listening || domain !== "ipv4") return false;
-      const address = localAddress(raw);
-      return address !== undefined && "port" in address && address.port === port;
-    }) ?? false;
+    ifSocket(raw, ({ listening }) => listening && formatAddress(localAddress(raw)) === address) ??
+      false;
   // Another thread may have been quicker.
   const raw = isIt(lowest) ? lowest : openDescriptors().find(isIt);
   if (raw !== undefined) return { listener, raw };

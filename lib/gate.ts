@@ -13,8 +13,7 @@ import {
   socketCookie,
   socketKind,
 } from "../ffi/socket.ts";
-import { privateName } from "./adopt.ts";
-import { exchange, type Slot, slots } from "./capture.ts";
+import { exchange, privateName, type Slot, slots } from "./capture.ts";
 import { remembered } from "./descriptor.ts";
 import { NoDescriptorError } from "./errors.ts";
 

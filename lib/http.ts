@@ -7,8 +7,8 @@
 import { Fd, rawOf } from "../ffi/fd.ts";
 import type { Address } from "../ffi/sockaddr.ts";
 import { ifSocket, localAddress, peerAddress } from "../ffi/socket.ts";
-import { listenerKind, privateName, proveInBackground, release } from "./adopt.ts";
-import { capture, place, type Slot, slots } from "./capture.ts";
+import { captureListener, listenerKind, proveInBackground, release } from "./adopt.ts";
+import { place, type Slot, slots } from "./capture.ts";
 import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { closeNativeListener, pathStatusOf } from "./listener.ts";
@@ -160,13 +160,12 @@ function serveOn(
   handler: HttpHandler,
 ): Deno.HttpServer {
   const raw = rawOf(fd);
-  const { domain } = listenerKind(raw);
+  const kind = listenerKind(raw);
   const address = localAddress(raw);
   const active = new Map<Deno.ServeHandlerInfo, Deno.Addr>();
   const known = new KnownClients();
   const serving = { address, active, known, watching: false, leaving: false } as Mutable<Serving>;
   const mayMultiplex = options.cert !== undefined;
-  const where = domain === "unix" ? { path: privateName() } : { hostname: "127.0.0.1", port: 0 };
   const { onListen, onError = internalServerError, ...rest } = options;
 
   // To take note of every answer costs one in twenty of those that are given at once; with TLS, nothing.
@@ -208,8 +207,10 @@ function serveOn(
 
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
   const serveAny = Deno.serve as any;
-  const { dummy: server, slot } = capture<Deno.HttpServer>(
-    () =>
+  const { dummy: server, slot } = captureListener<Deno.HttpServer>(
+    raw,
+    kind,
+    (where) =>
       serveAny(
         {
           ...rest,

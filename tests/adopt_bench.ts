@@ -6,8 +6,9 @@
  */
 
 import { dup } from "../ffi/fd.ts";
-import { listenLoopback, socketPair } from "../ffi/socket.ts";
+import { socketPair } from "../ffi/socket.ts";
 import { fdConn, fdListener } from "../mod.ts";
+import { connectedTo, listenLoopback } from "./fixtures/loopback.ts";
 
 /** So many times each server is loaded, in turns. */
 const pairs = 9;
@@ -56,17 +57,20 @@ Deno.bench({
       while (others.length < open) {
         others.push(Deno.listen({ transport: "unix", path: `\0bench-${crypto.randomUUID()}` }));
       }
-      const listening = listenLoopback(1).raw;
+      const { raw: listening, port } = listenLoopback();
       const [a] = socketPair();
+      using tcp = connectedTo("127.0.0.1", port);
       const listeners: number[] = [];
       const conns: number[] = [];
+      const tcpConns: number[] = [];
       for (let i = 0; i < 300; i++) {
         listeners.push(await microseconds(() => Promise.resolve(fdListener(dup(listening)))));
         conns.push(await microseconds(() => fdConn(dup(a))));
+        tcpConns.push(await microseconds(() => fdConn(tcp.dup())));
       }
       console.log(
         `  ${String(open).padStart(6)} open: a listener ${spread(listeners, 0)}, ` +
-          `a connection ${spread(conns, 0)}`,
+          `a unix connection ${spread(conns, 0)}, a TCP connection ${spread(tcpConns, 0)}`,
       );
     }
     for (const listener of others) listener.close();

@@ -456,6 +456,50 @@ test("a connection that was closed while it was being adopted leaves nothing beh
   b.close();
 });
 
+test("a connection that is closed at any moment of its adoption is not shut down for its other holders", async () => {
+  const failures = new Set<number>();
+  for (let turns = 0; turns < 30; turns++) {
+    const [a, b] = tcpEnds();
+    using holder = a.dup();
+    using peer = b;
+    const adopting = fdConn(a);
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    if (a.owned) a.close();
+    const conn = await adopting.catch((error) => {
+      assertInstanceOf(error, Deno.errors.BadResource);
+      failures.add(turns);
+    });
+    conn?.close();
+    if (conn) continue;
+    const message = new OutgoingMessage(1);
+    assertEquals(message.send(holder.raw, 0, 1, 0), 1);
+    assertEquals(libc().read(peer.raw, new Uint8Array(9), 9n), 1n);
+  }
+  assert(failures.has(0) && failures.has(29), `failed after ${[...failures]} turns`);
+});
+
+test("a TCP connection that is reset at any moment of its adoption is adopted, or stays with its owner", async () => {
+  for (let turns = 0; turns < 30; turns++) {
+    const [a, b] = tcpEnds();
+    const message = new OutgoingMessage(1);
+    message.send(a.raw, 0, 1, 0);
+    const adopting = fdConn(a);
+    for (let i = 0; i < turns; i++) await Promise.resolve();
+    // Closing with unread bytes is a reset.
+    b.close();
+    try {
+      using conn = await adopting;
+      await assertRejects(() => readByte(conn), Deno.errors.ConnectionReset);
+    } catch (error) {
+      const { ConnectionReset, NotConnected } = Deno.errors;
+      const refused = [ConnectionReset, NotConnected, WrongDescriptorError];
+      assert(refused.some((each) => error instanceof each), String(error));
+      assert(a.owned);
+      a.close();
+    }
+  }
+});
+
 // Connections
 
 const connections: [string, (directory: Directory) => Promise<[Deno.Conn, Deno.Conn]>][] = [
@@ -577,9 +621,14 @@ for (const [kind, pair] of connections) {
     leaveConn(conn);
     const message = new OutgoingMessage(1 << 16);
     let sent = 0;
-    for (let n = 0; n !== wouldBlock;) {
-      sent += n;
-      n = message.send(fd.raw, 0, message.data.length, 0);
+    // TCP makes room again while the peer's side takes over what was sent, for a few turns.
+    for (let full = 0; full < 10; full++) {
+      for (let n = 0; n !== wouldBlock;) {
+        if (n > 0) full = 0;
+        sent += n;
+        n = message.send(fd.raw, 0, message.data.length, 0);
+      }
+      await pause(1);
     }
     using adopted = await fdConn(fd);
     const writing = adopted.write(Uint8Array.of(1)).then(() => adopted.closeWrite());

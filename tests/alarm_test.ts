@@ -274,7 +274,7 @@ for (const version of new Set([versions[0], Deno.version.deno])) {
 }
 
 test("where connecting is not permitted there is none, and the waits end all the same", async () => {
-  for (const net of [[], ["--allow-net=127.0.0.2"], ["--deny-net"]]) {
+  for (const net of [[], ["--allow-net=127.0.0.1"], ["--deny-net"]]) {
     const deno = ["run", "--no-prompt", "--allow-ffi", ...net];
     await using child = new Child("./hastened.ts", [], { deno });
     assertEquals(JSON.parse(await child.line()), { made: false, ended: 0, idle: 0 });
