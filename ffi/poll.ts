@@ -130,9 +130,20 @@ export function isReadyInTime(raw: number, readiness: Readiness): boolean {
   return isReadySoon(raw, readiness) || poll(raw, readiness, 1);
 }
 
+/**
+ * Whether the peer of a stream socket has closed the connection, or the half that it writes: no more will
+ * arrive than what is queued (poll(2), POLLRDHUP).
+ */
+export function hasPeerClosed(raw: number): boolean {
+  return pollFor(raw, c.POLLRDHUP, 0);
+}
+
 function poll(raw: number, readiness: Readiness, milliseconds: number): boolean {
+  return pollFor(raw, readiness === "readable" ? c.POLLIN : c.POLLOUT, milliseconds);
+}
+
+function pollFor(raw: number, events: number, milliseconds: number): boolean {
   polledView.setInt32(fdAt, raw, true);
-  const events = readiness === "readable" ? c.POLLIN : c.POLLOUT;
   polledView.setInt16(polledEventsAt, events, true);
   return libc().poll(polled, 1n, milliseconds) > 0;
 }
