@@ -309,8 +309,9 @@ const longestHead = 64 << 10;
 const hasOwnHttp1 = !/^2\.([0-7]\.|8\.[0-2]\b)/.test(Deno.version.deno);
 
 /**
- * Whether the client may be one of HTTP/1.0 that keeps its connection: those of HTTP/1.1 say keep-alive,
- * too. Deno tells it to, whatever the answer says.
+ * Whether the client may be one of HTTP/1.0 that keeps its connection: those of HTTP/1.1 may say
+ * keep-alive, too. Deno tells such a client to keep it whatever the answer says, beside `close` (2.9) or in
+ * its place (up to 2.8.2).
  */
 function mayBeHttp10({ headers, method }: Request, { status }: Response): boolean {
   if (method === "HEAD" || status === 204 || status === 205 || status === 304) return false;
@@ -318,15 +319,17 @@ function mayBeHttp10({ headers, method }: Request, { status }: Response): boolea
 }
 
 /**
- * The answer without a length: its end is that of the connection in HTTP/1.0 (RFC 9112, 6.3), which Deno
- * closes then in every version; HTTP/1.1 sends it in chunks.
+ * The answer without a length: it ends with the connection in HTTP/1.0 (RFC 9112, 6.3), which Deno closes
+ * then in every version; HTTP/1.1 sends it in chunks.
  */
 function closeDelimited(answer: Response): Response {
   const headers = new Headers(answer.headers);
   headers.delete("content-length");
   headers.set("connection", "close");
   const { status, statusText } = answer;
-  const body = answer.body ?? new ReadableStream({ start: (controller) => controller.close() });
+  // Deno knows the length of a body that it was given as a whole, also as a stream (2.9).
+  const body = answer.body?.pipeThrough(new TransformStream()) ??
+    new ReadableStream({ start: (controller) => controller.close() });
   return new Response(body, { headers, status, statusText });
 }
 
