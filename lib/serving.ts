@@ -180,8 +180,9 @@ export class Serving {
     this.#failed.delete(error);
     try {
       const answer = await this.#onError(error);
-      if (!failed || !this.leaving || !(answer instanceof Response)) return answer;
-      return this.#farewell(answer, failed.request, failed.client);
+      if (!failed || !(answer instanceof Response)) return answer;
+      if (isUpgraded(failed.request)) return asUpgrade(answer);
+      return this.leaving ? this.#farewell(answer, failed.request, failed.client) : answer;
     } finally {
       if (failed) this.#active.delete(failed.request);
     }
@@ -190,10 +191,14 @@ export class Serving {
   /** The answer with the words by which its client leaves. */
   #farewell(answer: Response, request: Request, client: Client): Response {
     const key = keyOf(client);
-    const protocol = key === undefined ? undefined : this.#protocols.get(key);
-    if (protocol === "HTTP/2" || protocol === "WebSocket") return answer;
-    if (key !== undefined) this.#told.add(key);
-    if (isRefusedUpload(request)) return answer;
+    if (key !== undefined) {
+      // It may have come before anybody watched.
+      const protocol = this.#protocolOf(request);
+      this.#protocols.set(key, protocol);
+      if (protocol === "HTTP/2") return answer;
+      this.#told.add(key);
+    }
+    if (hasBody(request)) touchBody(request);
     return mayBeHttp10(request, answer) ? closeDelimited(answer) : withConnectionClose(answer);
   }
 
@@ -294,19 +299,32 @@ function hasBody({ method, headers }: Request): boolean {
 }
 
 /**
- * Whether the request has a body that was not read and did not come along with the head: Deno says
- * `Connection: close` itself then, from 2.8.3 on, and reads the rest before it closes.
+ * Has Deno take the body of a request for read: for one that is still on its way it says `Connection:
+ * close` as well otherwise (2.9.6; 2.8.3 to 2.9.3 do so in any case).
  */
-function isRefusedUpload(request: Request): boolean {
-  if (!hasOwnHttp1) return false;
-  return Number(request.headers.get("content-length") ?? 0) > longestHead && !request.bodyUsed;
+function touchBody(request: Request): void {
+  void request.bodyUsed;
 }
 
-/** Bytes that Deno reads at most before it has the whole head of a request (deno_http_h1, 0.8). */
-const longestHead = 64 << 10;
+/**
+ * An answer that Deno takes for that of an upgrade, and sends as it is. It closes the whole server when a
+ * request that was upgraded gets any other ("Upgrade response was not returned from callback").
+ */
+function asUpgrade(answer: Response): Response {
+  return Object.defineProperty(answer, "status", { value: 101 });
+}
 
-/** Whether this is Deno 2.8.3 or later, which has an HTTP/1 server of its own. */
-const hasOwnHttp1 = !/^2\.([0-7]\.|8\.[0-2]\b)/.test(Deno.version.deno);
+/** Whether a request was upgraded: Deno has let go of it then. */
+function isUpgraded(request: Request): boolean {
+  // The methods of WebSocket's handshake, by HTTP/1 and HTTP/2. The body of any other would be touched.
+  if (request.method !== "GET" && request.method !== "CONNECT") return false;
+  try {
+    void request.body;
+    return false;
+  } catch {
+    return true;
+  }
+}
 
 /**
  * Whether the client may be one of HTTP/1.0 that keeps its connection: those of HTTP/1.1 may say
