@@ -88,7 +88,8 @@ export {
   sequenceHandler,
 } from "./lib/handler.ts";
 export { drain, type DrainOptions } from "./lib/drain.ts";
-export { type HttpHandler, serveHttp, type ServeHttpOptions } from "./lib/http.ts";
+export { serveHttp, type ServeHttpOptions } from "./lib/http.ts";
+export type { HttpHandler } from "./lib/serving.ts";
 export type { ReportedSocket, Status } from "./lib/frame.ts";
 export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";

@@ -31,6 +31,46 @@ const rlimit = struct({ rlim_cur: "u64", rlim_max: "u64" });
 const pollfd = struct({ fd: "i32", events: "i16", revents: "i16" });
 const linger = struct({ l_onoff: "i32", l_linger: "i32" });
 
+/** The head of `struct tcp_info` (linux/tcp.h), which each kernel may lengthen: getsockopt(2) cuts it. */
+const tcp_info_head = struct({
+  tcpi_state: "u8",
+  tcpi_ca_state: "u8",
+  tcpi_retransmits: "u8",
+  tcpi_probes: "u8",
+  tcpi_backoff: "u8",
+  tcpi_options: "u8",
+  tcpi_wscale: "u8",
+  tcpi_flags: "u8",
+  tcpi_rto: "u32",
+  tcpi_ato: "u32",
+  tcpi_snd_mss: "u32",
+  tcpi_rcv_mss: "u32",
+  tcpi_unacked: "u32",
+  tcpi_sacked: "u32",
+  tcpi_lost: "u32",
+  tcpi_retrans: "u32",
+  tcpi_fackets: "u32",
+  tcpi_last_data_sent: "u32",
+  tcpi_last_ack_sent: "u32",
+  tcpi_last_data_recv: "u32",
+  tcpi_last_ack_recv: "u32",
+  tcpi_pmtu: "u32",
+  tcpi_rcv_ssthresh: "u32",
+  tcpi_rtt: "u32",
+  tcpi_rttvar: "u32",
+  tcpi_snd_ssthresh: "u32",
+  tcpi_snd_cwnd: "u32",
+  tcpi_advmss: "u32",
+  tcpi_reordering: "u32",
+  tcpi_rcv_rtt: "u32",
+  tcpi_rcv_space: "u32",
+  tcpi_total_retrans: "u32",
+  tcpi_pacing_rate: "u64",
+  tcpi_max_pacing_rate: "u64",
+  tcpi_bytes_acked: "u64",
+  tcpi_bytes_received: "u64",
+});
+
 const linux = {
   iovec,
   msghdr,
@@ -58,6 +98,7 @@ const linux = {
   timeval: struct({ tv_sec: "i64", tv_usec: "i64" }),
   timespec,
   linger,
+  tcp_info_head,
   flock: struct({ l_type: "i16", l_whence: "i16", l_start: "i64", l_len: "i64", l_pid: "i32" }),
 };
 
@@ -218,6 +259,7 @@ export const c = {
   IPPROTO_IPV6: 41,
   IPV6_V6ONLY: 26,
   TCP_NODELAY: 1,
+  TCP_INFO: 11,
   TCP_DEFER_ACCEPT: 9,
   MSG_PEEK: 2,
   MSG_CTRUNC: 8,

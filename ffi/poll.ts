@@ -140,6 +140,14 @@ export function isReadyInTime(raw: number, readiness: Readiness): boolean {
   return isReadySoon(raw, readiness) || poll(raw, pollEvents[readiness], 1);
 }
 
+/**
+ * Whether the peer of a stream socket has closed the connection, or the half that it writes: no more will
+ * arrive than what is queued (poll(2), POLLRDHUP).
+ */
+export function hasPeerClosed(raw: number): boolean {
+  return poll(raw, c.POLLRDHUP, 0);
+}
+
 /** What poll(2) is asked for. */
 const pollEvents = { readable: c.POLLIN, writable: c.POLLOUT } as const;
 

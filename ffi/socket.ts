@@ -26,10 +26,15 @@ const length = new Uint32Array(1);
 const lengthBytes = new Uint8Array(length.buffer);
 const cookie = new BigUint64Array(1);
 const cookieBytes = new Uint8Array(cookie.buffer);
-const { ucred } = structs;
+const { ucred, tcp_info_head } = structs;
 const credentials = new Uint8Array(ucred.size);
 const credentialsView = new DataView(credentials.buffer);
 const [pidAt, uidAt, gidAt] = [ucred.offset("pid"), ucred.offset("uid"), ucred.offset("gid")];
+const tcpInfo = new Uint8Array(tcp_info_head.size);
+const tcpInfoView = new DataView(tcpInfo.buffer);
+const sentAgoAt = tcp_info_head.offset("tcpi_last_data_sent");
+const receivedAgoAt = tcp_info_head.offset("tcpi_last_data_recv");
+const bytesReceivedAt = tcp_info_head.offset("tcpi_bytes_received");
 const byte = new Uint8Array(1);
 const option = new Int32Array(1);
 const optionBytes = new Uint8Array(option.buffer);
@@ -358,4 +363,27 @@ function queued(raw: number, request: number): number {
     () => `Cannot ask descriptor ${raw} for what it has queued`,
   );
   return option[0];
+}
+
+/** What has passed over a TCP connection. */
+export interface Traffic {
+  /** Bytes that have arrived since it was established. */
+  received: bigint;
+  /** Milliseconds since bytes last arrived or were sent, or since it was established. */
+  quietFor: number;
+}
+
+/** What has passed over the TCP connection `raw` (tcp(7), TCP_INFO); undefined for any other socket. */
+export function traffic(raw: number): Traffic | undefined {
+  length[0] = tcpInfo.length;
+  const result = libc().getsockopt(raw, c.IPPROTO_TCP, c.TCP_INFO, tcpInfo, lengthBytes);
+  // A kernel before 4.1, and qemu-user, give less of it.
+  if (result < 0 || length[0] < tcpInfo.length) return undefined;
+  return {
+    received: tcpInfoView.getBigUint64(bytesReceivedAt, true),
+    quietFor: Math.min(
+      tcpInfoView.getUint32(sentAgoAt, true),
+      tcpInfoView.getUint32(receivedAgoAt, true),
+    ),
+  };
 }

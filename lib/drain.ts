@@ -8,14 +8,15 @@
  * @module
  */
 
+import { hasPeerClosed } from "../ffi/poll.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
   cookieIfSocket,
   ifSocket,
   localAddress,
-  peerAddress,
   shutdownBoth,
   shutdownRead,
+  traffic,
   unreadBytes,
   unsentBytes,
 } from "../ffi/socket.ts";
@@ -23,8 +24,9 @@ import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { slots } from "./capture.ts";
 import { remembered } from "./descriptor.ts";
 import { desert } from "./gate.ts";
-import { type Serving, servingOf } from "./http.ts";
+import { servingOf } from "./http.ts";
 import { checkDuration } from "./response.ts";
+import type { Busy, Serving } from "./serving.ts";
 
 /** Options of {@linkcode drain}. */
 export interface DrainOptions {
@@ -67,8 +69,8 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
   options.signal?.throwIfAborted();
   checkDrainOptions(options);
   if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
-  serving.watching = serving.leaving = true;
-  const [clients] = await clientsOf([serving.address], census());
+  serving.leave();
+  const [clients] = await clientsOf([{ address: serving.address, serving }], census());
   options.signal?.throwIfAborted();
   return await finish(serving, clients, options);
 }
@@ -87,24 +89,38 @@ export function census(): number[] {
 /** How many sockets are looked at in one turn of the event loop. */
 const sliceSize = 100;
 
+/** A listener whose connections are looked for, and the HTTP server on it, if there is one. */
+export interface Accepting {
+  address?: Address;
+  serving?: Serving;
+}
+
 /**
- * Finds, among `numbers`, the clients that came in at each of `addresses`; a slice at a time, for
- * requests are to be answered meanwhile.
+ * Finds, among `numbers`, the clients that came in at each listener; a slice at a time, for requests are
+ * to be answered meanwhile.
  */
-export async function clientsOf(
-  addresses: (Address | undefined)[],
-  numbers: number[],
-): Promise<Clients[]> {
-  const all = addresses.map(() => new Clients());
+export async function clientsOf(listeners: Accepting[], numbers: number[]): Promise<Clients[]> {
+  const all = listeners.map(({ serving }) => new Clients(serving !== undefined));
   for (const [i, raw] of numbers.entries()) {
     if (i % sliceSize === sliceSize - 1) await pause(0);
     const local = localAddressOfConnection(raw);
     if (!local) continue;
-    for (const [at, address] of addresses.entries()) {
+    for (const [at, { address }] of listeners.entries()) {
       if (isThere(local, address)) all[at].add(raw);
     }
   }
   return all;
+}
+
+/** How to wait for clients. */
+interface ClientsLeaveOptions {
+  milliseconds: number;
+  /** Those that are not waited for. */
+  except?: (raw: number) => boolean;
+  /** Called at each look, with those that are still there. */
+  look?: (left: number[]) => void;
+  hurry?: AbortSignal;
+  signal?: AbortSignal;
 }
 
 /**
@@ -113,6 +129,12 @@ export async function clientsOf(
  */
 export class Clients {
   readonly #cookies = new Map<number, bigint>();
+  readonly #isHttp: boolean;
+
+  /** @param isHttp Whether a client that has closed its half of a connection has left. */
+  constructor(isHttp = false) {
+    this.#isHttp = isHttp;
+  }
 
   /** Counts a connection in. */
   add(raw: number): void {
@@ -120,42 +142,52 @@ export class Clients {
     if (cookie !== undefined) this.#cookies.set(raw, cookie);
   }
 
-  /** The descriptors of those that are still there. */
-  left(): number[] {
-    for (const raw of this.#cookies.keys()) if (!this.has(raw)) this.#cookies.delete(raw);
+  /** The descriptors of those that are still open here. */
+  #open(): number[] {
+    for (const [raw, cookie] of this.#cookies) {
+      if (cookieIfSocket(raw) !== cookie) this.#cookies.delete(raw);
+    }
     return [...this.#cookies.keys()];
   }
 
-  /** Whether the connection with this descriptor is still there. */
-  has(raw: number): boolean {
-    const cookie = this.#cookies.get(raw);
-    return cookie !== undefined && cookieIfSocket(raw) === cookie;
+  /** The descriptors of those that have not left. */
+  left(): number[] {
+    const open = this.#open();
+    return this.#isHttp ? open.filter((raw) => !hasLeft(raw)) : open;
   }
 
   /** Waits until they have left, but for the excepted; resolves to how many have not in time. */
   async leave(
-    { milliseconds, except = () => false, hurry, signal }: {
-      milliseconds: number;
-      except?: (raw: number) => boolean;
-      hurry?: AbortSignal;
-      signal?: AbortSignal;
-    },
+    { milliseconds, except = () => false, look, hurry, signal }: ClientsLeaveOptions,
   ): Promise<number> {
     const end = performance.now() + milliseconds;
     for (;;) {
-      const left = this.left().filter((raw) => !except(raw)).length;
+      const there = this.left();
+      look?.(there);
+      const left = there.filter((raw) => !except(raw)).length;
       const now = performance.now();
       if (left === 0 || now >= end || hurry?.aborted) return left;
-      // A look asks for every connection. While they are many, it is not the last one that is waited for.
-      const interval = Math.min(Math.max(pollInterval, left / 4), 250);
-      await pause(Math.min(interval, end - now), signal);
+      await pause(Math.min(intervalFor(left), end - now), signal);
     }
   }
 
   /** Ends what is left, both ways. */
   cut(): void {
-    for (const raw of this.left()) shutdownBoth(raw);
+    for (const raw of this.#open()) shutdownBoth(raw);
   }
+}
+
+/**
+ * Whether a client of HTTP has closed its half of the connection, and all that it sent was read. From 2.8.3
+ * on Deno closes the other half when the handler has returned, which may be never.
+ */
+function hasLeft(raw: number): boolean {
+  return hasPeerClosed(raw) && unreadBytes(raw) === 0;
+}
+
+/** A look asks for every connection: while they are many, it is not the last one that is waited for. */
+function intervalFor(connections: number): number {
+  return Math.min(Math.max(pollInterval, connections / 4), 250);
 }
 
 /** How to finish. */
@@ -167,6 +199,14 @@ export interface FinishOptions extends DrainOptions {
 /**
  * Waits until the clients of a server that is leaving have left, hangs up on those that do not, and
  * shuts the server down. Resolves to how many were still there at the deadline.
+ *
+ * 1. Until the deadline HTTP/1 is waited for. What was told to leave and does not close its connection is
+ *    hung up on when it is quiet.
+ * 2. From the deadline on, what is idle is hung up on. `server.shutdown()` moves HTTP/2; it answers
+ *    uploads of HTTP/1 with 500, and drops what a client of HTTP/2 is being answered that replies to
+ *    GOAWAY with one of its own, as Node's does (the crate h2, issue 885, up to Deno 2.9): so it comes at
+ *    a moment in which nothing is answered, which may be before the deadline where HTTP/2 alone is left.
+ * 3. `forceLimit` after the deadline, or after the last client has left, everything is cut.
  */
 export async function finish(
   serving: Serving,
@@ -174,25 +214,43 @@ export async function finish(
   options: FinishOptions = {},
 ): Promise<number> {
   const { deadline = 60_000, forceLimit = 30_000, hurry, signal } = options;
-  const { known, server } = serving;
+  let due = performance.now() + deadline;
+  const hangUp = new HangUp(serving);
   const left = await clients.leave({
     milliseconds: deadline,
-    // They leave when the server is shut down, and not before.
-    except: (raw) => known.protocolOf(raw) === "HTTP/2",
+    except: (raw) => leavesAtShutdown(raw, serving),
+    look: (there) => void hangUp.look(there, serving.busy(there), false),
     hurry,
     signal,
   });
-  const now = performance.now();
-  if (left > 0) await hangUpOnIdle(serving, clients, signal);
-  // An upload that goes on would be answered with 500; and an HTTP/2 stream would be dropped whose
-  // client answers GOAWAY with one of its own, as Node does (the crate h2, issue 885, up to Deno 2.9).
-  while (isAnswering(serving, clients) && performance.now() < now + forceLimit / 2) {
-    await pause(5, signal);
+  if (left > 0) due = performance.now();
+
+  const { server } = serving;
+  let shutdown: Promise<void> | undefined;
+  let isDown = false;
+  let alone: number | undefined;
+  while (!isDown) {
+    const now = performance.now();
+    if (hurry?.aborted) due = Math.min(due, now);
+    const there = clients.left();
+    alone = there.length > 0 ? undefined : alone ?? now;
+    const limit = Math.min(due, alone ?? due) + forceLimit;
+    if (now >= limit) break;
+    const busy = serving.busy(there);
+    const isLeaving = hangUp.look(there, busy, now >= due);
+    const isCalm = !busy.any && !isLeaving;
+    const isLate = now >= due + forceLimit / 2 && !busy.uploading;
+    if (!shutdown && (isCalm || isLate)) {
+      shutdown = server.shutdown();
+      shutdown.then(() => isDown = true, () => isDown = true);
+    }
+    const next = Math.min(now + intervalFor(there.length), limit);
+    if (shutdown) await endsBy(shutdown, next, signal);
+    else await pause(next - now, signal);
   }
-  const shutdown = server.shutdown();
-  await endsBy(shutdown, now + forceLimit, signal);
+  shutdown ??= server.shutdown();
   clients.cut();
-  // A handler that has lost its client, and goes on, is none of anybody's business.
+  // A handler that goes on without its client is not waited for.
   await endsBy(shutdown, performance.now() + cutTime, signal);
   server.unref();
   return left;
@@ -204,56 +262,82 @@ const pollInterval = 20;
 /** Milliseconds in which nothing happens on a connection that counts as idle. */
 const quietTime = 100;
 
+/** The same where a handshake of TLS, or the head of the first request, may be on its way. */
+const quietTimeBeforeRequest = 1000;
+
 /** Milliseconds that a server may take for the end of connections that were cut. */
 const cutTime = 1000;
 
+/** Connections to hang up on in a millisecond: their clients will connect elsewhere. */
+const hangUpRate = 4;
+
 /**
- * Ends the receiving half of the connections on which nothing happens: what has arrived by then is
- * still answered, and then Deno reads EOF and closes. A few at a time, for their clients will connect
- * elsewhere.
+ * Whether `shutdown()` makes the client leave, without loss: one of HTTP/2, or one that was told to leave
+ * in words that HTTP/2 has not.
  */
-async function hangUpOnIdle(
-  serving: Serving,
-  clients: Clients,
-  signal: AbortSignal | undefined,
-): Promise<void> {
-  const quiet = clients.left().filter((raw) => isQuiet(raw, serving));
-  if (quiet.length === 0) return;
-  await pause(quietTime, signal);
-  let count = 0;
-  for (const raw of quiet) {
-    if (clients.has(raw) && isQuiet(raw, serving)) shutdownRead(raw);
-    if (++count % 4 === 0) await pause(1, signal);
+function leavesAtShutdown(raw: number, serving: Serving): boolean {
+  const protocol = serving.protocolOf(raw);
+  return protocol === "HTTP/2" || protocol === "HTTP/1 or 2" && serving.wasTold(raw);
+}
+
+/**
+ * Ends the receiving half of connections on which nothing happens: what has arrived by then is still
+ * answered, and then Deno reads EOF and closes.
+ */
+class HangUp {
+  readonly #serving: Serving;
+  /** Connections whose receiving half was ended. */
+  readonly #ended = new Map<number, bigint>();
+  #lastLook = performance.now();
+
+  constructor(serving: Serving) {
+    this.#serving = serving;
+  }
+
+  /**
+   * Looks at the connections that are left; a few at a time are hung up on. Gives whether some of them are
+   * about to be, or to be closed by Deno.
+   */
+  look(left: number[], busy: Busy, isDue: boolean): boolean {
+    const now = performance.now();
+    let budget = Math.ceil(hangUpRate * (now - this.#lastLook)) || 1;
+    this.#lastLook = now;
+    let isLeaving = false;
+    for (const raw of left) {
+      const cookie = cookieIfSocket(raw);
+      if (cookie === undefined) continue;
+      if (this.#ended.get(raw) === cookie) {
+        isLeaving = true;
+        continue;
+      }
+      const quiet = busy.has(raw) ? undefined : this.#quietTimeOf(raw, isDue);
+      if (quiet === undefined) continue;
+      isLeaving = true;
+      if (budget === 0 || !isQuiet(raw, quiet)) continue;
+      budget--;
+      this.#ended.set(raw, cookie);
+      shutdownRead(raw);
+    }
+    return isLeaving;
+  }
+
+  /** How long a connection is quiet before it is hung up on; undefined for those that are not. */
+  #quietTimeOf(raw: number, isDue: boolean): number | undefined {
+    const protocol = this.#serving.protocolOf(raw);
+    if (protocol === "HTTP/1" && this.#serving.wasTold(raw)) return quietTime;
+    if (!isDue || protocol === "HTTP/2" || protocol === "WebSocket") return undefined;
+    if (protocol !== undefined) return quietTime;
+    // With TLS every request is noted: none has come.
+    if (!this.#serving.tls) return undefined;
+    return traffic(raw)?.received === 0n ? quietTime : quietTimeBeforeRequest;
   }
 }
 
-/**
- * Whether a connection is known to be between two requests of HTTP/1, with nothing on its way. Of one on
- * which none was answered since the server watches, it is not: an answer may be streamed on it.
- */
-function isQuiet(raw: number, { active, known }: Serving): boolean {
-  if (known.protocolOf(raw) !== "HTTP/1") return false;
+/** Whether nothing is on its way on a TCP connection, and nothing was for so many milliseconds. */
+function isQuiet(raw: number, milliseconds: number): boolean {
   if (unreadBytes(raw) > 0 || unsentBytes(raw) > 0) return false;
-  const port = portOf(raw);
-  return !active.values().some((client) => portOfClient(client) === port);
-}
-
-/** Whether there is an answer under way, and somebody to have it. */
-function isAnswering({ active }: Serving, clients: Clients): boolean {
-  if (active.size === 0) return false;
-  const ports = new Set(clients.left().map(portOf));
-  return active.values().some((client) => ports.has(portOfClient(client)));
-}
-
-/** The port at the other end of a connection; undefined where there is none. */
-function portOf(raw: number): number | undefined {
-  const peer = peerAddress(raw);
-  return peer && "port" in peer ? peer.port : undefined;
-}
-
-/** The port that a request came from. */
-function portOfClient(client: Deno.Addr): number | undefined {
-  return "port" in client ? client.port : undefined;
+  const seen = traffic(raw);
+  return seen !== undefined && seen.quietFor >= milliseconds;
 }
 
 /** Waits for `promise`, at most until `end`. */
@@ -268,13 +352,15 @@ async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal)
   }
 }
 
-/** How many connections that came in at each of `addresses` this thread holds. */
-export function countConnections(addresses: (Address | undefined)[]): number[] {
-  const counts = addresses.map(() => 0);
+/** How many connections that came in at each listener this thread holds. */
+export function countConnections(listeners: Accepting[]): number[] {
+  const counts = listeners.map(() => 0);
   for (const raw of census()) {
     const local = localAddressOfConnection(raw);
     if (!local) continue;
-    for (const [at, address] of addresses.entries()) if (isThere(local, address)) counts[at]++;
+    for (const [at, { address, serving }] of listeners.entries()) {
+      if (isThere(local, address) && !(serving && hasLeft(raw))) counts[at]++;
+    }
   }
   return counts;
 }

@@ -5,20 +5,14 @@
  */
 
 import { Fd, rawOf } from "../ffi/fd.ts";
-import type { Address } from "../ffi/sockaddr.ts";
-import { ifSocket, localAddress, peerAddress } from "../ffi/socket.ts";
+import { localAddress } from "../ffi/socket.ts";
 import { captureListener, listenerKind, proveInBackground, release } from "./adopt.ts";
-import { place, type Slot, slots } from "./capture.ts";
+import { place } from "./capture.ts";
 import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { closeNativeListener, pathStatusOf } from "./listener.ts";
 import { printError } from "./logger.ts";
-
-/** Answers one request, as in `Deno.serve`. */
-export type HttpHandler = (
-  request: Request,
-  info: Deno.ServeHandlerInfo,
-) => Response | Promise<Response>;
+import { type HttpHandler, Serving } from "./serving.ts";
 
 /** Options of {@linkcode serveHttp}: those of `Deno.serve` that do not say where to listen. */
 export interface ServeHttpOptions {
@@ -34,57 +28,6 @@ export interface ServeHttpOptions {
   onListen?: (addr: Deno.Addr) => void;
   /** Shuts the server down. */
   signal?: AbortSignal;
-}
-
-/** What leaving has to know of a server. */
-export interface Serving {
-  readonly server: Deno.HttpServer;
-  readonly slot: Slot;
-  readonly address: Address | undefined;
-  /** Whether it may have to leave soon: from then on it takes note of who is between two requests. */
-  watching: boolean;
-  /** Whether every answer is to tell its client to leave. */
-  leaving: boolean;
-  /** Requests of which the answer, or as far as that is known its last byte, is not out; and their clients. */
-  readonly active: Map<Deno.ServeHandlerInfo, Deno.Addr>;
-  /** Clients of which it is known what they speak. */
-  readonly known: KnownClients;
-}
-
-/** What a connection speaks. */
-export type Protocol = "HTTP/1" | "HTTP/2" | "WebSocket";
-
-/** What clients speak, by their addresses; those that have left go by and by. */
-export class KnownClients {
-  readonly #protocols = new Map<string, Protocol>();
-  /** How many make it worth a look at who is still there. */
-  #many = 1000;
-
-  /** Notes what a client speaks; those of a unix path cannot be told apart, and stay unknown. */
-  note(address: Deno.Addr, protocol: Protocol): void {
-    const client = keyOf(address);
-    if (client === undefined) return;
-    if (this.#protocols.set(client, protocol).size > this.#many) this.#prune();
-  }
-
-  /** What the client at the other end of a connection speaks, if that is known. */
-  protocolOf(raw: number): Protocol | undefined {
-    const client = keyOf(peerAddress(raw));
-    return client === undefined ? undefined : this.#protocols.get(client);
-  }
-
-  #prune(): void {
-    const clients = slots().map(({ tfd }) => ifSocket(tfd, () => keyOf(peerAddress(tfd))));
-    const here = new Set(clients);
-    for (const client of this.#protocols.keys()) {
-      if (!here.has(client)) this.#protocols.delete(client);
-    }
-    this.#many = Math.max(1000, 2 * this.#protocols.size);
-  }
-}
-
-function keyOf(address: Deno.Addr | Address | undefined): string | undefined {
-  return address && "hostname" in address ? `${address.hostname} ${address.port}` : undefined;
 }
 
 const servers = new WeakMap<Deno.HttpServer, Serving>();
@@ -162,75 +105,19 @@ function serveOn(
   const raw = rawOf(fd);
   const kind = listenerKind(raw);
   const address = localAddress(raw);
-  const active = new Map<Deno.ServeHandlerInfo, Deno.Addr>();
-  const known = new KnownClients();
-  const serving = { address, active, known, watching: false, leaving: false } as Mutable<Serving>;
-  const mayMultiplex = options.cert !== undefined;
   const { onListen, onError = internalServerError, ...rest } = options;
-
-  // To take note of every answer costs one in twenty of those that are given at once; with TLS, nothing.
-  const isWatched = () => mayMultiplex || serving.watching;
-
-  /** The client is to leave after an answer that is given while the server leaves. */
-  function farewell(answer: Response): Response {
-    return serving.leaving ? withConnectionClose(answer) : answer;
-  }
-
-  /** Takes note of an answer, which is under way until its last byte is out, where this Deno tells (2.1). */
-  function finish(answer: Response, info: Deno.ServeHandlerInfo, client: Deno.Addr): Response {
-    if (answer.status === 101) {
-      known.note(client, "WebSocket");
-      return answer;
-    }
-    if ("completed" in info) {
-      active.set(info, client);
-      const done = () => active.delete(info);
-      info.completed.then(done, done);
-    }
-    return farewell(answer);
-  }
-
-  async function finishLater(
-    answer: Promise<Response>,
-    info: Deno.ServeHandlerInfo,
-    client: Deno.Addr,
-  ): Promise<Response> {
-    active.set(info, client);
-    let given: Response;
-    try {
-      given = await answer;
-    } finally {
-      active.delete(info);
-    }
-    return isWatched() ? finish(given, info, client) : given;
-  }
+  const serving = new Serving(handler, onError, { tls: options.cert !== undefined, address });
+  const { handle, handleError } = serving;
 
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
   const serveAny = Deno.serve as any;
   const { dummy: server, slot } = captureListener<Deno.HttpServer>(
     raw,
     kind,
-    (where) =>
-      serveAny(
-        {
-          ...rest,
-          ...where,
-          onListen: () => {},
-          onError: async (error: unknown) => farewell(await onError(error)),
-        },
-        (request: Request, info: Deno.ServeHandlerInfo) => {
-          // Later on it may not be had any more.
-          const client = isWatched() ? info.remoteAddr : undefined;
-          if (client) known.note(client, protocolOf(request));
-          const answer = handler(request, info);
-          if (!(answer instanceof Response)) {
-            return finishLater(answer, info, client ?? info.remoteAddr);
-          }
-          return client ? finish(answer, info, client) : answer;
-        },
-      ),
+    (where) => serveAny({ ...rest, ...where, onListen: () => {}, onError: handleError }, handle),
     (server) => void server.shutdown(),
   );
+  serving.started(server, slot, { ...server.addr });
   try {
     lookAfter(fd, slot.tfd);
     place(slot, raw);
@@ -240,8 +127,6 @@ function serveOn(
     void server.shutdown();
     throw error;
   }
-  serving.server = server;
-  serving.slot = slot;
   servers.set(server, serving);
   remember(server, slot.tfd);
   release(fd);
@@ -249,30 +134,8 @@ function serveOn(
   return server;
 }
 
-type Mutable<T> = { -readonly [K in keyof T]: T[K] };
-
-/** HTTP/1.1 has a Host header; HTTP/2 says that in another way, and knows no Connection header. */
-function protocolOf({ headers }: Request): Protocol {
-  return headers.has("host") || headers.has("connection") ? "HTTP/1" : "HTTP/2";
-}
-
 /** What Deno.serve does with what a handler throws. */
 function internalServerError(error: unknown): Response {
   printError(error);
   return new Response("Internal Server Error", { status: 500 });
-}
-
-/** Deno does not close then: the client does, so that no request of its can be on the way. */
-function withConnectionClose(answer: Response): Response {
-  try {
-    answer.headers.set("connection", "close");
-    return answer;
-  } catch (error) {
-    // Response.redirect() and fetch() give immutable headers.
-    if (!(error instanceof TypeError)) throw error;
-    const headers = new Headers(answer.headers);
-    headers.set("connection", "close");
-    const { body, status, statusText } = answer;
-    return new Response(body, { headers, status, statusText });
-  }
 }

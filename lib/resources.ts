@@ -18,9 +18,9 @@ import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish } from "./drain.ts";
 import type { OfferedItem, ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
-import type { Serving } from "./http.ts";
 import { type Inheritance, keyOf, type Place, type TcpPlace } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
+import type { Serving } from "./serving.ts";
 
 /** A native object on a listener. */
 export interface Listening<T> {
@@ -219,14 +219,14 @@ export class Resources {
     this.#clients = undefined;
     this.#found = [];
     for (const { gate, serving } of this.#all) {
-      if (serving) serving.watching = serving.leaving = false;
+      serving?.stay();
       gate?.open();
     }
   }
 
   /** Takes note of the clients from here on: they may soon have to leave. */
   watch(): void {
-    for (const { serving } of this.#all) if (serving) serving.watching = true;
+    for (const { serving } of this.#all) serving?.watch();
   }
 
   /** Stops accepting, in a way that can be undone. */
@@ -235,14 +235,14 @@ export class Resources {
     this.#isOpen = false;
     for (const { gate, serving } of this.#all) {
       gate?.shut();
-      if (serving) serving.leaving = true;
+      serving?.leave();
     }
     this.#clients ??= this.#findClients();
   }
 
   async #findClients(): Promise<Map<Resource, Clients>> {
     const listening = [...this.#all].filter(({ item }) => item.kind === "listener");
-    const clients = await clientsOf(listening.map(({ address }) => address), census());
+    const clients = await clientsOf(listening, census());
     if (!this.#isOpen) this.#found = clients;
     return new Map(listening.map((resource, i) => [resource, clients[i]]));
   }
@@ -274,7 +274,7 @@ export class Resources {
   /** Every socket, as it is told to who asks. */
   sockets(): ReportedSocket[] {
     const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
-    const counts = countConnections(all.map(({ address }) => address));
+    const counts = countConnections(all);
     return all.map(({ item: { kind, path }, address }, i) => ({
       kind: kind as ReportedSocket["kind"],
       address: path === undefined ? formatAddress(address) : formatPath(path),

@@ -20,7 +20,7 @@ import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descr
 import type { DrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
-import { type HttpHandler, serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
+import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
@@ -28,6 +28,7 @@ import type { Arrival, Predecessor } from "./predecessor.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
+import type { HttpHandler } from "./serving.ts";
 import {
   type Command,
   ownCommand,

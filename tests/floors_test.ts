@@ -16,7 +16,7 @@ const floors: string[][] = [
   ["ffi/poll.ts"],
   ["lib/disposable_stack.ts", "lib/errors.ts", "lib/logger.ts", "lib/websockets.ts"],
   ["lib/gob.ts", "lib/wire.ts", "lib/frame.ts", "lib/capture.ts"],
-  ["lib/meta.ts", "lib/alarm.ts"],
+  ["lib/meta.ts", "lib/alarm.ts", "lib/serving.ts"],
   ["lib/conn.ts", "lib/donor.ts"],
   ["lib/listener.ts"],
   ["lib/descriptor.ts"],

@@ -13,99 +13,11 @@ import {
 } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { listenerKinds, listening, readAll, standsOn, text } from "./fixtures/foreign.ts";
+import { type Answer, Http1Client as Client } from "./fixtures/http1_client.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
 // HTTP
-
-/** What a server said. */
-interface Answer {
-  status: number;
-  headers: Headers;
-  body: string;
-}
-
-/** An HTTP client with one connection, that leaves when it is told to and not before. */
-class Client implements Disposable {
-  readonly conn: Deno.Conn;
-  #received = "";
-
-  constructor(conn: Deno.Conn) {
-    this.conn = conn;
-  }
-
-  /** Connects to where a server says that it listens. */
-  static async dial(addr: Deno.Addr): Promise<Client> {
-    if ("path" in addr) {
-      return new Client(await Deno.connect({ transport: "unix", path: addr.path }));
-    }
-    const { hostname, port } = addr as Deno.NetAddr;
-    return new Client(await Deno.connect({ hostname, port }));
-  }
-
-  async send(path = "/", headers = "", body = ""): Promise<void> {
-    const head = `POST ${path} HTTP/1.1\r\nHost: test\r\nContent-Length: ${body.length}\r\n`;
-    const bytes = text.encode(`${head}${headers}\r\n${body}`);
-    for (let n = 0; n < bytes.length;) n += await this.conn.write(bytes.subarray(n));
-  }
-
-  async request(path?: string, headers?: string, body?: string): Promise<Answer> {
-    await this.send(path, headers, body);
-    return await this.answer();
-  }
-
-  async answer(): Promise<Answer> {
-    const [status, ...lines] = (await this.#until("\r\n\r\n")).split("\r\n");
-    const headers = new Headers(
-      lines.map((line) => [line.slice(0, line.indexOf(":")), line.slice(line.indexOf(":") + 1)]),
-    );
-    return { status: Number(status.split(" ")[1]), headers, body: await this.#body(headers) };
-  }
-
-  /** Waits for the end of the connection; gives whether nothing came before it. */
-  async ended(): Promise<boolean> {
-    const rest = await readAll(this.conn);
-    return rest.length === 0 && this.#received === "";
-  }
-
-  [Symbol.dispose](): void {
-    this.conn.close();
-  }
-
-  async #body(headers: Headers): Promise<string> {
-    if (headers.get("transfer-encoding") !== "chunked") {
-      return await this.#take(Number(headers.get("content-length") ?? 0));
-    }
-    let body = "";
-    for (;;) {
-      const chunk = await this.#take(parseInt(await this.#until("\r\n"), 16));
-      await this.#until("\r\n");
-      if (!chunk) return body;
-      body += chunk;
-    }
-  }
-
-  async #until(mark: string): Promise<string> {
-    while (!this.#received.includes(mark)) await this.#read();
-    const end = this.#received.indexOf(mark);
-    return (await this.#take(end + mark.length)).slice(0, end);
-  }
-
-  async #take(length: number): Promise<string> {
-    while (this.#received.length < length) await this.#read();
-    const taken = this.#received.slice(0, length);
-    this.#received = this.#received.slice(length);
-    return taken;
-  }
-
-  async #read(): Promise<void> {
-    const chunk = new Uint8Array(1 << 16);
-    const n = await this.conn.read(chunk);
-    if (n === null) throw new Error(`The connection ended after ${JSON.stringify(this.#received)}`);
-    // Bodies here are ASCII: a byte is a character.
-    this.#received += new TextDecoder().decode(chunk.subarray(0, n));
-  }
-}
 
 /** One request on a connection of its own. */
 async function ask(addr: Deno.Addr, path?: string): Promise<Answer> {
