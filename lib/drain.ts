@@ -162,6 +162,8 @@ export class Clients {
 export interface FinishOptions extends DrainOptions {
   /** Makes the deadline now, when it is aborted. */
   hurry?: AbortSignal;
+  /** Resolves when the WebSockets that are being closed are: the server is shut down after that. */
+  closing?: () => Promise<void>;
 }
 
 /**
@@ -173,7 +175,7 @@ export async function finish(
   clients: Clients,
   options: FinishOptions = {},
 ): Promise<number> {
-  const { deadline = 60_000, forceLimit = 30_000, hurry, signal } = options;
+  const { deadline = 60_000, forceLimit = 30_000, hurry, closing, signal } = options;
   const { known, server } = serving;
   const left = await clients.leave({
     milliseconds: deadline,
@@ -189,6 +191,7 @@ export async function finish(
   while (isAnswering(serving, clients) && performance.now() < now + forceLimit / 2) {
     await pause(5, signal);
   }
+  if (left > 0 && closing) await endsBy(closing(), now + forceLimit, signal);
   const shutdown = server.shutdown();
   await endsBy(shutdown, now + forceLimit, signal);
   clients.cut();
