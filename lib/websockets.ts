@@ -38,14 +38,12 @@ export class WebSockets {
     const upgrade = Deno.upgradeWebSocket(request, options);
     const { socket } = upgrade;
     awaitCloseFrame(socket);
-    this.#open.add(socket);
-    const forget = () => this.#open.delete(socket);
-    socket.addEventListener("close", forget);
-    socket.addEventListener("error", () => {
-      // A handshake that fails has no close event.
-      if (socket.readyState === WebSocket.CONNECTING) forget();
+    // A handshake may fail without any event.
+    socket.addEventListener("open", () => {
+      this.#open.add(socket);
+      if (this.#leaving) this.#closeSoon(socket);
     });
-    if (this.#leaving) socket.addEventListener("open", () => this.#closeSoon(socket));
+    socket.addEventListener("close", () => this.#open.delete(socket));
     return upgrade;
   }
 
