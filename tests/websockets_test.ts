@@ -5,9 +5,9 @@
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { WebSockets } from "../lib/websockets.ts";
 import type { Generation } from "../mod.ts";
 import { begin, here, portOf, saying } from "./fixtures/begin.ts";
+import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { codeOf, opcodes, RawWebSocket, textOf } from "./fixtures/raw_websocket.ts";
 import { until } from "./fixtures/until.ts";
@@ -229,21 +229,8 @@ test("exceptions in the listeners of some sockets do not keep the others from be
 });
 
 test("a handshake that has failed is not waited for", async () => {
-  const sockets = new WebSockets();
-  const asked = Promise.withResolvers<void>();
-  const server = Deno.serve({ ...here, onListen: () => {} }, (request) => {
-    sockets.upgrade(request);
-    asked.resolve();
-    return new Response("changed its mind");
-  });
-  // Since 2.8.3 Deno answers nothing then, and tells the socket nothing; it ends the server.
-  using _client = await RawWebSocket.begin(portOf(server));
-  await asked.promise;
-  await server.finished;
-  // One that waited for its turn would have to wait for some hours.
-  const hurry = new AbortController().signal;
-  sockets.leave({ spread: 86_400_000, code: 1012, reason: "", forceLimit: 0, hurry });
-  await sockets.closed();
+  await using child = new Child("./failed_upgrade.ts");
+  assertEquals(await child.line(), "closed");
 });
 
 test("a socket that the program closes before its handshake is closed after that", async () => {
