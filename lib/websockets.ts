@@ -11,8 +11,6 @@
  * @module
  */
 
-import { pause } from "../ffi/time.ts";
-
 /** How sockets are closed. */
 export interface CloseOptions {
   code: number;
@@ -91,12 +89,11 @@ const answerTime = 1000;
 const clientRole = 1;
 
 /**
- * Gives a server's socket a `close()` after which it reads on to the client's Close frame, once what was
- * sent before is written. What arrives after the call is not delivered: it could not be answered.
+ * Gives a server's socket a `close()` after which it reads on to the client's Close frame. What
+ * arrives after the call is not delivered: it could not be answered.
  */
 function awaitCloseFrame(socket: WebSocket): void {
   const role = privateName(socket, "[[role]]");
-  const queue = privateName(socket, "[[sendQueue]]");
   const { close } = socket;
   let closing = false;
   // It is the first listener: the program has not seen the socket yet.
@@ -109,24 +106,14 @@ function awaitCloseFrame(socket: WebSocket): void {
       close.call(socket, code, reason);
       if (role) Reflect.set(socket, role, clientRole);
     };
-    // Each Blob is read before it is written, and close() would overtake it.
-    const unread: unknown[] = queue ? Reflect.get(socket, queue) : [];
     if (socket.readyState === WebSocket.CONNECTING) {
       // Deno forgets a close() before the handshake; the program's own listener may send something.
       socket.addEventListener("open", () => setTimeout(closeNow), { once: true });
-    } else if (unread.length > 0) {
-      void sent(socket, unread).then(closeNow);
     } else {
       closeNow();
     }
     closing = true;
   };
-}
-
-/** Waits until the last Blob of a queue is on its way, or has nowhere to go. */
-async function sent(socket: WebSocket, queue: unknown[]): Promise<void> {
-  const last = queue.at(-1);
-  while (queue.includes(last) && socket.readyState === WebSocket.OPEN) await pause(1);
 }
 
 /** The name of a private property, undefined where this Deno has none of that name. */
