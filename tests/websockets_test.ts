@@ -6,6 +6,7 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { Generation } from "../mod.ts";
+import { pause } from "../ffi/time.ts";
 import { begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -121,6 +122,30 @@ test("clients that do not answer the Close frame are not waited for until the fo
   await talking;
   await silent.ended();
   await talker.ended();
+});
+
+test("clients that talk on after the Close frame do not keep the process of their generation", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using old = new Child("./websocket_service.ts", [path, "alone"]);
+  const port = Number((await old.line()).slice("port: ".length));
+  const gone = new AbortController();
+  const clients = await Promise.all(Array.from({ length: 10 }, () => RawWebSocket.connect(port)));
+  // Each to the end of its connection.
+  const talking = Promise.allSettled(clients.map(async (client) => {
+    for (; !gone.signal.aborted; await pause(1)) await client.send("on and on");
+  }));
+  const closed = clients.map(async (client) => (await client.rest()).code);
+  await using next = new Child("./websocket_service.ts", [path]);
+  await next.line();
+  assertEquals(await Promise.all(closed), clients.map(() => 1012));
+  const ended = old.ended().finally(() => gone.abort());
+  // It is a matter of some seconds, or else of half an hour.
+  await Promise.race([ended, pause(60_000, gone.signal).catch(() => {})]);
+  assert(gone.signal.aborted, "the process of the old generation stays");
+  assertEquals((await ended).code, 0);
+  await talking;
+  for (const client of clients) client[Symbol.dispose]();
 });
 
 test("a generation that is to hurry closes its WebSockets now, with 1012", async () => {
