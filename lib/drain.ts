@@ -162,8 +162,8 @@ export class Clients {
 export interface FinishOptions extends DrainOptions {
   /** Makes the deadline now, when it is aborted. */
   hurry?: AbortSignal;
-  /** Resolves when the WebSockets that are being closed are: the server is shut down after that. */
-  closing?: () => Promise<void>;
+  /** Whether WebSockets are being closed: the server is shut down after that. */
+  isClosing?: () => boolean;
 }
 
 /**
@@ -175,7 +175,7 @@ export async function finish(
   clients: Clients,
   options: FinishOptions = {},
 ): Promise<number> {
-  const { deadline = 60_000, forceLimit = 30_000, hurry, closing, signal } = options;
+  const { deadline = 60_000, forceLimit = 30_000, hurry, isClosing, signal } = options;
   const { known, server } = serving;
   const left = await clients.leave({
     milliseconds: deadline,
@@ -191,7 +191,8 @@ export async function finish(
   while (isAnswering(serving, clients) && performance.now() < now + forceLimit / 2) {
     await pause(5, signal);
   }
-  if (left > 0 && closing) await endsBy(closing(), now + forceLimit, signal);
+  // Those of this server, if it had any, were among the clients.
+  while (left > 0 && isClosing?.() && performance.now() < now + forceLimit) await pause(5, signal);
   const shutdown = server.shutdown();
   await endsBy(shutdown, now + forceLimit, signal);
   clients.cut();

@@ -805,8 +805,8 @@ export class Generation implements AsyncDisposable {
     this.#reporting ??= setInterval(() => this.#report(), reportInterval);
     try {
       const httpDeadline = isReplaced ? deadline : Math.min(deadline, farewellTime);
-      const closing = () => this.#webSockets.closed();
-      await this.#resources.leave({ deadline, httpDeadline, forceLimit, hurry, closing });
+      const isClosing = () => this.#webSockets.closing;
+      await this.#resources.leave({ deadline, httpDeadline, forceLimit, hurry, isClosing });
     } catch (error) {
       this.#logger.error?.("Cannot drain to the end", error);
     } finally {

@@ -27,7 +27,7 @@ export interface CloseOptions {
 export class WebSockets {
   readonly #open = new Set<WebSocket>();
   /** Those that are to be closed, or are being closed. */
-  readonly #closing = new Set<Promise<void>>();
+  readonly #closing = new Set<WebSocket>();
   /** Set when they are to be closed. */
   #leaving: Omit<CloseOptions, "spread"> & { until: number } | undefined;
 
@@ -51,16 +51,15 @@ export class WebSockets {
     for (const socket of this.#open) this.#closeSoon(socket);
   }
 
-  /** Resolves when all that were to be closed are; clients that do not answer are not waited for. */
-  async closed(): Promise<void> {
-    while (this.#closing.size > 0) await Promise.all(this.#closing);
+  /** Whether there are some to be closed, or waiting for their clients to answer the Close frame. */
+  get closing(): boolean {
+    return this.#closing.size > 0;
   }
 
   #closeSoon(socket: WebSocket): void {
     const { until, code, reason, forceLimit, hurry } = this.#leaving!;
     const left = hurry.aborted ? 0 : Math.max(0, until - performance.now());
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#closing.add(promise);
+    this.#closing.add(socket);
     let timer = setTimeout(close, Math.random() * left);
     hurry.addEventListener("abort", close);
     const stopWaiting = () => {
@@ -69,8 +68,7 @@ export class WebSockets {
     };
     const end = () => {
       stopWaiting();
-      this.#closing.delete(promise);
-      resolve();
+      this.#closing.delete(socket);
     };
     function close() {
       stopWaiting();
