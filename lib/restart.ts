@@ -262,7 +262,7 @@ export class Generation implements AsyncDisposable {
   /**
    * `Deno.upgradeWebSocket`, for sockets that are to be closed when this generation leaves: with code
    * 1012, "service restart", and not all at once. What was sent before is sent to the end. What the
-   * client sends after the Close frame, before it has seen it, is not delivered: nobody could answer it.
+   * client sends after the Close frame, before it has seen it, is not delivered: the answer could not be sent.
    */
   upgradeWebSocket(
     request: Request,
