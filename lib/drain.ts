@@ -194,6 +194,8 @@ function intervalFor(connections: number): number {
 export interface FinishOptions extends DrainOptions {
   /** Makes the deadline now, when it is aborted. */
   hurry?: AbortSignal;
+  /** Whether WebSockets are being closed: the server is shut down after that. */
+  isClosing?: () => boolean;
 }
 
 /**
@@ -213,7 +215,7 @@ export async function finish(
   clients: Clients,
   options: FinishOptions = {},
 ): Promise<number> {
-  const { deadline = 60_000, forceLimit = 30_000, hurry, signal } = options;
+  const { deadline = 60_000, forceLimit = 30_000, hurry, isClosing, signal } = options;
   let due = performance.now() + deadline;
   const hangUp = new HangUp(serving);
   const left = await clients.leave({
@@ -240,7 +242,9 @@ export async function finish(
     const isLeaving = hangUp.look(there, busy, now >= due);
     const isCalm = !busy.any && !isLeaving;
     const isLate = now >= due + forceLimit / 2 && !busy.uploading;
-    if (!shutdown && (isCalm || isLate)) {
+    // WebSockets of this server, if it had any, were among the clients.
+    const mustWait = left > 0 && isClosing?.();
+    if (!shutdown && !mustWait && (isCalm || isLate)) {
       shutdown = server.shutdown();
       shutdown.then(() => isDown = true, () => isDown = true);
     }

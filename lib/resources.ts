@@ -41,6 +41,8 @@ export interface LeaveOptions {
   forceLimit: number;
   /** Makes the deadlines now, when it is aborted. */
   hurry: AbortSignal;
+  /** Whether WebSockets are being closed. */
+  isClosing: () => boolean;
 }
 
 /** A socket or file that the next generation is to have. */
@@ -295,10 +297,10 @@ const bindPatience = 1000;
 async function leave(
   { serving, gate, fd, close }: Resource,
   clients: Clients,
-  { deadline, httpDeadline, forceLimit, hurry }: LeaveOptions,
+  { deadline, httpDeadline, forceLimit, hurry, isClosing }: LeaveOptions,
 ): Promise<void> {
   if (serving) {
-    await finish(serving, clients, { deadline: httpDeadline, forceLimit, hurry });
+    await finish(serving, clients, { deadline: httpDeadline, forceLimit, hurry, isClosing });
     return;
   }
   // What is under way on a connection of another protocol, nobody but its two ends can tell.

@@ -283,7 +283,8 @@ export class Generation implements AsyncDisposable {
 
   /**
    * `Deno.upgradeWebSocket`, for sockets that are to be closed when this generation leaves: with code
-   * 1012, "service restart", and not all at once.
+   * 1012, "service restart", and not all at once. What was sent before is sent to the end. What the
+   * client sends after the Close frame, before it has seen it, is not delivered: the answer could not be sent.
    */
   upgradeWebSocket(
     request: Request,
@@ -833,8 +834,14 @@ export class Generation implements AsyncDisposable {
     // Where nobody takes over there is nobody to go to: only who is busy is told to leave.
     const { deadline = 60_000, forceLimit = 30_000 } = this.#options;
     const isReplaced = successor !== undefined || reason !== undefined;
-    if (isReplaced) this.#webSockets.leave(Math.min(deadline / 2, 30_000), 1012, "service restart");
-    else this.#webSockets.leave(0, 1001, "going away");
+    const { signal: hurry } = this.#hurry;
+    this.#webSockets.leave({
+      ...isReplaced
+        ? { code: 1012, reason: "service restart", spread: Math.min(deadline / 2, 30_000) }
+        : { code: 1001, reason: "going away", spread: 0 },
+      forceLimit,
+      hurry,
+    });
     await this.#settleAttempt();
     this.#inheritance[Symbol.dispose]();
     this.#foreign?.[Symbol.dispose]();
@@ -842,9 +849,9 @@ export class Generation implements AsyncDisposable {
     const unbound = this.#unbind();
     this.#reporting ??= setInterval(() => this.#report(), reportInterval);
     try {
-      const { signal: hurry } = this.#hurry;
       const httpDeadline = isReplaced ? deadline : Math.min(deadline, farewellTime);
-      await this.#resources.leave({ deadline, httpDeadline, forceLimit, hurry });
+      const isClosing = () => this.#webSockets.closing;
+      await this.#resources.leave({ deadline, httpDeadline, forceLimit, hurry, isClosing });
     } catch (error) {
       this.#logger.error?.("Cannot drain to the end", error);
     } finally {

@@ -18,7 +18,10 @@ prints what works where. Exits with 1 when a check failed without a stated reaso
   --check-readme   exit with 1 when README.md says otherwise of the versions that were run
   --help           print this`;
 
-/** The first and the last release of Deno 2 that it is known to work on, and one of each between. */
+/**
+ * The first and the last release of Deno 2 that it is known to work on, and one of each between; of 2.8
+ * two: 2.8.3, a patch release, replaced the server of HTTP/1.
+ */
 export const versions = [
   "2.0.6",
   "2.1.14",
@@ -28,6 +31,7 @@ export const versions = [
   "2.5.6",
   "2.6.8",
   "2.7.14",
+  "2.8.2",
   "2.8.3",
   "2.9.6",
 ];
