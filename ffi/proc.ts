@@ -70,9 +70,23 @@ export function reap(pid: number): void {
 }
 
 /** Its name, in parentheses, may have spaces and parentheses of its own. */
-function processStat(pid: number): { state: string; started: string } | undefined {
+/** The parent of this process; undefined where /proc does not tell it, or it is of another PID namespace. */
+export function ownParent(): ProcessId | undefined {
+  const parent = processStat("self")?.parent;
+  return parent ? identify(parent) : undefined;
+}
+
+interface ProcessStat {
+  state: string;
+  parent: number;
+  started: string;
+}
+
+function processStat(pid: number | "self"): ProcessStat | undefined {
+  // The name of the program, in parentheses, may have any characters.
   const fields = readText(`/proc/${pid}/stat`)?.split(") ").at(-1)?.split(" ");
-  return fields && fields.length > 19 ? { state: fields[0], started: fields[19] } : undefined;
+  if (!fields || fields.length <= 19) return undefined;
+  return { state: fields[0], parent: Number(fields[1]), started: fields[19] };
 }
 
 /** One line of an epoll's fdinfo: a descriptor it watches. */

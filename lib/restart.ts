@@ -498,11 +498,11 @@ export class Generation implements AsyncDisposable {
     };
     this.#attempt = attempt;
     attempt.outcome.promise.catch(() => {});
-    successor.ended.then(async (lastWords) => {
+    successor.ended.then(async ({ how, lastWords }) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
       const words = lastWords ? `; the last it said was: ${indented(lastWords)}` : "";
-      attempt.outcome.reject(new HandoverError(`${named(successor)} has ended${words}`));
+      attempt.outcome.reject(new HandoverError(`${named(successor)} ${how}${words}`));
     }, (error) => attempt.outcome.reject(error));
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {

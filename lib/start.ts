@@ -26,7 +26,7 @@ import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
 import { Generation, type StartOptions } from "./restart.ts";
-import { keepOutput, ownToken } from "./successor.ts";
+import { endStarter, keepOutput, ownToken } from "./successor.ts";
 
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
@@ -52,6 +52,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   }
   if (options.probation === Infinity) throw new RangeError("A probation has an end");
   keepOutput();
+  endStarter();
   const { answerTimeout = 10_000 } = options;
   const logger = guarded(options.logger ?? { error: console.error });
   const began = performance.now();

@@ -7,7 +7,7 @@
 import { closeRaw, Fd, replace } from "../ffi/fd.ts";
 import { openReadEnd, openToWrite, pathStatus, readLink, readText } from "../ffi/file.ts";
 import { isBroken } from "../ffi/poll.ts";
-import { hasEnded, identify, kill, type ProcessId, reap } from "../ffi/proc.ts";
+import { hasEnded, identify, kill, ownParent, type ProcessId, reap } from "../ffi/proc.ts";
 import { pause } from "../ffi/time.ts";
 import { HandoverError } from "./errors.ts";
 
@@ -62,7 +62,7 @@ const lastWordsTime = 500;
 export function ownCommand(): Command {
   // Where it was replaced by a newer one meanwhile, that one is meant.
   const program = readLink("/proc/self/exe")?.replace(/ \(deleted\)$/, "");
-  const args = readText("/proc/self/cmdline")?.split("\0").slice(1, -1);
+  const args = commandLine("self")?.slice(1);
   if (program === undefined || args === undefined) {
     throw new Deno.errors.NotSupported("/proc is not mounted: name the command to restart with");
   }
@@ -70,11 +70,12 @@ export function ownCommand(): Command {
 }
 
 /**
- * Starts "$@" as an orphan: a process whose parent has ended. Deno ends the processes that it has started
- * when it dies of an uncaught error, before 2.7 also when it just ends, and systemd does not wait for a
- * main process that is not its own child. This shell starts a second one, which ends it.
+ * Starts "$@" through a second shell, waits for it, and ends as it ended. Deno kills what it has started
+ * when it dies of an uncaught error, before 2.7 also when it just ends: that is this shell. It ends at the
+ * latest when "$@" calls `start()`: systemd does not wait for a main process that is not its own child.
+ * What a shell itself says of a process that was killed is not the program's.
  */
-const outer = `/bin/sh -c "$0" sh "$$" "$@"; exit`;
+const outer = `exec 9>&2 2>/dev/null; /bin/sh -c "$0" sh "$@" 2>&9 9>&-; exit`;
 
 /**
  * The second shell, which becomes the program: it has the process number from its first line on, and goes
@@ -82,18 +83,37 @@ const outer = `/bin/sh -c "$0" sh "$$" "$@"; exit`;
  * (POSIX, "Asynchronous Lists"). 127 and 126 are what a shell says of a program that it cannot start.
  */
 const inner = `
-case $2 in
-*/*) [ -e "$2" ] || exit 127; [ -f "$2" ] && [ -x "$2" ] || exit 126 ;;
-*) command -v "$2" >/dev/null || exit 127 ;;
+case $1 in
+*/*) [ -e "$1" ] || exit 127; [ -f "$1" ] && [ -x "$1" ] || exit 126 ;;
+*) command -v "$1" >/dev/null || exit 127 ;;
 esac
 echo "$$"
 read -r GRACEFUL_GO || exit 1
-kill -9 "$1"
-shift
 exec "$@" </dev/null`;
+
+/** Ends the shell that started this process, if `restart()` did: the process is an orphan from then on. */
+export function endStarter(): void {
+  if (ownToken() === undefined) return;
+  const parent = ownParent();
+  if (parent === undefined || commandLine(parent.pid)?.[2] !== outer) return;
+  kill(parent);
+}
+
+/** The arguments of a process, its own name first (proc(5), "cmdline"). */
+function commandLine(pid: number | "self"): string[] | undefined {
+  return readText(`/proc/${pid}/cmdline`)?.split("\0").slice(0, -1);
+}
 
 /** Milliseconds between two looks at whether a process has ended. */
 const lookInterval = 20;
+
+/** How a process ended, and the last that it said. */
+export interface Ended {
+  /** "ended with code 1"; "has ended" where its parent alone knows more. */
+  how: string;
+  /** The end of its stderr. */
+  lastWords: string;
+}
 
 /**
  * A process in the making, which is not this one's child. Its output is passed on to this one's, until it
@@ -102,11 +122,8 @@ const lookInterval = 20;
 export class Successor {
   /** What it says that it was started by this process with, even if it is not this very process. */
   readonly token: string = crypto.randomUUID();
-  /**
-   * Resolves to the last that it said when it has ended, unless it was released before; rejects when it
-   * could not be started. With which code it ended is known to its parent alone.
-   */
-  readonly ended: Promise<string>;
+  /** Resolves when it has ended, unless it was released before; rejects when it could not be started. */
+  readonly ended: Promise<Ended>;
   readonly #shell: Deno.ChildProcess;
   #process: ProcessId | undefined;
   #isKilled = false;
@@ -142,7 +159,7 @@ export class Successor {
     return this.#process?.pid;
   }
 
-  async #run(command: Command): Promise<string> {
+  async #run(command: Command): Promise<Ended> {
     const stdout = this.#shell.stdout.getReader();
     const errors = pass(this.#shell.stderr.getReader(), Deno.stderr, (words) => {
       this.#lastWords = (this.#lastWords + words).slice(-kept);
@@ -154,32 +171,43 @@ export class Successor {
     await answer(this.#shell.stdin, isWanted ? "go\n" : "");
     const { code, signal } = await this.#shell.status;
     const output = Promise.all([errors, pass(stdout, Deno.stdout, () => {}, rest)]);
-    if (!isWanted || signal !== "SIGKILL") {
-      await Promise.race([output, pause(lastWordsTime)]);
-      if (this.#isKilled) return "";
-      throw notStarted(command, code, this.#lastWords.trim());
-    }
-    while (!hasEnded(this.#process!)) {
+    const how = signal === null ? `ended with code ${code}` : "has ended";
+    // The shell was ended, by the process itself or by release(): it is watched from here.
+    while (isWanted && signal !== null && !hasEnded(this.#process!)) {
       await pause(lookInterval);
       if (this.#isReleased) return await new Promise(() => {});
     }
-    reap(this.#process!.pid);
+    if (this.#process) reap(this.#process.pid);
     // What it has started may hold its output open.
     await Promise.race([output, pause(lastWordsTime)]);
-    return this.#lastWords.trim();
+    const lastWords = this.#lastWords.trim();
+    if (!isWanted && !this.#isKilled) throw notStarted(command, code, lastWords);
+    return { how, lastWords };
   }
 
   /** Lets it go on alone: it does not keep this process running. */
   release(): void {
     this.#shell.unref();
-    // That one ends at once, and is waited for.
-    this.#isReleased = !this.#isKilled;
+    // One that was killed ends at once, and is waited for.
+    if (this.#isKilled) return;
+    this.#isReleased = true;
+    // Where it has not called start() itself, but through another process, its shell is still there.
+    if (this.#process) endShell(this.#shell);
   }
 
   /** Ends it. */
   kill(): void {
     this.#isKilled = true;
     if (this.#process) kill(this.#process);
+  }
+}
+
+function endShell(shell: Deno.ChildProcess): void {
+  try {
+    shell.kill("SIGKILL");
+  } catch (error) {
+    // It has ended by itself.
+    if (!(error instanceof TypeError || error instanceof Deno.errors.NotFound)) throw error;
   }
 }
 

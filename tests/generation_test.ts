@@ -443,7 +443,7 @@ test("when restart() has failed, the next one may begin", async () => {
   const linger = new URL("./fixtures/linger.ts", import.meta.url).pathname;
   const command = { program: Deno.execPath(), args: ["run", "-A", linger, path] };
   for (let i = 0; i < 2; i++) {
-    await assertRejects(() => app.restart(command), HandoverError, "has ended");
+    await assertRejects(() => app.restart(command), HandoverError, "ended with code 3");
     assertEquals(app.status().state, "serving");
   }
   await app.stop();
@@ -519,6 +519,7 @@ test("what restart() starts is no child, and gets its arguments, environment and
   const after = JSON.parse(await first.line());
   assertEquals(before.parent, Deno.pid);
   assert(after.parent !== before.pid, "it is a child of the generation before");
+  assert(after.parentThen !== after.parent, "it is no orphan after start()");
   assertEquals(after.args, [path, cwd, ...args]);
   assertEquals(after.cwd, cwd);
   assertEquals(after.environment["PWD"], cwd);
@@ -688,7 +689,7 @@ test("restart() with another command, that cannot be started or does not take ov
   const failed = await assertRejects(
     () => app.restart({ program: "sh", args: ["-c", "echo never mind >&2; exit 3"] }),
     HandoverError,
-    "has ended; the last it said was: never mind",
+    "ended with code 3; the last it said was: never mind",
   );
   assertEquals(failed.code, "ERR_HANDOVER_FAILED");
   const late = await assertRejects(

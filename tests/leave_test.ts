@@ -337,7 +337,7 @@ test("durations may be fractions, or without end where that means something", as
   await next.ready();
   await old.finished;
   const command = { program: "sh", args: ["-c", "exit 3"] };
-  await assertRejects(() => next.restart(command), HandoverError, "has ended");
+  await assertRejects(() => next.restart(command), HandoverError, "ended with code 3");
   await next.stop();
 });
 
