@@ -38,11 +38,25 @@ export function fileStatus(raw: number): FileStatus {
 
 /** The same; undefined when it is not open, which another thread may have seen to by now. */
 export function statusOf(raw: number): FileStatus | undefined {
-  const { stat } = structs;
-  const status = new Uint8Array(stat.size);
+  const status = new Uint8Array(structs.stat.size);
   const { fstat } = libc();
   const result = fstat ? fstat(raw, status) : libc().__fxstat!(statVersion, raw, status);
-  if (result < 0) return undefined;
+  return result < 0 ? undefined : unpackStatus(status);
+}
+
+/** The status of the file at `path`, for which no descriptor is opened; undefined when there is none. */
+export function pathStatus(path: string): FileStatus | undefined {
+  const status = new Uint8Array(structs.stat.size);
+  const { fstatat } = libc();
+  const name = cString(path);
+  const result = fstatat
+    ? fstatat(c.AT_FDCWD, name, status, 0)
+    : libc().__fxstatat!(statVersion, c.AT_FDCWD, name, status, 0);
+  return result < 0 ? undefined : unpackStatus(status);
+}
+
+function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
+  const { stat } = structs;
   return {
     kind: kinds[stat.read(status, "st_mode") & c.S_IFMT] ?? "other",
     dev: stat.read(status, "st_dev"),
@@ -51,32 +65,43 @@ export function statusOf(raw: number): FileStatus | undefined {
   };
 }
 
-/** The status of the file at `path`; undefined when there is none. */
-export function pathStatus(path: string): FileStatus | undefined {
-  const raw = libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0);
+/** Reads a whole small file, such as those of proc(5); undefined when it cannot be read. */
+export function readText(path: string): string | undefined {
+  const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
   if (raw < 0) return undefined;
   try {
-    return fileStatus(raw);
+    return rest(raw);
   } finally {
     closeRaw(raw);
   }
 }
 
-/** Reads a whole small file, such as those of proc(5); undefined when it cannot be opened. */
-export function readText(path: string): string | undefined {
-  const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
-  if (raw < 0) return undefined;
-  try {
-    const decoder = new TextDecoder();
-    const chunk = new Uint8Array(8192);
-    let text = "";
-    for (;;) {
-      const n = uninterrupted(() => libc().read(raw, chunk, BigInt(chunk.length)));
-      if (n <= 0) return text + decoder.decode();
-      text += decoder.decode(chunk.subarray(0, n), { stream: true });
-    }
-  } finally {
-    closeRaw(raw);
+/** Opens a file to read; what may have to be read when no descriptor is left is kept open. */
+export function openText(path: string, attempt: string): number {
+  return check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt);
+}
+
+/**
+ * The whole text of an open file, any number of times: what proc(5) has in one is made anew by a read at
+ * its beginning (fs/seq_file.c, `seq_read_iter`).
+ */
+export function reread(raw: number, attempt: string): string {
+  check(Number(libc().lseek(raw, 0n, c.SEEK_SET)), attempt);
+  const text = rest(raw);
+  if (text === undefined) throw systemError(errno(), attempt);
+  return text;
+}
+
+/** What is left to read of a file; undefined when that fails. */
+function rest(raw: number): string | undefined {
+  const decoder = new TextDecoder();
+  const chunk = new Uint8Array(8192);
+  let text = "";
+  for (;;) {
+    const n = uninterrupted(() => libc().read(raw, chunk, BigInt(chunk.length)));
+    if (n < 0) return undefined;
+    if (n === 0) return text + decoder.decode();
+    text += decoder.decode(chunk.subarray(0, n), { stream: true });
   }
 }
 

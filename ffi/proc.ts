@@ -7,7 +7,7 @@
 import { errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
 import { isOpen } from "./fd.ts";
-import { readDirectory, readLink, readText } from "./file.ts";
+import { openText, readDirectory, readLink, readText, reread } from "./file.ts";
 import { libc } from "./libc.ts";
 
 /** The numbers of every open descriptor, in order. */
@@ -41,7 +41,27 @@ export interface Registration {
 
 /** What the epoll `raw` watches (proc(5), "/proc/pid/fdinfo", epoll entries). */
 export function registrations(raw: number): Registration[] {
-  const text = readText(`/proc/self/fdinfo/${raw}`) ?? "";
+  return registrationsIn(readText(`/proc/self/fdinfo/${raw}`) ?? "");
+}
+
+/** The same of one epoll, any number of times, for which no further descriptor is opened. */
+export class Registrations {
+  readonly #file: number;
+  readonly #attempt: string;
+
+  /** Opens what is kept open for that. */
+  constructor(epoll: number) {
+    this.#attempt = `Cannot read what epoll ${epoll} watches`;
+    this.#file = openText(`/proc/self/fdinfo/${epoll}`, this.#attempt);
+  }
+
+  /** What it watches now. */
+  read(): Registration[] {
+    return registrationsIn(reread(this.#file, this.#attempt));
+  }
+}
+
+function registrationsIn(text: string): Registration[] {
   const line = /^tfd:\s*(\d+)\s+events:\s*([0-9a-f]+)\s+data:\s*([0-9a-f]+)/gm;
   return Array.from(text.matchAll(line), ([, tfd, events, data]) => ({
     tfd: Number(tfd),
