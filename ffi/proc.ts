@@ -30,6 +30,27 @@ export function isRunning(pid: number): boolean {
   return pid <= 0 || libc().kill(pid, 0) === 0 || errno() !== errnos.ESRCH;
 }
 
+/** What names the PID namespace of this process: only there its number means something (pid_namespaces(7)). */
+export function pidNamespace(): string | undefined {
+  return readLink("/proc/self/ns/pid");
+}
+
+/**
+ * When the process `pid` of a PID namespace was started, in clock ticks since boot, which tells it from a
+ * later one of that number (proc(5), "/proc/pid/stat", field 22). Null when it has ended, also while its
+ * parent has not waited for it. Undefined when that cannot be seen: it is of another PID namespace, or
+ * /proc is, or hides it.
+ */
+export function startOf(pid: number, namespace: string | undefined): string | null | undefined {
+  const isHere = namespace !== undefined && namespace === pidNamespace();
+  if (!isHere || readLink("/proc/self") !== String(Deno.pid)) return undefined;
+  const text = readText(`/proc/${pid}/stat`);
+  if (text === undefined) return isRunning(pid) ? undefined : null;
+  // The name of the program, in parentheses, may hold anything.
+  const [state, ...fields] = text.slice(text.lastIndexOf(")") + 2).split(" ");
+  return state === "Z" || state === "X" ? null : fields[18];
+}
+
 /** One line of an epoll's fdinfo: a descriptor it watches. */
 export interface Registration {
   /** The number under which the descriptor was added. */

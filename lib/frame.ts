@@ -90,7 +90,7 @@ export type Frame =
   | { type: "report"; status: Status }
   | { type: "restart" }
   | { type: "stop" }
-  | { type: "done"; pid: number; generation: number };
+  | { type: "done"; pid: number; generation: number; namespace?: string };
 
 type Shape = Record<string, (value: unknown) => boolean>;
 
@@ -130,7 +130,11 @@ const shapes: Record<Frame["type"], Shape> = {
   report: { status: (value) => typeof value === "object" && value !== null },
   restart: {},
   stop: {},
-  done: { pid: isNumber, generation: isNumber },
+  done: {
+    pid: isNumber,
+    generation: isNumber,
+    namespace: (value) => value === undefined || isText(value),
+  },
 };
 
 /** The error for a frame that has no place in the conversation. */

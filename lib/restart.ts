@@ -10,8 +10,9 @@
  */
 
 import { dup, Fd, replace } from "../ffi/fd.ts";
+import { pidNamespace } from "../ffi/proc.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
-import { either, expiring, pause } from "../ffi/time.ts";
+import { either, expiring, longestPause, pause } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
@@ -46,6 +47,14 @@ export interface StartOptions extends DrainOptions {
   probation?: number;
   /** How long the other generation may take for an answer, or to read one. @default {10_000} */
   answerTimeout?: number;
+  /**
+   * How long a process may take to end by itself after its generation has left, when that was replaced by
+   * another process, or stopped by a signal or the command line: a timer, or a connection that stays
+   * open, keeps it. Then the library logs that, and exits with `Deno.exitCode`, or 0. Nothing of the kind
+   * where the program has called `stop()`, where the generation was rolled back, or while another
+   * generation runs in the process; `false` is never. @default {10_000}
+   */
+  exitTimeout?: number | false;
   /**
    * Signals that stop the service, gracefully; the second one of a kind ends the process at once. Before
    * `ready()` there is nothing to answer, and the process exits. @default {["SIGTERM", "SIGINT"]}
@@ -156,6 +165,8 @@ export class Generation implements AsyncDisposable {
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
+  /** Whether somebody outside of the program has asked for its end. */
+  #isAskedToEnd = false;
   /** Aborted when idle clients are not to be waited for any more. */
   readonly #hurry = new AbortController();
 
@@ -182,6 +193,7 @@ export class Generation implements AsyncDisposable {
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
     this.#reserve = new Reserve();
+    running.add(this);
     // Whoever comes to the first generation before it is ready is told so.
     if (this.#predecessor) void this.#follow(this.#predecessor);
     else void this.#answer();
@@ -633,8 +645,10 @@ export class Generation implements AsyncDisposable {
       );
       await channel.send(answer);
     } else if (asked.type === "stop") {
+      this.#isAskedToEnd = true;
       const stopped = this.stop();
-      await channel.send({ type: "done", pid: Deno.pid, generation: this.generation });
+      const { generation } = this;
+      await channel.send({ type: "done", pid: Deno.pid, generation, namespace: pidNamespace() });
       await stopped;
     } else throw unexpected(asked);
   }
@@ -808,7 +822,7 @@ export class Generation implements AsyncDisposable {
     const successor = this.#successor;
     // Where nobody takes over there is nobody to go to: only who is busy is told to leave.
     const { deadline = 60_000, forceLimit = 30_000 } = this.#options;
-    const isReplaced = successor !== undefined || reason !== undefined;
+    const isSucceeded = successor !== undefined || reason !== undefined;
     let unbound: Promise<void> | undefined;
     // In this order. One that fails does not keep those behind it from being taken.
     const steps: Record<string, () => void | Promise<void>> = {
@@ -820,7 +834,7 @@ export class Generation implements AsyncDisposable {
         if (successor) void this.#heed(successor.channel);
       },
       "close the WebSockets": () => {
-        if (!isReplaced) this.#webSockets.leave(0, 1001, "going away");
+        if (!isSucceeded) this.#webSockets.leave(0, 1001, "going away");
         else this.#webSockets.leave(Math.min(deadline / 2, 30_000), 1012, "service restart");
       },
       "settle the restart": () => this.#settleAttempt(),
@@ -838,7 +852,7 @@ export class Generation implements AsyncDisposable {
       },
       "drain to the end": () => {
         this.#reporting ??= setInterval(() => this.#report(), reportInterval);
-        const httpDeadline = isReplaced ? deadline : Math.min(deadline, farewellTime);
+        const httpDeadline = isSucceeded ? deadline : Math.min(deadline, farewellTime);
         return this.#resources.leave({
           deadline,
           httpDeadline,
@@ -874,9 +888,32 @@ export class Generation implements AsyncDisposable {
       }
     }
     this.#state = "stopped";
+    running.delete(this);
     this.#log("left", began, {});
     if (reason === undefined) this.#finished.resolve();
     else this.#finished.reject(reason);
+    // By the word of the kernel: a number that the other one tells is that of its own PID namespace.
+    const next = successor?.channel.conn.peer.pid;
+    const isReplaced = next !== undefined && next !== Deno.pid && !this.#stopping;
+    if (this.#isAskedToEnd || isReplaced) this.#exitInTime();
+  }
+
+  /** Ends the process some time from now, if that has not ended by itself. */
+  #exitInTime(): void {
+    const { exitTimeout = 10_000 } = this.#options;
+    if (exitTimeout === false || exitTimeout === Infinity) return;
+    const timer = setTimeout(() => {
+      // One that has begun meanwhile, or runs beside it, has its own end.
+      if (running.size > 0) return;
+      this.#logger.error?.(
+        `Generation ${this.generation} left ${exitTimeout} ms ago, and its process ${Deno.pid} has not ended: ` +
+          "a timer, an open connection or the like keeps it. The process exits now; close what keeps it " +
+          "when `finished` resolves, or set `exitTimeout`",
+      );
+      Deno.exit();
+    }, Math.min(exitTimeout, longestPause));
+    // The process is to end before, if it can.
+    Deno.unrefTimer(timer);
   }
 
   /** Whoever waits for a restart is told what comes of it. */
@@ -959,6 +996,7 @@ export class Generation implements AsyncDisposable {
     Deno.removeSignalListener(signal, this.#signals.get(signal)!);
     this.#signals.delete(signal);
     this.#logger.info?.(`Stopping on ${signal}`);
+    this.#isAskedToEnd = true;
     const isReady = this.#state !== "starting";
     await this.stop().catch(() => {});
     // The program is still on its way to ready(), and would fail at whatever it asks for next.
@@ -981,6 +1019,9 @@ export class Generation implements AsyncDisposable {
  * of that, none of 1.4 million requests met the end of its connection.)
  */
 const farewellTime = 100;
+
+/** The generations of this process that have not left. */
+const running = new Set<Generation>();
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;

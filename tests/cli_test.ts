@@ -6,6 +6,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fdHandler, listen, listenAndServe, PeerNotAllowedError, start } from "../mod.ts";
+import { isRunning } from "../ffi/proc.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { until } from "./fixtures/until.ts";
@@ -79,7 +80,10 @@ test("restart waits for the next generation, and says which one it is", async ()
   assertEquals([code, stderr], [0, ""]);
   const [, pid] = /^generation 2 runs, process (\d+)$/.exec(stdout)!;
   assertMatch((await run("status", path)).stdout, new RegExp(`^generation  2, process ${pid}, `));
-  assertEquals((await run("stop", path)).stdout, `generation 2, process ${pid}, has gone`);
+  assertEquals(
+    (await run("stop", path)).stdout,
+    `generation 2 has left, and its process ${pid} has ended`,
+  );
   await service.ended();
 });
 
@@ -93,12 +97,14 @@ test("a restart that fails says why", async () => {
   assertMatch((await run("status", path)).stdout, /^generation {2}1, /);
 });
 
-test("stop waits until the service has gone", async () => {
+test("stop waits until the process of the service has ended", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await serving(path);
   const { code, stdout } = await run("stop", path);
-  assertEquals([code, stdout], [0, `generation 1, process ${service.pid}, has gone`]);
+  assertEquals(isRunning(service.pid), false);
+  const ended = `generation 1 has left, and its process ${service.pid} has ended`;
+  assertEquals([code, stdout], [0, ended]);
   assertEquals((await service.ended()).code, 0);
   assertEquals(directory.names(), ["app.sock.lock"]);
   const again = await run("stop", path);
