@@ -65,10 +65,19 @@ function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
   };
 }
 
-/** Reads a whole small file, such as those of proc(5); undefined when it cannot be read. */
-export function readText(path: string): string | undefined {
+/**
+ * Reads a whole small file, such as those of proc(5); undefined when it cannot be read. With `attempt`, that
+ * no descriptor is left is an error.
+ */
+export function readText(path: string, attempt?: string): string | undefined {
   const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
-  if (raw < 0) return undefined;
+  if (raw < 0) {
+    const code = errno();
+    if (attempt && (code === errnos.EMFILE || code === errnos.ENFILE)) {
+      throw systemError(code, attempt);
+    }
+    return undefined;
+  }
   try {
     return rest(raw);
   } finally {

@@ -62,7 +62,8 @@ const lastWordsTime = 500;
 export function ownCommand(): Command {
   // Where it was replaced by a newer one meanwhile, that one is meant.
   const program = readLink("/proc/self/exe")?.replace(/ \(deleted\)$/, "");
-  const args = readText("/proc/self/cmdline")?.split("\0").slice(1, -1);
+  const attempt = "Cannot read the command that this process was started with";
+  const args = readText("/proc/self/cmdline", attempt)?.split("\0").slice(1, -1);
   if (program === undefined || args === undefined) {
     throw new Deno.errors.NotSupported("/proc is not mounted: name the command to restart with");
   }
