@@ -117,16 +117,20 @@ function allowed(conn: UnixConn, allow: PeerCheck | undefined, attempt: string):
 }
 
 /**
- * @throws {PeerNotAllowedError} When `allow` is not true for the process at the other end.
+ * @throws {PeerNotAllowedError} When `allow` is not true for the process at the other end, or throws.
  *
  * @ignore
  */
 export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string): void {
-  // A promise is no answer.
-  if (allow(peer) === true) return;
-  throw new PeerNotAllowedError(
-    `${attempt}: \`allow\` refuses process ${peer.pid} of user ${peer.uid}`,
-  );
+  const who = `process ${peer.pid} of user ${peer.uid}`;
+  try {
+    // A promise is no answer.
+    if (allow(peer) === true) return;
+  } catch (cause) {
+    const what = `${attempt}: \`allow\` has failed for ${who}: ${cause}`;
+    throw new PeerNotAllowedError(what, { cause });
+  }
+  throw new PeerNotAllowedError(`${attempt}: \`allow\` refuses ${who}`);
 }
 
 /** How often a connection may find something to read before others are thought of. */

@@ -142,7 +142,7 @@ export class Resources {
     }
     using claimed = new DisposableStack();
     const inherited = this.#inheritance.takeBound(kind, place);
-    if (inherited) claimed.defer(() => this.#inheritance.add(inherited));
+    if (inherited) claimed.defer(() => this.#inheritance.putBack(inherited));
     const bound = inherited?.fd ?? this.#bind(place, bind);
     if (!inherited) claimed.defer(() => unbind(bound, place));
     else if ("path" in place && place.mode !== undefined) setMode(place.path, place.mode);

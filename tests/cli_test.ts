@@ -144,7 +144,12 @@ test("what is no service is named", async () => {
 test("who is refused is told so, and so is who would take over", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  await using app = await start(path, { allow: () => false, logger: {}, stopOn: [] });
+  await using app = await start(path, {
+    allow: () => false,
+    logger: {},
+    stopOn: [],
+    exitTimeout: false,
+  });
   await app.ready();
   for (const command of ["status", "restart", "stop"]) {
     const { code, stderr } = await run(command, path);
@@ -173,7 +178,7 @@ test("a restart that is not waited for any more goes on", async () => {
 test("a stop that is not waited for any more goes on", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const app = await start(path, { logger: {}, stopOn: [] });
+  const app = await start(path, { logger: {}, stopOn: [], exitTimeout: false });
   const asked = Promise.withResolvers<void>();
   const answer = Promise.withResolvers<Response>();
   const server = app.serve({ hostname: "127.0.0.1", port: 0 }, () => {
