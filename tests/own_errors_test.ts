@@ -4,13 +4,15 @@
  * @module
  */
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { PeerNotAllowedError } from "../mod.ts";
 import { openDescriptors } from "../ffi/proc.ts";
 import { Draining } from "../lib/draining.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { faults } from "./fixtures/own_errors.ts";
+import { KeptLog } from "./fixtures/kept_log.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
@@ -170,6 +172,25 @@ test("where onListen throws nothing listens, and what was inherited is still the
   assertEquals(await asked(port), "next");
   await next.stop();
   assertEquals(directory.names(), ["app.sock.lock"]);
+});
+
+test("where allow throws the other process is refused, and learns why", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  await using app = await begin(path, {
+    logger: log,
+    allow: () => {
+      throw new Error("out of luck");
+    },
+  });
+  await app.ready();
+  // A process that is hung up on without a word would try again for ever.
+  const signal = AbortSignal.timeout(20_000);
+  const words = "`allow` has failed for process";
+  await assertRejects(() => begin(path, { signal }), PeerNotAllowedError, words);
+  assertEquals(log.errors.length, 1);
+  assertEquals(app.status().state, "serving");
 });
 
 test("a listener of draining is called once, with its signal, until it is removed", () => {
