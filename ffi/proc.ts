@@ -6,7 +6,7 @@
 
 import { errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
-import { isOpen } from "./fd.ts";
+import { closeAll, isOpen } from "./fd.ts";
 import { openText, readDirectory, readLink, readText, reread } from "./file.ts";
 import { libc } from "./libc.ts";
 
@@ -66,7 +66,7 @@ export function registrations(raw: number): Registration[] {
 }
 
 /** The same of one epoll, any number of times, for which no further descriptor is opened. */
-export class Registrations {
+export class Registrations implements Disposable {
   readonly #file: number;
   readonly #attempt: string;
 
@@ -79,6 +79,11 @@ export class Registrations {
   /** What it watches now. */
   read(): Registration[] {
     return registrationsIn(reread(this.#file, this.#attempt));
+  }
+
+  /** Closes what is kept open. */
+  [Symbol.dispose](): void {
+    closeAll([this.#file]);
   }
 }
 

@@ -43,6 +43,6 @@ export class Reserve implements Disposable {
 
 /** Whether a call failed because the process, or the system, has no descriptor left. */
 export function isOutOfDescriptors(error: unknown): boolean {
-  const { code } = error as { code?: string };
+  const { code } = (error ?? {}) as { code?: string };
   return code === "EMFILE" || code === "ENFILE";
 }
