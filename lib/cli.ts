@@ -7,7 +7,7 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
-import { pidNamespace, startOf } from "../ffi/proc.ts";
+import { startOf } from "../ffi/proc.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { longestPause, pause } from "../ffi/time.ts";
 import { Channel } from "./channel.ts";
