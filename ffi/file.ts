@@ -85,14 +85,14 @@ export function readText(path: string, attempt?: string): string | undefined {
   }
 }
 
-/** Opens a file to read; what may have to be read when no descriptor is left is kept open. */
+/** Opens a file to read: kept open, it can be read also when no descriptor is left. */
 export function openText(path: string, attempt: string): number {
   return check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt);
 }
 
 /**
- * The whole text of an open file, any number of times: what proc(5) has in one is made anew by a read at
- * its beginning (fs/seq_file.c, `seq_read_iter`).
+ * The whole text of an open file, any number of times: a read at the beginning of a file of proc(5) makes
+ * its text anew (fs/seq_file.c, `seq_read_iter`).
  */
 export function reread(raw: number, attempt: string): string {
   check(Number(libc().lseek(raw, 0n, c.SEEK_SET)), attempt);

@@ -25,7 +25,7 @@ import { NoDescriptorError } from "./errors.ts";
 export class Gate implements Disposable {
   /** The socket, whether the object is on it or off it. */
   readonly fd: Fd;
-  /** What the object is put on: made ahead, for when it is needed no descriptor may be left. */
+  /** The socket that the object is put on: made ahead, because later no descriptor may be left. */
   readonly #deaf: Fd;
   readonly #slot: Slot;
   /** The socket that is in the place: another one there means that the object is closed. */

@@ -1,5 +1,5 @@
 /**
- * What is put by for the moment in which a process has no descriptor left (RLIMIT_NOFILE).
+ * A descriptor in reserve, for the moment in which the process has reached its limit (RLIMIT_NOFILE).
  *
  * @module
  */

@@ -1,11 +1,12 @@
 /**
- * What a program does wrong does not keep its generation from leaving, nor a restart from its outcome.
+ * Exceptions of a program keep neither its generation from leaving, nor a restart from its outcome.
  *
  * @module
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { PeerNotAllowedError } from "../mod.ts";
+import { closeAll } from "../ffi/fd.ts";
 import { openDescriptors } from "../ffi/proc.ts";
 import { Draining } from "../lib/draining.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
@@ -171,6 +172,25 @@ test("where onListen throws nothing listens, and what was inherited is still the
   await old.finished;
   assertEquals(await asked(port), "next");
   await next.stop();
+  assertEquals(directory.names(), ["app.sock.lock"]);
+});
+
+test("a step of leaving that fails is logged, and those behind it are taken", async () => {
+  using directory = new Directory();
+  const log = new KeptLog();
+  const app = await begin(directory.join("app.sock"), { logger: log });
+  const before = new Set(openDescriptors());
+  app.keep("a descriptor", 0);
+  const [kept] = openDescriptors().filter((raw) => !before.has(raw));
+  await app.ready();
+  // The program closes a number that is not its own.
+  closeAll([kept]);
+  await app.stop();
+  await app.finished;
+  assertEquals(app.status().state, "stopped");
+  assertEquals(log.errors.map(([message]) => message), [
+    "Cannot close what was kept; leaving goes on",
+  ]);
   assertEquals(directory.names(), ["app.sock.lock"]);
 });
 
