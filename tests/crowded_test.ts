@@ -124,6 +124,7 @@ test("without a free descriptor a restart fails with the reason, and a next gene
   assertMatch(await answerOn(conn), /generation 1$/);
   assertMatch((await cli("status", path)).stdout, /^generation {2}1, .*serving$/m);
   await child.tell("free");
+  await lines(child, "freed");
   assertEquals(await asked(port), "generation 1");
   assertEquals((await cli("restart", path)).code, 0);
   assertEquals((await cli("stop", path)).code, 0);
