@@ -39,11 +39,25 @@ export function fileStatus(raw: number): FileStatus {
 
 /** The same; undefined when it is not open, which another thread may have seen to by now. */
 export function statusOf(raw: number): FileStatus | undefined {
-  const { stat } = structs;
-  const status = new Uint8Array(stat.size);
+  const status = new Uint8Array(structs.stat.size);
   const { fstat } = libc();
   const result = fstat ? fstat(raw, status) : libc().__fxstat!(statVersion, raw, status);
-  if (result < 0) return undefined;
+  return result < 0 ? undefined : unpackStatus(status);
+}
+
+/** The status of the file at `path`, for which no descriptor is opened; undefined when there is none. */
+export function pathStatus(path: string): FileStatus | undefined {
+  const status = new Uint8Array(structs.stat.size);
+  const { fstatat } = libc();
+  const name = cString(path);
+  const result = fstatat
+    ? fstatat(c.AT_FDCWD, name, status, 0)
+    : libc().__fxstatat!(statVersion, c.AT_FDCWD, name, status, 0);
+  return result < 0 ? undefined : unpackStatus(status);
+}
+
+function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
+  const { stat } = structs;
   return {
     kind: kinds[stat.read(status, "st_mode") & c.S_IFMT] ?? "other",
     dev: stat.read(status, "st_dev"),
@@ -52,32 +66,52 @@ export function statusOf(raw: number): FileStatus | undefined {
   };
 }
 
-/** The status of the file at `path`; undefined when there is none. */
-export function pathStatus(path: string): FileStatus | undefined {
-  const raw = libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0);
-  if (raw < 0) return undefined;
+/**
+ * Reads a whole small file, such as those of proc(5); undefined when it cannot be read. With `attempt`, that
+ * no descriptor is left is an error.
+ */
+export function readText(path: string, attempt?: string): string | undefined {
+  const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
+  if (raw < 0) {
+    const code = errno();
+    if (attempt && (code === errnos.EMFILE || code === errnos.ENFILE)) {
+      throw systemError(code, attempt);
+    }
+    return undefined;
+  }
   try {
-    return fileStatus(raw);
+    return rest(raw);
   } finally {
     closeRaw(raw);
   }
 }
 
-/** Reads a whole small file, such as those of proc(5); undefined when it cannot be opened. */
-export function readText(path: string): string | undefined {
-  const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
-  if (raw < 0) return undefined;
-  try {
-    const decoder = new TextDecoder();
-    const chunk = new Uint8Array(8192);
-    let text = "";
-    for (;;) {
-      const n = uninterrupted(() => libc().read(raw, chunk, BigInt(chunk.length)));
-      if (n <= 0) return text + decoder.decode();
-      text += decoder.decode(chunk.subarray(0, n), { stream: true });
-    }
-  } finally {
-    closeRaw(raw);
+/** Opens a file to read: kept open, it can be read also when no descriptor is left. */
+export function openText(path: string, attempt: string): number {
+  return check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt);
+}
+
+/**
+ * The whole text of an open file, any number of times: a read at the beginning of a file of proc(5) makes
+ * its text anew (fs/seq_file.c, `seq_read_iter`).
+ */
+export function reread(raw: number, attempt: string): string {
+  check(Number(libc().lseek(raw, 0n, c.SEEK_SET)), attempt);
+  const text = rest(raw);
+  if (text === undefined) throw systemError(errno(), attempt);
+  return text;
+}
+
+/** What is left to read of a file; undefined when that fails. */
+function rest(raw: number): string | undefined {
+  const decoder = new TextDecoder();
+  const chunk = new Uint8Array(8192);
+  let text = "";
+  for (;;) {
+    const n = uninterrupted(() => libc().read(raw, chunk, BigInt(chunk.length)));
+    if (n < 0) return undefined;
+    if (n === 0) return text + decoder.decode();
+    text += decoder.decode(chunk.subarray(0, n), { stream: true });
   }
 }
 

@@ -72,6 +72,14 @@ const symbols = {
   fstat: { parameters: ["i32", "buffer"], result: "i32", optional: true },
   // int __fxstat(int version, int fd, struct stat *statbuf);    what fstat was before
   __fxstat: { parameters: ["i32", "i32", "buffer"], result: "i32", optional: true },
+  // int fstatat(int dirfd, const char *pathname, struct stat *statbuf, int flags);    since glibc 2.33
+  fstatat: { parameters: ["i32", "buffer", "buffer", "i32"], result: "i32", optional: true },
+  // int __fxstatat(int version, int dirfd, const char *pathname, struct stat *statbuf, int flags);
+  __fxstatat: {
+    parameters: ["i32", "i32", "buffer", "buffer", "i32"],
+    result: "i32",
+    optional: true,
+  },
   // ssize_t readlink(const char *pathname, char *buf, size_t bufsiz);
   readlink: { parameters: ["buffer", "buffer", "usize"], result: "isize" },
   // ssize_t getdirentries(int fd, char *buf, size_t nbytes, off_t *basep);

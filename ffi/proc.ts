@@ -7,8 +7,8 @@
 
 import { c, errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
-import { isOpen } from "./fd.ts";
-import { readDirectory, readLink, readText } from "./file.ts";
+import { closeAll, isOpen } from "./fd.ts";
+import { openText, readDirectory, readLink, readText, reread } from "./file.ts";
 import { libc } from "./libc.ts";
 
 /** The numbers of every open descriptor, in order. */
@@ -48,6 +48,20 @@ export function identify(pid: number): ProcessId {
   return { pid, started: processStat(pid)?.started };
 }
 
+/** What names the PID namespace of this process: only there its number means something (pid_namespaces(7)). */
+export function pidNamespace(): string | undefined {
+  return readLink("/proc/self/ns/pid");
+}
+
+/**
+ * Identifies the process that has the number `pid` in a PID namespace; undefined where processes of that
+ * one cannot be seen: it is another one, or /proc is another one's.
+ */
+export function identifyIn(namespace: string | undefined, pid: number): ProcessId | undefined {
+  const isHere = namespace !== undefined && namespace === pidNamespace();
+  return isHere && readLink("/proc/self") === String(Deno.pid) ? identify(pid) : undefined;
+}
+
 /** Whether that process has ended, even if it was not waited for. */
 export function hasEnded({ pid, started }: ProcessId): boolean {
   const now = processStat(pid);
@@ -69,7 +83,6 @@ export function reap(pid: number): void {
   libc().waitpid(pid, new Uint8Array(4), c.WNOHANG);
 }
 
-/** Its name, in parentheses, may have spaces and parentheses of its own. */
 /** The parent of this process; undefined where /proc does not tell it, or it is of another PID namespace. */
 export function ownParent(): ProcessId | undefined {
   const parent = processStat("self")?.parent;
@@ -100,7 +113,32 @@ export interface Registration {
 
 /** What the epoll `raw` watches (proc(5), "/proc/pid/fdinfo", epoll entries). */
 export function registrations(raw: number): Registration[] {
-  const text = readText(`/proc/self/fdinfo/${raw}`) ?? "";
+  return registrationsIn(readText(`/proc/self/fdinfo/${raw}`) ?? "");
+}
+
+/** The same of one epoll, any number of times, for which no further descriptor is opened. */
+export class Registrations implements Disposable {
+  readonly #file: number;
+  readonly #attempt: string;
+
+  /** Opens what is kept open for that. */
+  constructor(epoll: number) {
+    this.#attempt = `Cannot read what epoll ${epoll} watches`;
+    this.#file = openText(`/proc/self/fdinfo/${epoll}`, this.#attempt);
+  }
+
+  /** What it watches now. */
+  read(): Registration[] {
+    return registrationsIn(reread(this.#file, this.#attempt));
+  }
+
+  /** Closes what is kept open. */
+  [Symbol.dispose](): void {
+    closeAll([this.#file]);
+  }
+}
+
+function registrationsIn(text: string): Registration[] {
   const line = /^tfd:\s*(\d+)\s+events:\s*([0-9a-f]+)\s+data:\s*([0-9a-f]+)/gm;
   return Array.from(text.matchAll(line), ([, tfd, events, data]) => ({
     tfd: Number(tfd),

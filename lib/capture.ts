@@ -18,6 +18,7 @@ import {
   describeDescriptor,
   openDescriptors,
   type Registration,
+  Registrations,
   registrations,
 } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
@@ -31,6 +32,8 @@ export type Slot = Registration;
 interface Loop {
   trap: number;
   runtime: number;
+  /** What the runtime watches: looked at also when no descriptor is left, to see who is connected. */
+  watched: Registrations;
 }
 
 let loop: Loop | undefined;
@@ -46,12 +49,12 @@ export function capture<T>(make: () => T, discard: (dummy: T) => void): { dummy:
   try {
     dummy = through(trap, runtime, make);
   } catch (error) {
-    handBack({ trap, runtime });
+    handBack(loop);
     throw error;
   }
   const caught = registrations(trap);
   if (caught.length === 1) return { dummy, slot: caught[0] };
-  handBack({ trap, runtime });
+  handBack(loop);
   discard(dummy);
   throw unsupported(`${caught.length} registrations where one was expected`);
 }
@@ -115,7 +118,7 @@ export function revert(slot: Slot, raw: number): void {
 /** The places that this thread's runtime watches. */
 export function slots(): Slot[] {
   loop ??= findLoop();
-  return registrations(loop.runtime);
+  return loop.watched.read();
 }
 
 /** Does ahead what the first object costs beside itself, while there is nothing else to do. */
@@ -230,7 +233,7 @@ function findLoop(): Loop {
       const { listener: second } = through(trap, runtime, makeTrial);
       const caught = registrations(trap).length === 1;
       second.close();
-      if (caught) return { trap, runtime };
+      if (caught) return { trap, runtime, watched: new Registrations(runtime) };
     }
     throw unsupported(`${watching} epolls watch a new listener, none through a trap`);
   } catch (error) {

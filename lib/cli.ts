@@ -7,9 +7,10 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
+import { hasEnded, identifyIn } from "../ffi/proc.ts";
 import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
-import { longestPause } from "../ffi/time.ts";
+import { longestPause, pause } from "../ffi/time.ts";
 import { Channel } from "./channel.ts";
 import { connect } from "./conn.ts";
 import { HandoverError } from "./errors.ts";
@@ -22,7 +23,7 @@ Usage: deno run -A cli.ts COMMAND PATH [options]
 
   status PATH   which generation runs, since when, and what it offers
   restart PATH  starts the next generation, and waits until it has lived through its probation
-  stop PATH     has it answer what it has, and waits until it has gone
+  stop PATH     has it answer what it has, and waits until its process has ended
 
 PATH is the control socket: what the service calls start() with.
 
@@ -230,29 +231,44 @@ async function restart(channel: Channel, request: Request): Promise<number> {
 }
 
 async function stop(channel: Channel, request: Request): Promise<number> {
-  const answer = await patiently("Waiting for the service to leave", request, async () => {
+  const words = "Waiting for the service to leave";
+  const { generation, pid, process } = await patiently(words, request, async () => {
     const answer = await ask(channel, request);
     if (answer.type !== "done") throw new Error(`It answered with "${answer.type}"`);
-    // It hangs up when it has gone.
+    const process = identifyIn(answer.namespace, answer.pid);
+    // It hangs up when it has left.
     while (await channel.receive({ signal: request.signal }));
-    return answer;
+    return { ...answer, process };
   });
-  say(`generation ${answer.generation}, process ${answer.pid}, has gone`);
+  const left = `generation ${generation} has left`;
+  if (process === undefined) {
+    say(`${left}; whether its process ${pid} has ended cannot be seen from here`);
+    return 0;
+  }
+  const otherwise = `${left}, and its process ${pid} has not ended yet`;
+  await patiently(`Waiting for process ${pid} to end: ${left}`, request, async () => {
+    while (!hasEnded(process)) await pause(endInterval, request.signal);
+  }, otherwise);
+  say(`${left}, and its process ${pid} has ended`);
   return 0;
 }
+
+/** Milliseconds between two looks at whether a process has ended. */
+const endInterval = 50;
 
 /** Waits for what takes its time; ending the wait does not end that. */
 async function patiently<T>(
   words: string,
   { command, signal }: Request,
   wait: () => Promise<T>,
+  otherwise = `the ${command} goes on without being waited for`,
 ): Promise<T> {
   using _progress = new Progress(words);
   try {
     return await wait();
   } catch (error) {
     if (error !== signal.reason) throw error;
-    throw new Error(`${signal.reason.message}: the ${command} goes on without being waited for`);
+    throw new Error(`${signal.reason.message}: ${otherwise}`);
   }
 }
 

@@ -117,18 +117,23 @@ function allowed(conn: UnixConn, allow: PeerCheck | undefined, attempt: string):
 }
 
 /**
- * @throws {PeerNotAllowedError} When `allow` is not true for the process at the other end.
+ * @throws {PeerNotAllowedError} When `allow` is not true for the process at the other end, or throws.
  *
  * @ignore
  */
 export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string): void {
-  const answer: unknown = allow(peer);
+  const who = `process ${peer.pid} of user ${peer.uid}`;
+  let answer: unknown;
+  try {
+    answer = allow(peer);
+  } catch (cause) {
+    const what = `${attempt}: \`allow\` has failed for ${who}: ${cause}`;
+    throw new PeerNotAllowedError(what, { cause });
+  }
   if (answer === true) return;
   // A promise is no answer, and if it rejects, that is no reason to end the process.
   if (answer instanceof Promise) answer.catch(() => {});
-  throw new PeerNotAllowedError(
-    `${attempt}: \`allow\` refuses process ${peer.pid} of user ${peer.uid}`,
-  );
+  throw new PeerNotAllowedError(`${attempt}: \`allow\` refuses ${who}`);
 }
 
 /** How often a connection may find something to read before others are thought of. */

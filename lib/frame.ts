@@ -91,7 +91,7 @@ export type Frame =
   | { type: "report"; status: Status }
   | { type: "restart" }
   | { type: "stop" }
-  | { type: "done"; pid: number; generation: number };
+  | { type: "done"; pid: number; generation: number; namespace?: string };
 
 /** What a field comes to when it is right; throws a {@linkcode WrongField} when it is not. */
 type Check<T> = (value: unknown, where: string) => T;
@@ -284,7 +284,7 @@ const frames: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
   report: object<Fields<"report">>({ status }),
   restart: object<Fields<"restart">>({}),
   stop: object<Fields<"stop">>({}),
-  done: object<Fields<"done">>({ pid, generation }),
+  done: object<Fields<"done">>({ pid, generation, namespace: optional(name) }),
 };
 
 /** The error for a frame that has no place in the conversation. */

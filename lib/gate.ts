@@ -5,7 +5,7 @@
  * @module
  */
 
-import { closeRaw, type Fd } from "../ffi/fd.ts";
+import { Fd } from "../ffi/fd.ts";
 import {
   deafDatagramSocket,
   ifSocket,
@@ -24,6 +24,8 @@ import { NoDescriptorError } from "./errors.ts";
 export class Gate implements Disposable {
   /** The socket, whether the object is on it or off it. */
   readonly fd: Fd;
+  /** The socket that the object is put on: made ahead, because later no descriptor may be left. */
+  readonly #deaf: Fd;
   readonly #slot: Slot;
   /** The socket that is in the place: another one there means that the object is closed. */
   #cookie: bigint;
@@ -39,6 +41,7 @@ export class Gate implements Disposable {
     const slot = slots().find(({ tfd }) => tfd === place);
     if (!slot) throw new NoDescriptorError("The object is closed, or not one of this library's");
     this.fd = fd;
+    this.#deaf = new Fd(deafSocket(slot));
     this.#slot = slot;
     this.#cookie = socketCookie(slot.tfd);
   }
@@ -54,7 +57,7 @@ export class Gate implements Disposable {
   /** Puts the object on a socket on which nothing arrives: it waits, and notices nothing. */
   shut(): void {
     if (!this.#open || this.closed) return;
-    desert(this.#slot);
+    exchange(this.#slot, this.#deaf.raw);
     this.#cookie = socketCookie(this.#slot.tfd);
     this.#open = false;
   }
@@ -65,17 +68,22 @@ export class Gate implements Disposable {
     return ifSocket(tfd, () => socketCookie(tfd)) !== this.#cookie;
   }
 
-  /** Closes its own descriptor; the object stays where it is. */
+  /** Closes its own descriptors; the object stays where it is. */
   [Symbol.dispose](): void {
     this.fd[Symbol.dispose]();
+    this.#deaf[Symbol.dispose]();
   }
 }
 
 /** Puts a socket on which nothing arrives in the place of a native object. */
 export function desert(slot: Slot): void {
-  const deserted = socketKind(slot.tfd)?.type === "datagram"
+  using deaf = new Fd(deafSocket(slot));
+  exchange(slot, deaf.raw);
+}
+
+/** A socket of the kind that is in the place of a native object, on which nothing arrives. */
+function deafSocket({ tfd }: Slot): number {
+  return socketKind(tfd)?.type === "datagram"
     ? deafDatagramSocket()
     : listenUnix(privateName(), "Cannot make a socket that nobody connects to");
-  exchange(slot, deserted);
-  closeRaw(deserted);
 }

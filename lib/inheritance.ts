@@ -62,6 +62,11 @@ export class Inheritance implements Disposable {
     this.#left.push(inherited);
   }
 
+  /** Takes back what `take` or `takeBound` gave: of its key it is the first again. */
+  putBack(inherited: Inherited): void {
+    this.#left.unshift(inherited);
+  }
+
   /**
    * Takes a socket or file over from a process that did not say what it was asked to listen on, and
    * told of it in `meta`: what has no address is found under that name. Where it is not known what it is,

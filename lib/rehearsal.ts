@@ -68,6 +68,8 @@ export class Rehearsal implements AsyncDisposable {
       deadline: 100,
       forceLimit: 0,
       ...this.#options,
+      // The process is that of the test.
+      exitTimeout: false,
       logger: noticing("ready", resolve, guarded(this.#options.logger ?? { error: console.error })),
     });
     this.#generations.add(app);

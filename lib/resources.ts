@@ -25,6 +25,8 @@ import type { Serving } from "./serving.ts";
 /** A native object on a listener. */
 export interface Listening<T> {
   object: T;
+  /** Tells the program where it listens; when that throws, nothing listens. */
+  announce?(): void;
   /** How to close the object. */
   close(): void;
   /** What leaving has to know, if it answers HTTP. */
@@ -85,8 +87,8 @@ export class Resources {
   listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.dup();
-      const { object, serving, close } = make(used);
-      return this.#add(object, bound, close, () => {
+      const { object, serving, announce, close } = make(used);
+      return this.#add(object, bound, { announce, close }, () => {
         const key = keyOf(place);
         if (!("path" in place)) return { item: { kind: "listener", key }, serving };
         const { path } = place;
@@ -103,7 +105,7 @@ export class Resources {
       using used = bound.dup();
       const socket = fdPacketConn(used);
       const item = { kind: "datagram", key: keyOf(place) } as const;
-      return this.#add(socket, bound, () => socket.close(), () => ({ item }));
+      return this.#add(socket, bound, { close: () => socket.close() }, () => ({ item }));
     });
   }
 
@@ -142,10 +144,11 @@ export class Resources {
     }
     using claimed = new DisposableStack();
     const inherited = this.#inheritance.takeBound(kind, place);
-    if (inherited) claimed.defer(() => this.#inheritance.add(inherited));
-    const bound = inherited?.fd ?? claimed.use(this.#bind(place, bind));
+    if (inherited) claimed.defer(() => this.#inheritance.putBack(inherited));
+    const bound = inherited?.fd ?? this.#bind(place, bind);
+    if (!inherited) claimed.defer(() => unbind(bound, place));
+    else if ("path" in place && place.mode !== undefined) setMode(place.path, place.mode);
     const made = make(bound);
-    if (inherited && "path" in place && place.mode !== undefined) setMode(place.path, place.mode);
     claimed.move();
     bound[Symbol.dispose]();
     return made;
@@ -155,15 +158,25 @@ export class Resources {
   #add<T extends object>(
     object: T,
     bound: Fd,
-    close: () => void,
+    { announce, close }: Pick<Listening<T>, "announce" | "close">,
     describe: () => Pick<Resource, "item" | "serving" | "unix">,
   ): T {
     using unfinished = new DisposableStack();
     unfinished.defer(close);
     const fd = unfinished.use(bound.dup());
-    const gate = new Gate(object, fd);
+    const gate = unfinished.use(new Gate(object, fd));
+    // A server lets go of its socket a turn after it is closed.
+    unfinished.defer(() => gate.shut());
     if (!this.#isOpen) gate.shut();
-    this.#all.add({ ...describe(), fd, gate, address: localAddress(fd.raw), close });
+    const address = localAddress(fd.raw);
+    const resource = { ...describe(), fd, gate, address, close };
+    this.#all.add(resource);
+    unfinished.defer(() => this.#all.delete(resource));
+    unfinished.defer(() => {
+      resource.unix?.keepPath();
+      resource.unix?.[Symbol.dispose]();
+    });
+    announce?.();
     whenClosed(object, () => this.#dropClosed());
     unfinished.move();
     return object;
@@ -211,6 +224,7 @@ export class Resources {
   #drop(resource: Resource): void {
     this.#all.delete(resource);
     resource.fd[Symbol.dispose]();
+    resource.gate?.[Symbol.dispose]();
     // The next generation may have it, and its path.
     resource.unix?.leave();
   }
@@ -235,11 +249,19 @@ export class Resources {
   shut(): void {
     this.watch();
     this.#isOpen = false;
+    const each = new DisposableStack();
     for (const { gate, serving } of this.#all) {
-      gate?.shut();
       serving?.leave();
+      if (gate) each.defer(() => gate.shut());
     }
-    this.#clients ??= this.#findClients();
+    try {
+      // A gate that fails does not keep the others open.
+      each[Symbol.dispose]();
+    } finally {
+      this.#clients ??= this.#findClients();
+      // That it fails is said where they are waited for.
+      this.#clients.catch(() => {});
+    }
   }
 
   async #findClients(): Promise<Map<Resource, Clients>> {
@@ -252,9 +274,11 @@ export class Resources {
   /** Lets go of the sockets on which it has stopped accepting: they are another one's, or nobody's. */
   release(): void {
     this.#hasLeft = true;
+    using each = new DisposableStack();
     for (const { gate, unix } of this.#all) {
-      gate?.[Symbol.dispose]();
-      unix?.leave();
+      // The last one first: nobody is bound to the path any more when it is looked for.
+      if (unix) each.defer(() => unix.leave());
+      if (gate) each.use(gate);
     }
   }
 
@@ -345,6 +369,12 @@ function bindListener(place: Place): Fd {
   }
   const listener = listen(path, { mode, replace: true });
   return new Fd(listener.fd.take());
+}
+
+/** Closes what was bound for an object that was not made, and removes its path. */
+function unbind(bound: Fd, place: Place): void {
+  if ("path" in place) new UnixListener(bound, place.path).leave();
+  else bound[Symbol.dispose]();
 }
 
 function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {

@@ -10,14 +10,16 @@
  */
 
 import { dup, Fd, replace } from "../ffi/fd.ts";
+import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
-import { either, expiring, pause } from "../ffi/time.ts";
+import { either, expiring, longestPause, pause } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
+import { Draining } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
@@ -25,6 +27,7 @@ import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
+import { isOutOfDescriptors, Reserve } from "./reserve.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
@@ -53,6 +56,14 @@ export interface StartOptions extends DrainOptions {
   probation?: number;
   /** How long the other generation may take for an answer, or to read one. @default {10_000} */
   answerTimeout?: number;
+  /**
+   * How long a process may take to end by itself after its generation has left, when that was replaced by
+   * another process, or stopped by a signal or the command line: a timer, or a connection that stays
+   * open, keeps it. Then the library logs that, and exits with `Deno.exitCode`, or 0. Nothing of the kind
+   * where the program has called `stop()`, where the generation was rolled back, or while another
+   * generation runs in the process; `false` is never. @default {10_000}
+   */
+  exitTimeout?: number | false;
   /**
    * Signals that stop the service, gracefully; the second one of a kind ends the process at once. Before
    * `ready()` there is nothing to answer, and the process exits. @default {["SIGTERM", "SIGINT"]}
@@ -144,12 +155,13 @@ export class Generation implements AsyncDisposable {
   readonly #options: StartOptions;
   readonly #logger: Logger;
   readonly #finished = Promise.withResolvers<void>();
-  readonly #draining = new AbortController();
+  readonly #draining: Draining;
   readonly #control: UnixListener;
   readonly #inheritance: Inheritance;
   readonly #predecessor: Predecessor | undefined;
   readonly #foreign: UnixConn | undefined;
   readonly #resources: Resources;
+  readonly #reserve: Reserve;
   readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
@@ -170,6 +182,8 @@ export class Generation implements AsyncDisposable {
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
+  /** Whether somebody outside of the program has asked for its end. */
+  #isAskedToEnd = false;
   /** Aborted when idle clients are not to be waited for any more. */
   readonly #hurry = new AbortController();
 
@@ -182,6 +196,9 @@ export class Generation implements AsyncDisposable {
     this.finished.catch(() => {});
     this.#options = options;
     this.#logger = guarded(options.logger ?? { error: console.error });
+    this.#draining = new Draining((error) => {
+      this.#logger.error?.("A listener of `draining` has failed; leaving goes on", error);
+    });
     this.#control = origin.control;
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
@@ -192,6 +209,8 @@ export class Generation implements AsyncDisposable {
     );
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
+    this.#reserve = new Reserve();
+    running.add(this);
     if (this.#predecessor) {
       void this.#follow(this.#predecessor);
     } else {
@@ -226,12 +245,15 @@ export class Generation implements AsyncDisposable {
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
     const { hostname, port = 8000, reusePort, path, mode, onListen, ...rest } = options;
     const place = path === undefined ? { hostname, port, reusePort } : { path, mode };
-    const server = this.#resources.listener(place, (fd) => {
+    return this.#resources.listener(place, (fd) => {
       const server = serveHttp(fd, rest, handler);
-      return { object: server, serving: servingOf(server), close: () => void server.shutdown() };
+      return {
+        object: server,
+        serving: servingOf(server),
+        announce: () => onListen?.(server.addr),
+        close: () => void server.shutdown(),
+      };
     });
-    onListen?.(server.addr);
-    return server;
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
@@ -596,14 +618,27 @@ export class Generation implements AsyncDisposable {
   async #answer(): Promise<void> {
     if (this.#answering) return;
     const { signal } = this.#answering = new AbortController();
+    let failure: string | undefined;
+    let delay = 0;
     while (!signal.aborted) {
       try {
         const conn = await this.#control.accept({ signal });
+        if (failure) this.#logger.info?.(`Accepting on ${formatPath(this.path)} again`);
+        failure = undefined;
+        delay = 0;
         void this.#converse(conn);
       } catch (error) {
         if (signal.aborted) return;
-        this.#logger.error?.(`Cannot accept on ${formatPath(this.path)}; trying again`, error);
-        await pause(100);
+        // A service that has none left is to be asked, replaced and stopped all the same.
+        if (isOutOfDescriptors(error) && this.#reserve.spend()) continue;
+        // What lasts is said once.
+        const { message } = error as Error;
+        if (message !== failure) {
+          this.#logger.error?.(`Cannot accept on ${formatPath(this.path)}; trying again`, error);
+        }
+        failure = message;
+        delay = Math.min(2 * delay || shortestDelay, longestDelay);
+        await pause(delay, signal).catch(() => {});
       }
     }
   }
@@ -622,6 +657,7 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
       channel[Symbol.dispose]();
+      if (!this.#hasLeft) this.#reserve.refill();
     }
   }
 
@@ -637,8 +673,10 @@ export class Generation implements AsyncDisposable {
       );
       await channel.send(answer);
     } else if (asked.type === "stop") {
+      this.#isAskedToEnd = true;
       const stopped = this.stop();
-      await channel.send({ type: "done", pid: Deno.pid, generation: this.generation });
+      const { generation } = this;
+      await channel.send({ type: "done", pid: Deno.pid, generation, namespace: pidNamespace() });
       await stopped;
     } else throw unexpected(asked);
   }
@@ -822,55 +860,113 @@ export class Generation implements AsyncDisposable {
 
   // The end.
 
-  /** Leaves: waits for the clients, and lets go of everything. */
+  /** Leaves: waits for the clients, and lets go of everything; never rejects. */
   async #leave({ reason }: { reason?: unknown } = {}): Promise<void> {
     if (this.#hasLeft) return;
     this.#state = "leaving";
     const began = performance.now();
     const successor = this.#successor;
-    this.#withdraw();
-    this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
-    if (successor) void this.#heed(successor.channel);
     // Where nobody takes over there is nobody to go to: only who is busy is told to leave.
     const { deadline = 60_000, forceLimit = 30_000 } = this.#options;
-    const isReplaced = successor !== undefined || reason !== undefined;
+    const isSucceeded = successor !== undefined || reason !== undefined;
     const { signal: hurry } = this.#hurry;
-    this.#webSockets.leave({
-      ...isReplaced
-        ? { code: 1012, reason: "service restart", spread: Math.min(deadline / 2, 30_000) }
-        : { code: 1001, reason: "going away", spread: 0 },
-      forceLimit,
-      hurry,
-    });
-    await this.#settleAttempt();
-    this.#inheritance[Symbol.dispose]();
-    this.#foreign?.[Symbol.dispose]();
-    this.#resources.release();
-    const unbound = this.#unbind();
-    this.#reporting ??= setInterval(() => this.#report(), reportInterval);
-    try {
-      const httpDeadline = isReplaced ? deadline : Math.min(deadline, farewellTime);
-      const isClosing = () => this.#webSockets.closing;
-      await this.#resources.leave({ deadline, httpDeadline, forceLimit, hurry, isClosing });
-    } catch (error) {
-      this.#logger.error?.("Cannot drain to the end", error);
-    } finally {
-      clearInterval(this.#reporting);
+    let unbound: Promise<void> | undefined;
+    // In this order. One that fails does not keep those behind it from being taken.
+    const steps: Record<string, () => void | Promise<void>> = {
+      "stop accepting": () => this.#withdraw(),
+      "tell the program": () => {
+        this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
+      },
+      "listen to the next generation": () => {
+        if (successor) void this.#heed(successor.channel);
+      },
+      "close the WebSockets": () => {
+        this.#webSockets.leave({
+          ...isSucceeded
+            ? { code: 1012, reason: "service restart", spread: Math.min(deadline / 2, 30_000) }
+            : { code: 1001, reason: "going away", spread: 0 },
+          forceLimit,
+          hurry,
+        });
+      },
+      "settle the restart": () => this.#settleAttempt(),
+      "close what was inherited and not asked for": () => {
+        this.#inheritance[Symbol.dispose]();
+        this.#foreign?.[Symbol.dispose]();
+      },
+      "release the sockets": () => this.#resources.release(),
+      "leave the control path": () => {
+        // To lock it takes a descriptor, in this very turn.
+        this.#reserve[Symbol.dispose]();
+        unbound = this.#unbind();
+        // Whether it fails is asked when the clients have left.
+        unbound.catch(() => {});
+      },
+      "drain to the end": () => {
+        this.#reporting ??= setInterval(() => this.#report(), reportInterval);
+        const httpDeadline = isSucceeded ? deadline : Math.min(deadline, farewellTime);
+        return this.#resources.leave({
+          deadline,
+          httpDeadline,
+          forceLimit,
+          hurry,
+          isClosing: () => this.#webSockets.closing,
+        });
+      },
+      "move connections": async () => {
+        clearInterval(this.#reporting);
+        while (this.#moves.size > 0) await Promise.allSettled(this.#moves);
+      },
+      "remove the control path": () => unbound,
+      // What was moved is on its way before.
+      "tell the next generation": async () => {
+        const frame: Frame = { type: "progress", connections: 0 };
+        if (successor) await this.#send(successor.channel, frame).catch(() => {});
+      },
+      "close what was kept": () => {
+        for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
+      },
+      "leave the signals to Deno": () => this.#forgetSignals(),
+      "hang up on the other generations": () => {
+        this.#predecessor?.[Symbol.dispose]();
+        successor?.channel[Symbol.dispose]();
+      },
+    };
+    for (const [what, step] of Object.entries(steps)) {
+      try {
+        const taken = step();
+        if (taken) await taken;
+      } catch (error) {
+        this.#logger.error?.(`Cannot ${what}; leaving goes on`, error);
+      }
     }
-    while (this.#moves.size > 0) await Promise.allSettled(this.#moves);
-    await unbound;
-    // What was moved is on its way before.
-    if (successor) {
-      await this.#send(successor.channel, { type: "progress", connections: 0 }).catch(() => {});
-    }
-    for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
-    this.#forgetSignals();
-    this.#predecessor?.[Symbol.dispose]();
-    successor?.channel[Symbol.dispose]();
     this.#state = "stopped";
+    running.delete(this);
     this.#log("left", began, {});
     if (reason === undefined) this.#finished.resolve();
     else this.#finished.reject(reason);
+    // By the word of the kernel: a number that the other one tells is that of its own PID namespace.
+    const next = successor?.channel.conn.peer.pid;
+    const isReplaced = next !== undefined && next !== Deno.pid && !this.#stopping;
+    if (this.#isAskedToEnd || isReplaced) this.#exitInTime();
+  }
+
+  /** Ends the process some time from now, if that has not ended by itself. */
+  #exitInTime(): void {
+    const { exitTimeout = 10_000 } = this.#options;
+    if (exitTimeout === false || exitTimeout === Infinity) return;
+    const timer = setTimeout(() => {
+      // One that has begun meanwhile, or runs beside it, has its own end.
+      if (running.size > 0) return;
+      this.#logger.error?.(
+        `Generation ${this.generation} left ${exitTimeout} ms ago, and its process ${Deno.pid} has not ended: ` +
+          "a timer, an open connection or the like keeps it. The process exits now; close what keeps it " +
+          "when `finished` resolves, or set `exitTimeout`",
+      );
+      Deno.exit();
+    }, Math.min(exitTimeout, longestPause));
+    // The process is to end before, if it can.
+    Deno.unrefTimer(timer);
   }
 
   /** Whoever waits for a restart is told what comes of it. */
@@ -954,6 +1050,7 @@ export class Generation implements AsyncDisposable {
     Deno.removeSignalListener(signal, this.#signals.get(signal)!);
     this.#signals.delete(signal);
     this.#logger.info?.(`Stopping on ${signal}`);
+    this.#isAskedToEnd = true;
     const isReady = this.#state !== "starting";
     await this.stop().catch(() => {});
     // The program is still on its way to ready(), and would fail at whatever it asks for next.
@@ -976,6 +1073,13 @@ export class Generation implements AsyncDisposable {
  * of that, none of 1.4 million requests met the end of its connection.)
  */
 const farewellTime = 100;
+
+/** The generations of this process that have not left. */
+const running = new Set<Generation>();
+
+/** Milliseconds before accepting again after it failed: twice as many each time. */
+const shortestDelay = 5;
+const longestDelay = 1000;
 
 /** Milliseconds between two lines about what is left. */
 const reportInterval = 1000;

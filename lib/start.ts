@@ -50,6 +50,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
     checkDuration(name, options[name] ?? 0);
   }
+  if (options.exitTimeout !== false) checkDuration("exitTimeout", options.exitTimeout ?? 0);
   if (options.probation === Infinity) throw new RangeError("A probation has an end");
   keepOutput();
   endStarter();

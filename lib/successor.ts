@@ -62,7 +62,8 @@ const lastWordsTime = 500;
 export function ownCommand(): Command {
   // Where it was replaced by a newer one meanwhile, that one is meant.
   const program = readLink("/proc/self/exe")?.replace(/ \(deleted\)$/, "");
-  const args = commandLine("self")?.slice(1);
+  const attempt = "Cannot read the command that this process was started with";
+  const args = commandLine("self", attempt)?.slice(1);
   if (program === undefined || args === undefined) {
     throw new Deno.errors.NotSupported("/proc is not mounted: name the command to restart with");
   }
@@ -100,8 +101,8 @@ export function endStarter(): void {
 }
 
 /** The arguments of a process, its own name first (proc(5), "cmdline"). */
-function commandLine(pid: number | "self"): string[] | undefined {
-  return readText(`/proc/${pid}/cmdline`)?.split("\0").slice(0, -1);
+function commandLine(pid: number | "self", attempt?: string): string[] | undefined {
+  return readText(`/proc/${pid}/cmdline`, attempt)?.split("\0").slice(0, -1);
 }
 
 /** Milliseconds between two looks at whether a process has ended. */
