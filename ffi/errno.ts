@@ -49,11 +49,18 @@ export function check(result: number, attempt: string | (() => string)): number 
   throw systemError(errno(), typeof attempt === "string" ? attempt : attempt());
 }
 
-/** Calls again what a signal interrupted (signal(7), EINTR); everything that may be is called so. */
-export function uninterrupted(call: () => number | bigint): number {
+/**
+ * Calls again what a signal interrupted (signal(7), EINTR); everything that may be is called so.
+ *
+ * @param impossible An errno that the call never gives: V8 has left it, between the call and the look at
+ * errno, as it does when it opens a file of its own (ENOENT). The call is repeated, and tells again.
+ */
+export function uninterrupted(call: () => number | bigint, impossible?: number): number {
   for (;;) {
     const result = Number(call());
-    if (result >= 0 || errno() !== errnos.EINTR) return result;
+    if (result >= 0) return result;
+    const code = errno();
+    if (code !== errnos.EINTR && code !== impossible) return result;
   }
 }
 

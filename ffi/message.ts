@@ -98,7 +98,7 @@ export class OutgoingMessage extends MessageBuffers {
       this.controlView.setBigUint64(messageLengthAt, BigInt(cmsg.length(4 * count)), true);
     }
     const flags = c.MSG_DONTWAIT | c.MSG_NOSIGNAL;
-    const sent = uninterrupted(() => libc().sendmsg(raw, this.header, flags));
+    const sent = uninterrupted(() => libc().sendmsg(raw, this.header, flags), errnos.ENOENT);
     if (sent >= 0) return sent;
     const code = errno();
     if (code === errnos.EAGAIN) return wouldBlock;
@@ -141,7 +141,7 @@ export class IncomingMessage extends MessageBuffers {
     this.iovView.setBigUint64(lengthAt, BigInt(most), true);
     this.headerView.setBigUint64(controlLengthAt, BigInt(this.control.length), true);
     const flags = c.MSG_DONTWAIT | c.MSG_CMSG_CLOEXEC;
-    const received = uninterrupted(() => libc().recvmsg(raw, this.header, flags));
+    const received = uninterrupted(() => libc().recvmsg(raw, this.header, flags), errnos.ENOENT);
     if (received < 0) {
       const code = errno();
       if (code === errnos.EAGAIN) return wouldBlock;

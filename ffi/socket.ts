@@ -156,7 +156,10 @@ export function connectUnix(path: string, attempt: string): number {
 /** The next connection in the queue; -1 when there is none. */
 export function accept(raw: number, attempt: string | (() => string)): number {
   length[0] = address.length;
-  const accepted = uninterrupted(() => libc().accept4(raw, address, lengthBytes, socketFlags));
+  const accepted = uninterrupted(
+    () => libc().accept4(raw, address, lengthBytes, socketFlags),
+    errnos.ENOENT,
+  );
   if (accepted >= 0) return accepted;
   const code = errno();
   // The peer that left while it queued is nobody's error.

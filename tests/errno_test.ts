@@ -135,6 +135,14 @@ test("uninterrupted() calls again what a signal interrupted", () => {
   assertEquals(calls.length, 4);
 });
 
+test("uninterrupted() calls again what failed with an errno that is not the call's own", () => {
+  const { call, calls } = failing([errnos.ENOENT, errnos.EINTR], 5n);
+  assertEquals(uninterrupted(call, errnos.ENOENT), 5);
+  assertEquals(calls.length, 3);
+  // Without being told so, it is the call's.
+  assertEquals(uninterrupted(failing([errnos.ENOENT], 5n).call), -1);
+});
+
 test("uninterrupted() gives back any other failure, with its errno unchanged", () => {
   const { call, calls } = failing([errnos.EINTR, errnos.EAGAIN, errnos.EINTR], 5);
   assertEquals(uninterrupted(call), -1);
