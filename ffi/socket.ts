@@ -9,7 +9,7 @@
 import { c, errnos, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeRaw } from "./fd.ts";
-import { fileStatus } from "./file.ts";
+import { fileStatus, unlink } from "./file.ts";
 import { cString, libc } from "./libc.ts";
 import {
   type Address,
@@ -49,6 +49,26 @@ export function deafDatagramSocket(): number {
     libc().socket(c.AF_UNIX, c.SOCK_DGRAM | socketFlags, 0),
     "Cannot make a socket",
   );
+}
+
+/**
+ * A listening unix socket that no process can connect to: its file, which no user but root may connect
+ * through, is removed before it listens. Where no such file can be made, it has a name in the abstract
+ * namespace, which has no permissions and which every process of the network namespace can read
+ * (/proc/net/unix).
+ */
+export function deafListener(): number {
+  const attempt = "Cannot make a socket that nobody connects to";
+  const name = `graceful-${crypto.randomUUID()}`;
+  for (const directory of ["/dev/shm", "/tmp", "/var/tmp", "."]) {
+    const path = `${directory}/${name}`;
+    const address = packUnix(path, attempt);
+    const raw = unixSocket();
+    const isBound = libc().fchmod(raw, 0) === 0 && libc().bind(raw, address, address.length) === 0;
+    if (isBound && unlink(path) && libc().listen(raw, 0) === 0) return raw;
+    closeRaw(raw);
+  }
+  return listenUnix(`\0${name}`, attempt);
 }
 
 /** Two connected unix sockets. */

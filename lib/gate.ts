@@ -8,12 +8,12 @@
 import { Fd } from "../ffi/fd.ts";
 import {
   deafDatagramSocket,
+  deafListener,
   ifSocket,
-  listenUnix,
   socketCookie,
   socketKind,
 } from "../ffi/socket.ts";
-import { exchange, privateName, type Slot, slots } from "./capture.ts";
+import { exchange, type Slot, slots } from "./capture.ts";
 import { remembered } from "./descriptor.ts";
 import { NoDescriptorError } from "./errors.ts";
 
@@ -83,7 +83,5 @@ export function desert(slot: Slot): void {
 
 /** A socket of the kind that is in the place of a native object, on which nothing arrives. */
 function deafSocket({ tfd }: Slot): number {
-  return socketKind(tfd)?.type === "datagram"
-    ? deafDatagramSocket()
-    : listenUnix(privateName(), "Cannot make a socket that nobody connects to");
+  return socketKind(tfd)?.type === "datagram" ? deafDatagramSocket() : deafListener();
 }

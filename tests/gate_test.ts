@@ -1,5 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { type Fd, fdListener, fdPacketConn, NoDescriptorError, serveHttp } from "../mod.ts";
+import { closeRaw } from "../ffi/fd.ts";
+import { connectUnix } from "../ffi/socket.ts";
 import { Gate } from "../lib/gate.ts";
 import { listenerDescriptor, packetConnDescriptor } from "../lib/descriptor.ts";
 import { servingOf } from "../lib/http.ts";
@@ -43,6 +45,30 @@ test("a listener off its socket accepts nothing, and what came meanwhile when it
     using _client = await Deno.connect({ hostname: "127.0.0.1", port });
     (await waiting).close();
   }
+});
+
+/** The names of listening unix sockets of this network namespace (proc(5), "/proc/net/unix"). */
+function unixNames(): Set<string> {
+  const lines = Deno.readTextFileSync("/proc/net/unix").split("\n").slice(1);
+  return new Set(lines.map((line) => line.split(" ").at(-1)!.replace(/^@/, "\0")));
+}
+
+test("no process can connect to the socket that a native object is put on", async () => {
+  const before = unixNames();
+  const { fd, port } = listening();
+  using other = fd.dup();
+  const server = serveHttp(fd, () => new Response("hello"));
+  using gate = new Gate(server, other.dup());
+  gate.shut();
+  // What has appeared since is this test's, or another process's of this very turn.
+  for (const name of unixNames().difference(before)) {
+    if (!name.includes("graceful-")) continue;
+    assertThrows(() => closeRaw(connectUnix(name, "Cannot connect")), Error, "Cannot connect");
+  }
+  gate.open();
+  const answer = await fetch(`http://127.0.0.1:${port}`, { headers: { connection: "close" } });
+  assertEquals(await answer.text(), "hello");
+  await server.shutdown();
 });
 
 test("a server whose gate is shut in the turn in which it was made accepts nobody before", async () => {
