@@ -358,16 +358,23 @@ export function shutdownWrite(raw: number): void {
 }
 
 /**
- * Ends the receiving half: what has arrived can still be read, and then comes EOF (shutdown(2),
- * SHUT_RD).
+ * Ends the receiving half of a connection: what has arrived can still be read, and then comes EOF
+ * (shutdown(2), SHUT_RD).
  */
 export function shutdownRead(raw: number): void {
-  check(libc().shutdown(raw, c.SHUT_RD), () => `Cannot shut down descriptor ${raw}`);
+  endHalves(raw, c.SHUT_RD);
 }
 
-/** Ends both halves. */
+/** Ends both halves of a connection. */
 export function shutdownBoth(raw: number): void {
-  check(libc().shutdown(raw, c.SHUT_RDWR), () => `Cannot shut down descriptor ${raw}`);
+  endHalves(raw, c.SHUT_RDWR);
+}
+
+/** One that its peer has reset is not connected any more (ENOTCONN): it has ended. */
+function endHalves(raw: number, how: number): void {
+  if (libc().shutdown(raw, how) === 0) return;
+  const code = errno();
+  if (code !== errnos.ENOTCONN) throw systemError(code, `Cannot shut down descriptor ${raw}`);
 }
 
 /** Bytes that arrived and were not read yet (FIONREAD). */

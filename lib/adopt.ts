@@ -398,7 +398,9 @@ function proven(): Promise<void> {
  */
 export function proveInBackground(): void {
   if (proof) return;
-  proven().catch((error) => guarded(console).error!("An adopted object may hang:", error));
+  proven().catch((error) =>
+    guarded(console).error!("Adopted listeners and servers of this process may hang", error)
+  );
 }
 
 /** A unix socket is all that it takes: no packet filter sees it, no interface has to be up. */

@@ -204,10 +204,12 @@ export interface FinishOptions extends DrainOptions {
  *
  * 1. Until the deadline HTTP/1 is waited for. What was told to leave and does not close its connection is
  *    hung up on when it is quiet.
- * 2. From the deadline on, what is idle is hung up on. `server.shutdown()` moves HTTP/2; it answers
- *    uploads of HTTP/1 with 500, and drops what a client of HTTP/2 is being answered that replies to
- *    GOAWAY with one of its own, as Node's does (the crate h2, issue 885, up to Deno 2.9): so it comes at
- *    a moment in which nothing is answered, which may be before the deadline where HTTP/2 alone is left.
+ * 2. From the deadline on, idle connections are hung up on. `server.shutdown()` moves HTTP/2; it answers
+ *    uploads of HTTP/1 with 500, and it drops the answers under way of an HTTP/2 client that replies to
+ *    GOAWAY with a GOAWAY, as Node's does (the crate h2, issue 885, up to Deno 2.9): so it is called when
+ *    nothing is being answered, before the deadline if HTTP/2 alone is left. Where that moment does not
+ *    come, it is called after half of `forceLimit` if the answers of the deadline are out, and else a
+ *    second before the end.
  * 3. `forceLimit` after the deadline, or after the last client has left, everything is cut.
  */
 export async function finish(
@@ -230,21 +232,27 @@ export async function finish(
   const { server } = serving;
   let shutdown: Promise<void> | undefined;
   let isDown = false;
+  /** Since when no client is left. */
   let alone: number | undefined;
+  /** The requests that were being answered at the deadline. */
+  let old: Set<Request> | undefined;
   while (!isDown) {
     const now = performance.now();
     if (hurry?.aborted) due = Math.min(due, now);
+    if (now >= due) old ??= serving.answering();
     const there = clients.left();
     alone = there.length > 0 ? undefined : alone ?? now;
     const limit = Math.min(due, alone ?? due) + forceLimit;
     if (now >= limit) break;
     const busy = serving.busy(there);
     const isLeaving = hangUp.look(there, busy, now >= due);
+    // What has begun since the deadline may go on without end, one request after the other.
+    const isLate = now >= due + forceLimit / 2 && !serving.isAnsweringAny(old!) ||
+      now >= limit - Math.min(goAwayTime, forceLimit / 2);
     const isCalm = !busy.any && !isLeaving;
-    const isLate = now >= due + forceLimit / 2 && !busy.uploading;
     // WebSockets of this server, if it had any, were among the clients.
     const mustWait = left > 0 && isClosing?.();
-    if (!shutdown && !mustWait && (isCalm || isLate)) {
+    if (!shutdown && !mustWait && (isCalm || isLate && !busy.uploading)) {
       shutdown = server.shutdown();
       shutdown.then(() => isDown = true, () => isDown = true);
     }
@@ -268,6 +276,9 @@ const quietTime = 100;
 
 /** The same where a handshake of TLS, or the head of the first request, may be on its way. */
 const quietTimeBeforeRequest = 1000;
+
+/** Milliseconds before everything is cut in which clients of HTTP/2 are told to go elsewhere. */
+const goAwayTime = 1000;
 
 /** Milliseconds that a server may take for the end of connections that were cut. */
 const cutTime = 1000;
@@ -334,6 +345,27 @@ class HangUp {
     // With TLS every request is noted: none has come.
     if (!this.#serving.tls) return undefined;
     return traffic(raw)?.received === 0n ? quietTime : quietTimeBeforeRequest;
+  }
+}
+
+/**
+ * Hangs up on the clients that are told to leave while the server may still have to serve on: until
+ * `isOver`, or until it serves on and none of them is left.
+ */
+export async function hangUpOnTold(
+  serving: Serving,
+  clients: Clients,
+  isOver: () => boolean,
+): Promise<void> {
+  const hangUp = new HangUp(serving);
+  while (!isOver()) {
+    const there = clients.left();
+    if (!serving.leaving && !there.some((raw) => serving.wasTold(raw))) {
+      serving.forgetTold();
+      return;
+    }
+    hangUp.look(there, serving.busy(there), false);
+    await pause(intervalFor(there.length));
   }
 }
 

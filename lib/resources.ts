@@ -15,7 +15,7 @@ import { fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
 import { DisposableStack } from "./disposable_stack.ts";
-import { census, Clients, clientsOf, countConnections, finish } from "./drain.ts";
+import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } from "./drain.ts";
 import type { OfferedItem, ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
 import { type Inheritance, keyOf, type Place, type TcpPlace } from "./inheritance.ts";
@@ -258,9 +258,11 @@ export class Resources {
       // A gate that fails does not keep the others open.
       each[Symbol.dispose]();
     } finally {
-      this.#clients ??= this.#findClients();
-      // That it fails is said where they are waited for.
-      this.#clients.catch(() => {});
+      if (!this.#clients) {
+        this.#clients = this.#findClients();
+        // A failure is thrown where they are waited for.
+        this.#hangUpOnTold(this.#clients).catch(() => {});
+      }
     }
   }
 
@@ -269,6 +271,16 @@ export class Resources {
     const clients = await clientsOf(listening, census());
     if (!this.#isOpen) this.#found = clients;
     return new Map(listening.map((resource, i) => [resource, clients[i]]));
+  }
+
+  /** Until this generation leaves for good, or accepts again and no such client is left. */
+  async #hangUpOnTold(clients: Promise<Map<Resource, Clients>>): Promise<void> {
+    const isOver = () => this.#hasLeft || this.#clients !== undefined && this.#clients !== clients;
+    const found = await clients;
+    const all = [...found].map(([{ serving }, clients]) =>
+      serving && hangUpOnTold(serving, clients, isOver)
+    );
+    await Promise.all(all);
   }
 
   /** Lets go of the sockets on which it has stopped accepting: they are another one's, or nobody's. */

@@ -8,6 +8,7 @@
 import type { Address } from "../ffi/sockaddr.ts";
 import { ifSocket, peerAddress } from "../ffi/socket.ts";
 import { type Slot, slots } from "./capture.ts";
+import { printError } from "./logger.ts";
 
 /** Answers one request, as in `Deno.serve`. */
 export type HttpHandler = (
@@ -19,8 +20,8 @@ export type HttpHandler = (
 type HttpErrorHandler = (error: unknown) => Response | Promise<Response>;
 
 /**
- * What a connection speaks. Deno does not tell the version of a request: one over TLS with a Host header,
- * and without any header that HTTP/2 forbids, may be of either.
+ * What a connection speaks. Deno does not tell the version of a request: one with a Host header, and
+ * without any header that HTTP/2 forbids, may be of either.
  */
 export type Protocol = "HTTP/1" | "HTTP/1 or 2" | "HTTP/2" | "WebSocket";
 
@@ -83,18 +84,32 @@ export class Serving {
 
   /** Notes from here on what clients speak, for it may soon have to leave. */
   watch(): void {
+    // Of a connection that was noted in an earlier handover, requests since then were not.
+    if (!this.#isWatched) this.#protocols.clear();
     this.#watching = true;
   }
 
   /** Answers with `Connection: close` from here on. */
   leave(): void {
-    this.#watching = this.leaving = true;
+    this.watch();
+    this.leaving = true;
   }
 
-  /** Serves on as before. */
+  /** Serves on as before; clients that were told to leave are still to be hung up on. */
   stay(): void {
-    this.#watching = this.leaving = false;
+    this.leaving = false;
+    if (this.#told.size === 0) this.#watching = false;
+  }
+
+  /** Forgets which clients were told to leave: they have left, or were hung up on. */
+  forgetTold(): void {
     this.#told.clear();
+    if (!this.leaving) this.#watching = false;
+  }
+
+  /** Whether some clients were told to leave since the last request on their connection. */
+  get hasTold(): boolean {
+    return this.#told.size > 0;
   }
 
   /**
@@ -148,7 +163,14 @@ export class Serving {
     info: Deno.ServeHandlerInfo,
     client: Client,
   ): Response {
-    // Deno says better what is wrong with it.
+    if (this.leaving && !isSendable(answer)) {
+      // Deno throws as well, but does not tell onError which request that is about.
+      const error = new TypeError(
+        "Cannot answer with what is no Response, or was sent or read before",
+      );
+      this.#fail(error, request, client);
+      throw error;
+    }
     if (!(answer instanceof Response)) return answer;
     if (answer.status === 101) {
       const key = keyOf(client);
@@ -179,8 +201,8 @@ export class Serving {
     const failed = this.#failed.get(error);
     this.#failed.delete(error);
     try {
-      const answer = await this.#onError(error);
-      if (!failed || !(answer instanceof Response)) return answer;
+      const answer = await this.#answerTo(error);
+      if (!failed || !isSendable(answer)) return answer;
       if (isUpgraded(failed.request)) return asUpgrade(answer);
       return this.leaving ? this.#farewell(answer, failed.request, failed.client) : answer;
     } finally {
@@ -188,12 +210,22 @@ export class Serving {
     }
   };
 
-  /** The answer with the words by which its client leaves. */
+  /** What `onError` answers; if it throws, what Deno answers then. */
+  async #answerTo(error: unknown): Promise<Response> {
+    try {
+      return await this.#onError(error);
+    } catch (cause) {
+      printError("onError threw when it was called for the error of a handler", cause);
+      return new Response("Internal Server Error", { status: 500 });
+    }
+  }
+
+  /** The answer with the header by which its client leaves. */
   #farewell(answer: Response, request: Request, client: Client): Response {
     const key = keyOf(client);
     if (key !== undefined) {
-      // It may have come before anybody watched.
-      const protocol = this.#protocolOf(request);
+      // The request may have come before clients were watched.
+      const protocol = namesAreHttp1(request) ? "HTTP/1" : this.#protocolOf(request);
       this.#protocols.set(key, protocol);
       if (protocol === "HTTP/2") return answer;
       this.#told.add(key);
@@ -214,7 +246,7 @@ export class Serving {
   #protocolOf({ headers, url }: Request): Protocol {
     // RFC 9113, 8.2.2: HTTP/2 has no connection-specific headers.
     if (headers.has("connection") || headers.has("transfer-encoding")) return "HTTP/1";
-    if (headers.has("host")) return this.tls ? "HTTP/1 or 2" : "HTTP/1";
+    if (headers.has("host")) return "HTTP/1 or 2";
     // HTTP/2 names the host in :authority; HTTP/1.0 need not name one.
     const authority = url.slice(0, url.indexOf("/", "https://".length) + 1);
     return authority.endsWith(this.#fallback) ? "HTTP/1" : "HTTP/2";
@@ -239,6 +271,17 @@ export class Serving {
   wasTold(raw: number): boolean {
     const client = keyOf(peerAddress(raw));
     return client !== undefined && this.#told.has(client);
+  }
+
+  /** The requests that are being answered now. */
+  answering(): Set<Request> {
+    return new Set(this.#active.keys());
+  }
+
+  /** Whether some of these requests are still being answered. */
+  isAnsweringAny(requests: Set<Request>): boolean {
+    for (const request of requests) if (this.#active.has(request)) return true;
+    return false;
   }
 
   /** The requests that are being answered now to clients at the other ends of `connections`. */
@@ -290,6 +333,34 @@ function clientOf(info: Deno.ServeHandlerInfo): Client {
 
 function keyOf(address: Deno.Addr | Address | undefined): string | undefined {
   return address && "hostname" in address ? `${address.hostname} ${address.port}` : undefined;
+}
+
+/** Whether Deno sends this answer. */
+function isSendable(answer: unknown): answer is Response {
+  return answer instanceof Response && !answer.bodyUsed && answer.type !== "error";
+}
+
+/** Under which Deno keeps what a Request is made of: not in its public interface. */
+let innerRequest: symbol | undefined;
+
+/**
+ * Whether a request is one of HTTP/1 for certain, by capital letters in the names of its headers: HTTP/2
+ * has none (RFC 9113, 8.2.1). Deno tells them from 2.8.3 on; before, it closes the connections of HTTP/1
+ * itself whose answers say so.
+ */
+function namesAreHttp1(request: Request): boolean {
+  try {
+    innerRequest ??= Object.getOwnPropertySymbols(request)
+      .find(({ description }) => description === "request");
+    const { headerList } =
+      (request as unknown as Record<symbol, { headerList: [string, string][] }>)[
+        innerRequest!
+      ];
+    return headerList.some(([name]) => /[A-Z]/.test(name));
+  } catch {
+    // Another Deno may keep them elsewhere: then it is not certain.
+    return false;
+  }
 }
 
 /** Whether a request has a body, which may still be on its way. */
@@ -353,9 +424,10 @@ function closeDelimited(answer: Response): Response {
 
 /** The client closes the connection, so that no request of its can be on the way. */
 function withConnectionClose(answer: Response): Response {
+  const { headers } = answer;
+  const before = headers.get("connection");
   try {
-    answer.headers.set("connection", "close");
-    return answer;
+    headers.set("connection", "close");
   } catch (error) {
     // Response.redirect() and fetch() give immutable headers.
     if (!(error instanceof TypeError)) throw error;
@@ -364,4 +436,9 @@ function withConnectionClose(answer: Response): Response {
     const { body, status, statusText } = answer;
     return new Response(body, { headers, status, statusText });
   }
+  // One without a body may be the program's answer to the next request, too. Deno has read it by then.
+  setTimeout(() =>
+    before === null ? headers.delete("connection") : headers.set("connection", before)
+  );
+  return answer;
 }

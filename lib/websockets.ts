@@ -11,6 +11,8 @@
  * @module
  */
 
+import { longestPause } from "../ffi/time.ts";
+
 /** How sockets are closed. */
 export interface CloseOptions {
   code: number;
@@ -73,7 +75,8 @@ export class WebSockets {
     function close() {
       stopWaiting();
       const isBehind = socket.bufferedAmount > 0;
-      timer = setTimeout(end, isBehind ? forceLimit : Math.min(answerTime, forceLimit));
+      const limit = isBehind ? forceLimit : Math.min(answerTime, forceLimit);
+      timer = setTimeout(end, Math.min(limit, longestPause));
       socket.close(code, reason);
     }
     socket.addEventListener("close", end);
@@ -87,7 +90,8 @@ const answerTime = 1000;
 const clientRole = 1;
 
 /**
- * Gives a server's socket a `close()` after which it reads on to the client's Close frame. What
+ * Gives a server's socket a `close()` after which it reads on to the client's Close frame, for some time:
+ * a client that has not answered by then is dropped at its next message, as Deno does at once. What
  * arrives after the call is not delivered: it could not be answered.
  */
 function awaitCloseFrame(socket: WebSocket): void {
@@ -100,9 +104,10 @@ function awaitCloseFrame(socket: WebSocket): void {
   });
   socket.close = (code, reason) => {
     if (closing) return;
+    checkReason(reason);
     const closeNow = () => {
       close.call(socket, code, reason);
-      if (role) Reflect.set(socket, role, clientRole);
+      if (role) readOn(socket, role);
     };
     if (socket.readyState === WebSocket.CONNECTING) {
       // Deno forgets a close() before the handshake; the program's own listener may send something.
@@ -112,6 +117,26 @@ function awaitCloseFrame(socket: WebSocket): void {
     }
     closing = true;
   };
+}
+
+/** @throws {DOMException} When a Close frame has no room for it (RFC 6455, 5.5). */
+function checkReason(reason: string | undefined): void {
+  if (reason === undefined || new TextEncoder().encode(String(reason)).length <= 123) return;
+  throw new DOMException("The reason of a Close frame has 123 bytes at most", "SyntaxError");
+}
+
+/** Has a socket read on until its client has answered the Close frame, or had its time to. */
+function readOn(socket: WebSocket, role: symbol): void {
+  const server = Reflect.get(socket, role);
+  Reflect.set(socket, role, clientRole);
+  const timer = setInterval(() => {
+    // The client has not read all yet, nor the Close frame behind it.
+    if (socket.bufferedAmount > 0) return;
+    clearInterval(timer);
+    Reflect.set(socket, role, server);
+  }, answerTime);
+  Deno.unrefTimer(timer);
+  socket.addEventListener("close", () => clearInterval(timer));
 }
 
 /** The name of a private property, undefined where this Deno has none of that name. */
