@@ -11,6 +11,7 @@ import type { OfferedItem } from "../lib/frame.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { Http1Client } from "./fixtures/http1_client.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
@@ -440,4 +441,45 @@ test("one that is rolled back answers what it has before ready() rejects", async
   assertEquals(await asking, "in time");
   assertMatch((await ready).message, /goes on: on second thoughts$/);
   await before;
+});
+
+test("a handover that is taken back leaves its clients as they were, but for those that were told to leave", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path, { deadline: 60_000, forceLimit: 60_000, answerTimeout: 20_000 });
+  // One without a body may be the answer to any number of requests.
+  const nothing = new Response(null, { status: 204 });
+  const streamed = new Streamed();
+  const server = app.serve(here, ({ url }) => {
+    return new URL(url).pathname === "/streamed" ? streamed.answer() : nothing;
+  });
+  await app.ready();
+  using told = await Http1Client.dial(server.addr);
+  using noted = await Http1Client.dial(server.addr);
+  {
+    // A next generation by hand.
+    using channel = new Channel(await connect(path));
+    await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+    const offer = await channel.receive() as { items: OfferedItem[] };
+    for (const { fd } of await channel.receiveDescriptors(offer.items.length)) fd.close();
+    // It is answered while the handover is under way, and before it is told to leave.
+    assertEquals((await noted.request("/", "Connection: keep-alive\r\n")).status, 204);
+    await channel.send({ type: "ready", probation: 20_000 });
+    assertEquals((await channel.receive())?.type, "draining");
+    const { headers } = await told.request();
+    assertEquals(headers.get("connection"), "close");
+    // The probation lasts longer than this test; the client waits for the server to close.
+    assert(await told.ended());
+    assertEquals(app.status().state, "handing over");
+  }
+  await until(() => app.status().state === "serving");
+  assertEquals((await noted.request()).headers.get("connection"), null);
+  // What it spoke then is no reason to take an answer that is streamed now for the end.
+  await noted.send("/streamed");
+  await until(() => streamed.begun === 1);
+  const stopping = app.stop();
+  await new Promise((resolve) => setTimeout(resolve, 2 * longerThanQuiet));
+  streamed.go();
+  assertEquals((await noted.answer()).body, "piece piece piece ");
+  await stopping;
 });

@@ -148,7 +148,7 @@ test("a server that is found to be on such a runtime is told in the log, once, a
   const { code, stdout, stderr } = await child.ended();
   assertEquals([code, stdout], [0, ["UnsupportedRuntimeError true", "HTTP/1.1 200 OK"]], stderr);
   assertEquals(
-    stderr.match(/An adopted object may hang: UnsupportedRuntimeError/g)?.length,
+    stderr.match(/may hang UnsupportedRuntimeError/g)?.length,
     1,
     stderr,
   );

@@ -72,7 +72,9 @@ test("a client that reads late and talks on gets all that was sent, and the Clos
   const big = "x".repeat(1 << 20);
   const count = 16;
   for (const how of ["stopped", "replaced"]) {
-    const old = await begin(path, { deadline: 10, forceLimit: 60_000 });
+    // A timer of Deno's is over at once when it is longer than 2^31 ms.
+    const forceLimit = how === "stopped" ? Infinity : 60_000;
+    const old = await begin(path, { deadline: 10, forceLimit });
     let opened: WebSocket | undefined;
     const server = old.serve(here, (request) => {
       const { socket, response } = old.upgradeWebSocket(request);
@@ -252,6 +254,53 @@ test("a socket that the program closes before its handshake is closed after that
   assertEquals(await client.rest(), { texts: ["hello"], code: 4000 });
   await client.sendClose(4000);
   await client.ended();
+  await app.stop();
+});
+
+test("the reason of a Close frame is checked when close() is called, before the handshake as well", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  const thrown: string[] = [];
+  const server = app.serve(here, (request) => {
+    const { socket, response } = app.upgradeWebSocket(request);
+    try {
+      socket.close(4000, "x".repeat(124));
+    } catch (error) {
+      thrown.push((error as Error).name);
+    }
+    // It was not closed by that.
+    socket.onopen = () => socket.close(4001, "x".repeat(123));
+    return response;
+  });
+  await app.ready();
+  using client = await RawWebSocket.connect(portOf(server));
+  assertEquals((await client.rest()).code, 4001);
+  assertEquals(thrown, ["SyntaxError"]);
+  await client.sendClose(4001);
+  await client.ended();
+  await app.stop();
+});
+
+test("a client that does not answer the Close frame and talks on is dropped after a while", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  const server = app.serve(here, (request) => {
+    const { socket, response } = app.upgradeWebSocket(request);
+    socket.onmessage = () => socket.close(4000);
+    return response;
+  });
+  await app.ready();
+  using client = await RawWebSocket.connect(portOf(server));
+  await client.send("a");
+  assertEquals((await client.rest()).code, 4000);
+  let hasEnded = false;
+  const ended = client.ended().catch(() => {}).finally(() => hasEnded = true);
+  await until(async () => {
+    // Its end may come between two messages.
+    if (!hasEnded) await client.send("and on").catch(() => {});
+    return hasEnded;
+  });
+  await ended;
   await app.stop();
 });
 
