@@ -370,7 +370,7 @@ export function shutdownBoth(raw: number): void {
   endHalves(raw, c.SHUT_RDWR);
 }
 
-/** One that its peer has reset is not connected any more (ENOTCONN): it has ended. */
+/** A connection that its peer has reset is not connected any more (ENOTCONN): both halves have ended. */
 function endHalves(raw: number, how: number): void {
   if (libc().shutdown(raw, how) === 0) return;
   const code = errno();

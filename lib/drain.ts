@@ -185,7 +185,7 @@ function hasLeft(raw: number): boolean {
   return hasPeerClosed(raw) && unreadBytes(raw) === 0;
 }
 
-/** A look asks for every connection: while they are many, it is not the last one that is waited for. */
+/** Milliseconds to the next look, which asks the kernel for each connection: longer where they are many. */
 function intervalFor(connections: number): number {
   return Math.min(Math.max(pollInterval, connections / 4), 250);
 }
@@ -202,8 +202,8 @@ export interface FinishOptions extends DrainOptions {
  * Waits until the clients of a server that is leaving have left, hangs up on those that do not, and
  * shuts the server down. Resolves to how many were still there at the deadline.
  *
- * 1. Until the deadline HTTP/1 is waited for. What was told to leave and does not close its connection is
- *    hung up on when it is quiet.
+ * 1. Until the deadline HTTP/1 is waited for. A client that was told to leave and does not close its
+ *    connection is hung up on when that is quiet.
  * 2. From the deadline on, idle connections are hung up on. `server.shutdown()` moves HTTP/2; it answers
  *    uploads of HTTP/1 with 500, and it drops the answers under way of an HTTP/2 client that replies to
  *    GOAWAY with a GOAWAY, as Node's does (the crate h2, issue 885, up to Deno 2.9): so it is called when
@@ -287,8 +287,8 @@ const cutTime = 1000;
 const hangUpRate = 4;
 
 /**
- * Whether `shutdown()` makes the client leave, without loss: one of HTTP/2, or one that was told to leave
- * in words that HTTP/2 has not.
+ * Whether `shutdown()` makes the client leave without a loss: a client of HTTP/2, which gets GOAWAY; or one
+ * of either version that has had `Connection: close`, and sends no more if it is of HTTP/1.
  */
 function leavesAtShutdown(raw: number, serving: Serving): boolean {
   const protocol = serving.protocolOf(raw);

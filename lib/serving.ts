@@ -113,8 +113,8 @@ export class Serving {
   }
 
   /**
-   * Noting every answer costs a twentieth of the throughput of answers that are given at once; with TLS,
-   * nothing.
+   * Noting every answer costs a twentieth of the throughput where handlers answer synchronously; with TLS
+   * it costs nothing.
    */
   get #isWatched(): boolean {
     return this.tls || this.#watching;
@@ -156,7 +156,7 @@ export class Serving {
     return this.#isWatched ? this.#give(given, request, info, client) : given;
   }
 
-  /** Notes an answer, which is under way until its last byte is out, where this Deno tells (2.1). */
+  /** Notes an answer, which is under way until its last byte is out: Deno tells that from 2.1 on. */
   #give(
     answer: Response,
     request: Request,

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Pool } from "undici";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
-import { freePort } from "./fixtures/free_port.ts";
+import { freePort, reachable } from "./fixtures/free_port.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
@@ -404,16 +404,6 @@ async function run(file: string, ...args: string[]): Promise<{ code: number; tex
   await using child = new Child(`../../examples/${file}`, args);
   const { code, stdout, stderr } = await child.ended();
   return { code, text: stdout.join("\n") + stderr };
-}
-
-async function reachable(port: number): Promise<boolean> {
-  try {
-    (await Deno.connect({ hostname: "127.0.0.1", port })).close();
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.ConnectionRefused) return false;
-    throw error;
-  }
 }
 
 async function findNginx(): Promise<boolean> {

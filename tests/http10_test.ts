@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
-import { freePort } from "./fixtures/free_port.ts";
+import { freePort, reachable } from "./fixtures/free_port.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
@@ -82,16 +82,6 @@ function isHere(program: string, version: string): boolean {
 }
 
 const hasAb = isHere("ab", "-V");
-
-async function reachable(port: number): Promise<boolean> {
-  try {
-    (await Deno.connect({ hostname: "127.0.0.1", port })).close();
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.ConnectionRefused) return false;
-    throw error;
-  }
-}
 
 /** Runs ab for some seconds; gives what it reports. */
 async function loaded(port: number, seconds: number): Promise<string> {
