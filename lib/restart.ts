@@ -400,9 +400,13 @@ export class Generation implements AsyncDisposable {
   }
 
   #closeUnclaimed(): void {
-    const unclaimed = this.#inheritance.clear();
-    if (unclaimed.length === 0) return;
-    this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
+    try {
+      const unclaimed = this.#inheritance.clear();
+      if (unclaimed.length === 0) return;
+      this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
+    } catch (error) {
+      this.#logger.error?.("Cannot close what was inherited and not asked for", error);
+    }
   }
 
   /** A plain server that sent the first listeners learns by a word, and the end, that they are served. */
@@ -643,6 +647,7 @@ export class Generation implements AsyncDisposable {
     }
   }
 
+  /** Serves one client of the control socket; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
     const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
     const channel = new Channel(conn);
@@ -652,12 +657,22 @@ export class Generation implements AsyncDisposable {
       if (asked) await this.#serveControl(channel, asked);
     } catch (error) {
       if (error instanceof PeerNotAllowedError) {
-        await channel.tell({ type: "refused", reason: error.message, code: "peer" });
+        const refused: Frame = { type: "refused", reason: error.message, code: "peer" };
+        await this.#send(channel, refused).catch(() => {});
       }
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
-      channel[Symbol.dispose]();
+      this.#hangUp(channel);
       if (!this.#hasLeft) this.#reserve.refill();
+    }
+  }
+
+  /** Closes a connection; never throws, although the program may have closed its descriptor. */
+  #hangUp(channel: Channel): void {
+    try {
+      channel[Symbol.dispose]();
+    } catch (error) {
+      this.#logger.debug?.("Cannot close a connection of the control socket", error);
     }
   }
 
