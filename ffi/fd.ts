@@ -137,10 +137,10 @@ export class ClosingRun {
   }
 }
 
-/** A new number for what `raw` is open on; the caller owns it. */
-export function dup(raw: number): number {
+/** A new number, `least` or above, for what `raw` is open on; the caller owns it. */
+export function dup(raw: number, least = 0): number {
   return check(
-    libc().fcntl(raw, c.F_DUPFD_CLOEXEC, 0),
+    libc().fcntl(raw, c.F_DUPFD_CLOEXEC, least),
     () => `Cannot duplicate descriptor ${raw}`,
   );
 }

@@ -76,6 +76,27 @@ export function kill(process: ProcessId): void {
 }
 
 /**
+ * Sends SIGKILL to every process that was started with `variable`, "NAME=value", in its environment (proc(5),
+ * "environ"), and to those that they start meanwhile. Processes whose environment this one may not read are
+ * left out.
+ */
+export function killAllWith(variable: string): void {
+  const killed = new Set<number>();
+  let before: number;
+  do {
+    before = killed.size;
+    for (const name of readDirectory("/proc", "Cannot list the processes")) {
+      const pid = Number(name);
+      if (!Number.isInteger(pid) || killed.has(pid)) continue;
+      const process = identify(pid);
+      if (!readText(`/proc/${name}/environ`)?.split("\0").includes(variable)) continue;
+      kill(process);
+      killed.add(pid);
+    }
+  } while (killed.size > before);
+}
+
+/**
  * Waits for a process that has ended where this one became its parent, as process 1 of a container or as
  * a subreaper: it stays a zombie otherwise (waitpid(2)). Of another one there is nothing to wait for.
  */

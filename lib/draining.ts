@@ -42,17 +42,9 @@ export class Draining {
 
   /** Aborts it, and calls every listener; never throws. */
   abort(reason: unknown): void {
-    // A listener of a signal that depends on this one (`AbortSignal.any`) is called, and fails, in here.
-    const onError = (event: ErrorEvent) => {
-      event.preventDefault();
-      this.#report(event.error);
-    };
-    globalThis.addEventListener("error", onError);
-    try {
-      this.#controller.abort(reason);
-    } finally {
-      globalThis.removeEventListener("error", onError);
-    }
+    // A listener of a signal that depends on this one (`AbortSignal.any`) is called, and fails, in here. What
+    // one that is async throws after its first await is an unhandled rejection like any other.
+    whileReporting(this.#report, () => this.#controller.abort(reason));
   }
 
   /** The one and only function in place of a listener that reports what the listener throws. */
@@ -71,5 +63,22 @@ export class Draining {
     };
     this.#isolated.set(listener, isolated);
     return isolated;
+  }
+}
+
+/**
+ * Runs a step in which Deno calls listeners of the program: what they throw is given to `report`, and is no
+ * uncaught error.
+ */
+export function whileReporting(report: (error: unknown) => void, step: () => void): void {
+  const onError = (event: ErrorEvent) => {
+    event.preventDefault();
+    report(event.error);
+  };
+  globalThis.addEventListener("error", onError);
+  try {
+    step();
+  } finally {
+    globalThis.removeEventListener("error", onError);
   }
 }

@@ -318,7 +318,7 @@ export function frameLength(head: Uint8Array): number {
 function checkFrameLength(length: number): number {
   if (length > 0 && length <= maxFrameBytes) return length;
   throw new HandoverError(
-    `A frame of ${length} bytes is none: they have 1 to ${maxFrameBytes}`,
+    `Invalid frame length ${length}: must be 1 to ${maxFrameBytes}`,
     "ERR_HANDOVER_PROTOCOL",
   );
 }

@@ -4,12 +4,15 @@
  * @module
  */
 
-import { Fd } from "../ffi/fd.ts";
+import { closeAll } from "../ffi/fd.ts";
 import { deafDatagramSocket } from "../ffi/socket.ts";
 
-/** One descriptor that is open for nothing but its number, which something else gets when it is needed. */
+/**
+ * One descriptor that is open for nothing but its number, which something else gets when it is needed. It is
+ * a precaution: that it cannot be held or closed is never an error.
+ */
 export class Reserve implements Disposable {
-  #held: Fd | undefined;
+  #held: number | undefined;
 
   /** Holds one from here on, if there is one. */
   constructor() {
@@ -19,19 +22,19 @@ export class Reserve implements Disposable {
   /** Frees the number for what is opened next, in the same turn; gives whether there was one. */
   spend(): boolean {
     const held = this.#held;
+    if (held === undefined) return false;
     this.#held = undefined;
-    held?.[Symbol.dispose]();
-    return held !== undefined;
+    closeAll([held]);
+    return true;
   }
 
   /** Holds one again, if there is one to be had. */
   refill(): void {
-    if (this.#held) return;
+    if (this.#held !== undefined) return;
     try {
-      this.#held = new Fd(deafDatagramSocket());
-    } catch (error) {
-      // At the limit, the next thing that is closed makes room.
-      if (!isOutOfDescriptors(error)) throw error;
+      this.#held = deafDatagramSocket();
+    } catch {
+      // EMFILE, ENFILE, ENOBUFS, ENOMEM (socket(2)): the next refill may succeed.
     }
   }
 

@@ -13,13 +13,13 @@ import { dup, Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
-import { either, expiring, longestPause, pause } from "../ffi/time.ts";
+import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
-import { Draining } from "./draining.ts";
+import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
@@ -60,8 +60,9 @@ export interface StartOptions extends DrainOptions {
    * How long a process may take to end by itself after its generation has left, when that was replaced by
    * another process, or stopped by a signal or the command line: a timer, or a connection that stays
    * open, keeps it. Then the library logs that, and exits with `Deno.exitCode`, or 0. Nothing of the kind
-   * where the program has called `stop()`, where the generation was rolled back, or while another
-   * generation runs in the process; `false` is never. @default {10_000}
+   * where the program has called `stop()`, or where the generation was rolled back; while another
+   * generation runs in the process, it has as long from the end of that one on; `false` is never.
+   * @default {10_000}
    */
   exitTimeout?: number | false;
   /**
@@ -171,7 +172,7 @@ export class Generation implements AsyncDisposable {
   #state: Status["state"] = "starting";
   /** Set while `ready()` is on its way. */
   #committing = false;
-  /** While it is the one that answers at the control socket: aborted when it is not any more. */
+  /** Set while this generation accepts on the control socket; aborting it stops that. */
   #answering: AbortController | undefined;
   #probation: AbortController | undefined;
   /** Ends a handover that can still be taken back. */
@@ -179,6 +180,8 @@ export class Generation implements AsyncDisposable {
   /** The one that is ready, to which the clients of this one go. */
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
+  /** The tokens of restarts that have failed: their processes are not to take over later. */
+  readonly #failedTokens = new Set<string>();
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
@@ -223,7 +226,8 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Aborted when this generation has to leave for good: what does not end by itself, event streams and
-   * loops, is to end then.
+   * loops, is to end then. A listener that throws or rejects is logged; one of a signal that is made of this
+   * one, with `AbortSignal.any`, must not reject: that would be an unhandled rejection.
    */
   get draining(): AbortSignal {
     return this.#draining.signal;
@@ -400,9 +404,13 @@ export class Generation implements AsyncDisposable {
   }
 
   #closeUnclaimed(): void {
-    const unclaimed = this.#inheritance.clear();
-    if (unclaimed.length === 0) return;
-    this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
+    try {
+      const unclaimed = this.#inheritance.clear();
+      if (unclaimed.length === 0) return;
+      this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
+    } catch (error) {
+      this.#logger.error?.("Cannot close what was inherited and not asked for", error);
+    }
   }
 
   /** A plain server that sent the first listeners learns by a word, and the end, that they are served. */
@@ -411,7 +419,10 @@ export class Generation implements AsyncDisposable {
     try {
       await foreign?.write(new TextEncoder().encode("ready"));
     } catch (error) {
-      this.#logger.debug?.("Whoever sent the first listeners does not wait for a word", error);
+      this.#logger.debug?.(
+        "The server that sent the first listeners closed before it was told that they are served",
+        error,
+      );
     } finally {
       foreign?.[Symbol.dispose]();
     }
@@ -509,23 +520,41 @@ export class Generation implements AsyncDisposable {
       throw new HandoverError(`Cannot restart: ${why}`, "ERR_HANDOVER_BUSY");
     }
     const began = performance.now();
+    let attempt: Attempt | undefined;
+    try {
+      const successor = new Successor(
+        command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
+        this.#logger,
+      );
+      attempt = this.#attempt = {
+        successor,
+        isReady: false,
+        outcome: Promise.withResolvers<{ pid: number; generation: number }>(),
+      };
+      const outcome = await this.#outcomeOf(attempt);
+      this.#log("restarted", began, { successor: outcome.pid });
+      return outcome;
+    } catch (error) {
+      if (attempt) this.#giveUp(attempt, error);
+      const then = this.#hasLeft || this.#successor ? "" : "; this generation goes on";
+      this.#logger.error?.(`The restart failed${then}`, error);
+      throw error;
+    } finally {
+      attempt?.successor.release();
+      this.#attempt = undefined;
+    }
+  }
+
+  /** Waits until the process of a restart has taken over, has ended, or was not ready in time. */
+  async #outcomeOf(attempt: Attempt): Promise<{ pid: number; generation: number }> {
     const { readyTimeout = 60_000 } = this.#options;
-    const successor = new Successor(
-      command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
-    );
-    const attempt: Attempt = {
-      successor,
-      isReady: false,
-      outcome: Promise.withResolvers<{ pid: number; generation: number }>(),
-    };
-    this.#attempt = attempt;
-    attempt.outcome.promise.catch(() => {});
+    const { successor, outcome } = attempt;
     successor.ended.then(async ({ how, lastWords }) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
       const words = lastWords ? `; the last it said was: ${indented(lastWords)}` : "";
-      attempt.outcome.reject(new HandoverError(`${named(successor)} ${how}${words}`));
-    }, (error) => attempt.outcome.reject(error));
+      outcome.reject(new HandoverError(`${named(successor)} ${how}${words}`));
+    }, (error) => outcome.reject(error));
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {
       if (attempt.isReady) return;
@@ -536,26 +565,22 @@ export class Generation implements AsyncDisposable {
       // When the restart has failed, the next one may begin.
       if (attempt.handover) this.#handover?.abort(error);
       await attempt.handover?.catch(() => {});
-      attempt.outcome.reject(error);
+      outcome.reject(error);
     }, () => {});
     try {
-      const outcome = await attempt.outcome.promise;
-      this.#log("restarted", began, { successor: outcome.pid });
-      return outcome;
-    } catch (error) {
-      const then = this.#hasLeft ? "" : "; this generation goes on";
-      this.#logger.error?.(`The restart failed${then}`, error);
-      throw error;
+      return await outcome.promise;
     } finally {
       over.abort();
-      successor.release();
-      this.#attempt = undefined;
     }
   }
 
-  /** Ends a restart whose process is not wanted any more. */
-  #giveUp({ successor, outcome }: Attempt, reason: unknown): void {
-    successor.kill();
+  /**
+   * Ends the processes of a restart that has failed, unless one of them has clients: none is to take over
+   * later.
+   */
+  #giveUp({ successor, isReady, outcome }: Attempt, reason: unknown): void {
+    this.#failedTokens.add(successor.token);
+    if (!isReady) successor.kill();
     outcome.reject(reason);
   }
 
@@ -643,6 +668,7 @@ export class Generation implements AsyncDisposable {
     }
   }
 
+  /** Serves one client of the control socket; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
     const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
     const channel = new Channel(conn);
@@ -652,12 +678,22 @@ export class Generation implements AsyncDisposable {
       if (asked) await this.#serveControl(channel, asked);
     } catch (error) {
       if (error instanceof PeerNotAllowedError) {
-        await channel.tell({ type: "refused", reason: error.message, code: "peer" });
+        const refused: Frame = { type: "refused", reason: error.message, code: "peer" };
+        await this.#send(channel, refused).catch(() => {});
       }
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
-      channel[Symbol.dispose]();
+      this.#hangUp(channel);
       if (!this.#hasLeft) this.#reserve.refill();
+    }
+  }
+
+  /** Closes a connection; never throws, although the program may have closed its descriptor. */
+  #hangUp(channel: Channel): void {
+    try {
+      channel[Symbol.dispose]();
+    } catch (error) {
+      this.#logger.debug?.("Cannot close a connection of the control socket", error);
     }
   }
 
@@ -719,6 +755,8 @@ export class Generation implements AsyncDisposable {
       this.#log("asked", began, details);
       await this.#persuade(channel, attempt, began, details);
     } catch (error) {
+      // When the next generation was ready, one that is stopped leaves to it, whatever becomes of it.
+      if (this.#successor?.channel === channel && this.#hasLeft) return;
       this.#log("failed", began, details);
       await this.#goOn(channel, attempt, error);
       return;
@@ -752,6 +790,11 @@ export class Generation implements AsyncDisposable {
           "generation whose predecessor has as long a one itself",
       );
     }
+    if (this.#attempt && this.#attempt !== attempt) {
+      // Its process would take over from that one in turn, and undo what was deployed.
+      const what = `Another process, ${details.successor}, has taken over`;
+      this.#giveUp(this.#attempt, new HandoverError(what));
+    }
     this.#log("succeeded", began, details);
     this.#successor = { channel, pid: details.successor };
     this.#withdraw();
@@ -762,11 +805,17 @@ export class Generation implements AsyncDisposable {
     await expect(channel, "healthy", probation + answerTimeout);
   }
 
-  #refusal({ version }: { version: number }): Frame & { type: "refused" } | undefined {
+  #refusal(
+    { version, token }: { version: number; token?: string },
+  ): Frame & { type: "refused" | "rollback" } | undefined {
     if (version !== protocolVersion) {
       const reason =
         `it speaks version ${version} of the handover, and the generation that runs version ${protocolVersion}`;
       return { type: "refused", code: "version", reason };
+    }
+    if (token !== undefined && this.#failedTokens.has(token)) {
+      // An answer on which start() does not try again.
+      return { type: "rollback", reason: "the restart that has started this process has failed" };
     }
     if (this.#state === "serving" && !this.#probation) return undefined;
     if (this.#hasLeft) {
@@ -824,8 +873,6 @@ export class Generation implements AsyncDisposable {
       { cause: reason },
     );
     const wasReady = this.#successor?.channel === channel;
-    // One that was stopped, when the other one was ready, leaves to that whatever becomes of it.
-    if (wasReady && this.#hasLeft) return;
     if (this.#state === "handing over") {
       clearInterval(this.#reporting);
       this.#reporting = undefined;
@@ -842,9 +889,10 @@ export class Generation implements AsyncDisposable {
     const { successor, isReady, outcome } = attempt;
     // Before, it may try again; or it ends, and says of what.
     if (!isReady) return;
-    const ended = successor.ended.then(() => true, () => true);
-    // It has been told to leave, and answers its clients.
-    if (!await Promise.race([ended, pause(1000)])) outcome.reject(error);
+    // It has been told to leave, and answers its clients: how it has ended is known if it takes no longer.
+    using late = expiring(lastWordsTime, () => error);
+    await unlessAborted(successor.ended, late.signal).catch(() => {});
+    if (late.signal.aborted) outcome.reject(error);
   }
 
   /** Sends something that the other process may not read. */
@@ -955,18 +1003,32 @@ export class Generation implements AsyncDisposable {
   #exitInTime(): void {
     const { exitTimeout = 10_000 } = this.#options;
     if (exitTimeout === false || exitTimeout === Infinity) return;
-    const timer = setTimeout(() => {
-      // One that has begun meanwhile, or runs beside it, has its own end.
-      if (running.size > 0) return;
+    const left = performance.now();
+    const look = async () => {
+      if (running.size > 0) {
+        // Others run beside it, or have begun meanwhile: the process has as long again when they have left.
+        await Promise.allSettled(Array.from(running, ({ finished }) => finished));
+        return arm();
+      }
+      const passed = Math.round(performance.now() - left);
       this.#logger.error?.(
-        `Generation ${this.generation} left ${exitTimeout} ms ago, and its process ${Deno.pid} has not ended: ` +
+        `Generation ${this.generation} left ${passed} ms ago, and its process ${Deno.pid} has not ended: ` +
           "a timer, an open connection or the like keeps it. The process exits now; close what keeps it " +
           "when `finished` resolves, or set `exitTimeout`",
       );
-      Deno.exit();
-    }, Math.min(exitTimeout, longestPause));
+      this.#exit();
+    };
     // The process is to end before, if it can.
-    Deno.unrefTimer(timer);
+    const arm = () => Deno.unrefTimer(setTimeout(look, Math.min(exitTimeout, longestPause)));
+    arm();
+  }
+
+  /** Ends the process; a listener of `unload` that throws would change the exit code. */
+  #exit(code?: number): void {
+    const report = (error: unknown) => {
+      this.#logger.error?.("A listener of `unload` has failed; the process ends", error);
+    };
+    whileReporting(report, () => Deno.exit(code));
   }
 
   /** Whoever waits for a restart is told what comes of it. */
@@ -974,25 +1036,32 @@ export class Generation implements AsyncDisposable {
     const attempt = this.#attempt;
     if (!attempt) return;
     const { pid } = this.#successor ?? {};
-    if (pid !== undefined) {
+    // A successor that is not of this restart has ended it when it was ready.
+    if (pid !== undefined && attempt.isReady) {
       attempt.outcome.resolve({ pid, generation: this.generation + 1 });
       return;
     }
     this.#giveUp(attempt, new HandoverError("This generation was stopped meanwhile"));
     // A process that has hardly begun has the sockets of this one, and would seem to listen on them.
-    await attempt.successor.ended.catch(() => {});
+    if (!attempt.isReady) await attempt.successor.ended.catch(() => {});
   }
 
   /** Leaves the control path to the next generation, or removes it when nobody listens there. */
   async #unbind(): Promise<void> {
     const { answerTimeout = 10_000 } = this.#options;
-    using late = expiring(answerTimeout, () => new Error("Its lock is not to be had"));
+    using late = expiring(
+      answerTimeout,
+      () => new Error(`Cannot lock the control path within ${answerTimeout} ms`),
+    );
     const leave = () => this.#control.leave();
     try {
       // Another first generation may be about to listen there.
       await locked(this.path, leave, late.signal);
     } catch (error) {
-      this.#logger.debug?.(`Leaving ${formatPath(this.path)} as it is`, error);
+      this.#logger.debug?.(
+        `Removing ${formatPath(this.path)} without its lock, unless another process listens there`,
+        error,
+      );
       leave();
     }
   }
@@ -1054,7 +1123,7 @@ export class Generation implements AsyncDisposable {
     const isReady = this.#state !== "starting";
     await this.stop().catch(() => {});
     // The program is still on its way to ready(), and would fail at whatever it asks for next.
-    if (!isReady) Deno.exit(0);
+    if (!isReady) this.#exit(0);
   }
 
   async #restartOn(signal: Deno.Signal): Promise<void> {
@@ -1073,6 +1142,9 @@ export class Generation implements AsyncDisposable {
  * of that, none of 1.4 million requests met the end of its connection.)
  */
 const farewellTime = 100;
+
+/** Milliseconds for which a failed restart waits for the end of its process, and the error that it ends with. */
+const lastWordsTime = 1000;
 
 /** The generations of this process that have not left. */
 const running = new Set<Generation>();

@@ -280,8 +280,13 @@ export class Server implements AsyncDisposable {
       if (failure) this.#report(failure.error, conn);
       else this.#logger.info?.(`Sent ${response?.sent} descriptors to ${nameOf(conn)}`);
     } finally {
-      response?.[Symbol.dispose]();
-      conn[Symbol.dispose]();
+      try {
+        response?.[Symbol.dispose]();
+        conn[Symbol.dispose]();
+      } catch (error) {
+        // The program may have closed its descriptor.
+        this.#logger.debug?.(`Cannot close the connection of ${nameOf(conn)}`, error);
+      }
       if (this.#conversations.size === 0) {
         this.#whenAlone?.();
         // One in this very process needs this thread.

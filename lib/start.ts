@@ -198,7 +198,7 @@ async function takeOver(
     throw new HandoverError(`Cannot take over: ${what}`, "ERR_HANDOVER_VERSION");
   }
   const inheritance = answer && await receiveOffered(channel, answer, options);
-  if (!inheritance) return "who listens there hung up";
+  if (!inheritance) return "the process that listens there hung up";
   taken.use(inheritance);
   const passed = inheritance.take("control", "");
   if (!passed) {

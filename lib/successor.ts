@@ -4,12 +4,22 @@
  * @module
  */
 
-import { closeRaw, Fd, replace } from "../ffi/fd.ts";
-import { openReadEnd, openToWrite, pathStatus, readLink, readText } from "../ffi/file.ts";
+import { closeRaw, dup, Fd, replace } from "../ffi/fd.ts";
+import { openReadEnd, openToWrite, pathStatus, readLink, readText, statusOf } from "../ffi/file.ts";
 import { isBroken } from "../ffi/poll.ts";
-import { hasEnded, identify, kill, ownParent, type ProcessId, reap } from "../ffi/proc.ts";
-import { pause } from "../ffi/time.ts";
+import {
+  hasEnded,
+  identify,
+  kill,
+  killAllWith,
+  ownParent,
+  type ProcessId,
+  reap,
+} from "../ffi/proc.ts";
+import { quoted } from "../ffi/quote.ts";
+import { expiring, pause, unlessAborted } from "../ffi/time.ts";
 import { HandoverError } from "./errors.ts";
+import type { Logger } from "./logger.ts";
 
 /** A program and its arguments. */
 export interface Command {
@@ -37,9 +47,9 @@ function variable(name: string): string | undefined {
   return environment().find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
 }
 
-/** The environment that this process was started with (proc(5), "environ"): "NAME=value" each. */
-function environment(): string[] {
-  return readText("/proc/self/environ")?.split("\0") ?? [];
+/** The environment that a process was started with (proc(5), "environ"): "NAME=value" each. */
+function environment(pid: number | "self" = "self"): string[] {
+  return readText(`/proc/${pid}/environ`)?.split("\0") ?? [];
 }
 
 /**
@@ -74,19 +84,20 @@ export function ownCommand(): Command {
  * Starts "$@" through a second shell, waits for it, and ends as it ended. Deno kills what it has started
  * when it dies of an uncaught error, before 2.7 also when it just ends: that is this shell. It ends at the
  * latest when "$@" calls `start()`: systemd does not wait for a main process that is not its own child.
- * What a shell itself says of a process that was killed is not the program's.
+ * What a shell itself says of a process that was killed ("Killed") is not the program's: dash 0.5 says it where
+ * the redirections of the command lead, for a subshell to those of the shell itself.
  */
-const outer = `exec 9>&2 2>/dev/null; /bin/sh -c "$0" sh "$@" 2>&9 9>&-; exit`;
+const starter = `exec 9>&2 2>/dev/null; (exec /bin/sh -c "$0" sh "$@" 2>&9 9>&-); exit`;
 
 /**
  * The second shell, which becomes the program: it has the process number from its first line on, and goes
  * on when it gets a line. Not by "&": of what a shell starts so, SIGINT and SIGQUIT are ignored for good
  * (POSIX, "Asynchronous Lists"). 127 and 126 are what a shell says of a program that it cannot start.
  */
-const inner = `
+const launcher = `
 case $1 in
 */*) [ -e "$1" ] || exit 127; [ -f "$1" ] && [ -x "$1" ] || exit 126 ;;
-*) command -v "$1" >/dev/null || exit 127 ;;
+*) command -v -- "$1" >/dev/null || exit 127 ;;
 esac
 echo "$$"
 read -r GRACEFUL_GO || exit 1
@@ -96,7 +107,7 @@ exec "$@" </dev/null`;
 export function endStarter(): void {
   if (ownToken() === undefined) return;
   const parent = ownParent();
-  if (parent === undefined || commandLine(parent.pid)?.[2] !== outer) return;
+  if (parent === undefined || commandLine(parent.pid)?.[2] !== starter) return;
   kill(parent);
 }
 
@@ -126,13 +137,15 @@ export class Successor {
   /** Resolves when it has ended, unless it was released before; rejects when it could not be started. */
   readonly ended: Promise<Ended>;
   readonly #shell: Deno.ChildProcess;
+  readonly #logger: Logger;
   #process: ProcessId | undefined;
   #isKilled = false;
   #isReleased = false;
   #lastWords = "";
 
   /** Starts it. */
-  constructor(command: Command) {
+  constructor(command: Command, logger: Logger) {
+    this.#logger = logger;
     const { program, args, cwd } = command;
     if (cwd !== undefined && pathStatus(cwd)?.kind !== "directory") {
       throw new Deno.errors.NotFound(`${cannotStart(command)}: there is no such directory`);
@@ -143,10 +156,15 @@ export class Successor {
           "start it by other means, and it takes over",
       );
     }
+    using output = new OutputCopies();
     this.#shell = new Deno.Command("/bin/sh", {
-      args: ["-c", outer, inner, ...unknownToShells(), program, ...args],
+      args: ["-c", starter, launcher, program, ...args],
       cwd,
-      env: { [tokenVariable]: this.token, ...(cwd !== undefined && { PWD: cwd }) },
+      env: {
+        [tokenVariable]: this.token,
+        [outputVariable]: output.named,
+        ...(cwd !== undefined && { PWD: cwd }),
+      },
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
@@ -168,10 +186,13 @@ export class Successor {
     const { line, rest } = await firstLine(stdout);
     // While it waits for a line, no other process can get its number.
     if (line !== undefined) this.#process = identify(Number(line));
+    if (this.#process) this.#warnOfLost(this.#process);
     const isWanted = line !== undefined && !this.#isKilled;
     await answer(this.#shell.stdin, isWanted ? "go\n" : "");
-    const { code, signal } = await this.#shell.status;
+    // At once: a process that writes more than a pipe holds would wait for a reader, and not come to start().
     const output = Promise.all([errors, pass(stdout, Deno.stdout, () => {}, rest)]);
+    output.catch(() => {});
+    const { code, signal } = await this.#shell.status;
     const how = signal === null ? `ended with code ${code}` : "has ended";
     // The shell was ended, by the process itself or by release(): it is watched from here.
     while (isWanted && signal !== null && !hasEnded(this.#process!)) {
@@ -180,10 +201,31 @@ export class Successor {
     }
     if (this.#process) reap(this.#process.pid);
     // What it has started may hold its output open.
-    await Promise.race([output, pause(lastWordsTime)]);
+    using late = expiring(lastWordsTime, () => new Error("That was all"));
+    await unlessAborted(output, late.signal).catch(() => {});
     const lastWords = this.#lastWords.trim();
     if (!isWanted && !this.#isKilled) throw notStarted(command, code, lastWords);
     return { how, lastWords };
+  }
+
+  /**
+   * Variables whose names are none to a shell do not get through dash. env(1) would set them, with their values
+   * among its arguments, which every user may read (proc(5), "cmdline").
+   */
+  #warnOfLost({ pid }: ProcessId): void {
+    const there = environment(pid);
+    if (there.length === 0) return;
+    const names = environment().map(nameOf).filter((name) => name && !/^[A-Za-z_]\w*$/.test(name));
+    const reached = new Set(there.map(nameOf));
+    const lost = names.filter((name) => !reached.has(name));
+    if (lost.length === 0) return;
+    this.#logger.error?.(
+      `The next generation does not get these environment variables: ${
+        lost.sort().map(quoted).join(", ")
+      }; ` +
+        'it is started through /bin/sh, which passes on names of letters, digits and "_" alone. Rename them, ' +
+        "or start the next generation by other means",
+    );
   }
 
   /** Lets it go on alone: it does not keep this process running. */
@@ -196,10 +238,15 @@ export class Successor {
     if (this.#process) endShell(this.#shell);
   }
 
-  /** Ends it. */
+  /**
+   * Ends it, with all that it has started: what takes over may be a process that a shell, `npx` or `deno task`
+   * has started, and would go on.
+   */
   kill(): void {
     this.#isKilled = true;
+    // One that may not be looked into has no known environment (proc(5), "environ").
     if (this.#process) kill(this.#process);
+    killAllWith(`${tokenVariable}=${this.token}`);
   }
 }
 
@@ -227,14 +274,9 @@ function cannotStart({ program, cwd }: Command): string {
   return `Cannot start ${JSON.stringify(program)}${where}`;
 }
 
-/**
- * A shell passes on the variables that are names to it, and dash no other ones: those are set by env(1).
- */
-function unknownToShells(): string[] {
-  const others = environment().filter((each) =>
-    !/^[A-Za-z_]\w*=/.test(each) && /^[^=]+=/.test(each)
-  );
-  return others.length > 0 ? ["env", ...others] : [];
+/** The name in "NAME=value". */
+function nameOf(variable: string): string {
+  return variable.slice(0, Math.max(0, variable.indexOf("=")));
 }
 
 /** The first line, and what has come behind it; no line when the stream ends before. */
@@ -263,34 +305,92 @@ async function answer(to: WritableStream<Uint8Array>, words: string): Promise<vo
   }
 }
 
+/** The environment variable by which a process finds descriptors for the output of its generation before. */
+const outputVariable = "GRACEFUL_OUTPUT";
+
+/** The first number that no shell uses for a redirection of its own (POSIX, "Redirection"). */
+const leastCopy = 10;
+
+/** What stdout and stderr of this process are open on, for a process that it starts meanwhile. */
+class OutputCopies implements Disposable {
+  readonly #copies: Fd[] = [];
+  /** "1:COPY:DEVICE:INODE" for each, with a space between them. */
+  readonly named: string;
+
+  constructor() {
+    const named: string[] = [];
+    for (const raw of [1, 2]) {
+      const status = statusOf(raw);
+      if (!status) continue;
+      const copy = new Fd(dup(raw, leastCopy));
+      this.#copies.push(copy);
+      replace(raw, copy.raw, { keptOnExec: true });
+      named.push([raw, copy.raw, status.dev, status.ino].join(":"));
+    }
+    this.named = named.join(" ");
+  }
+
+  [Symbol.dispose](): void {
+    for (const copy of this.#copies) copy[Symbol.dispose]();
+  }
+}
+
 /**
- * The other ends of the pipes that this process writes to, of its stdout and stderr: until it has streams
- * of its own, what restart() started writes through the generation that started it.
+ * The copies that this process was started with; no program that it starts gets them. Where the numbers are
+ * of something else, the variable was inherited from a process that had them.
  */
-let readEnds: Map<number, number> | undefined;
+function ownCopies(): Map<number, Fd> {
+  const copies = new Map<number, Fd>();
+  for (const named of variable(outputVariable)?.split(" ") ?? []) {
+    const [raw, copy, dev, ino] = named.split(":").map(Number);
+    const status = Number.isInteger(copy) ? statusOf(copy) : undefined;
+    if (status === undefined || Number(status.dev) !== dev || Number(status.ino) !== ino) continue;
+    using inherited = new Fd(copy);
+    copies.set(raw, inherited.dup());
+  }
+  return copies;
+}
+
+/** A stream that what `restart()` started writes to through the generation that started it. */
+interface PassedStream {
+  /** The other end of the pipe, which is read there. */
+  readEnd: number;
+  /** What that generation writes to itself, if it came along. */
+  copy?: Fd;
+}
+
+/** The streams of this process, until it has streams of its own. */
+let passedStreams: Map<number, PassedStream> | undefined;
 
 /**
  * From here on the end of the generation that started this process does not make a line of the log an
  * error: up to 2.6 console.log() throws it, and the program ends with it.
  */
 export function keepOutput(): void {
-  if (readEnds || ownToken() === undefined) return;
-  readEnds = new Map();
+  if (passedStreams || ownToken() === undefined) return;
+  passedStreams = new Map();
+  const copies = ownCopies();
   for (const raw of [1, 2]) {
-    const end = openReadEnd(raw);
-    if (end !== undefined) readEnds.set(raw, end);
+    const readEnd = openReadEnd(raw);
+    const copy = copies.get(raw);
+    if (readEnd !== undefined) passedStreams.set(raw, { readEnd, copy });
+    else copy?.[Symbol.dispose]();
   }
 }
 
-/** Ends what `keepOutput` began: a stream that no process reads any more leads nowhere from here on. */
+/**
+ * Ends what `keepOutput` began: a stream that no process reads any more leads from here on to where that of
+ * the generation led that has ended, or else nowhere.
+ */
 export function settleOutput(): void {
-  for (const [raw, end] of readEnds ?? []) {
-    closeRaw(end);
+  for (const [raw, { readEnd, copy }] of passedStreams ?? []) {
+    using own = copy;
+    closeRaw(readEnd);
     if (!isBroken(raw)) continue;
-    using nowhere = new Fd(openToWrite("/dev/null"));
-    replace(nowhere.raw, raw, { keptOnExec: true });
+    using end = own?.dup() ?? new Fd(openToWrite("/dev/null"));
+    replace(end.raw, raw, { keptOnExec: true });
   }
-  readEnds?.clear();
+  passedStreams?.clear();
 }
 
 async function pass(

@@ -217,7 +217,10 @@ test("what is no service is named", async () => {
       const { code, stderr } = await run(command, other);
       const what = `What listens at "${other}" is no generation of a service`;
       assertEquals(code, 1);
-      assert(stderr.startsWith(`${what}: it speaks another protocol: A frame of `), stderr);
+      assert(
+        stderr.startsWith(`${what}: it speaks another protocol: Invalid frame length `),
+        stderr,
+      );
     }
   }
   using silent = listen(directory.join("silent.sock"));

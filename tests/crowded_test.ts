@@ -8,14 +8,20 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { connect } from "../mod.ts";
 import { closeAll, dup, isOpen } from "../ffi/fd.ts";
 import { pathStatus } from "../ffi/file.ts";
+import { libc } from "../ffi/libc.ts";
 import { createEpoll, watch } from "../ffi/poll.ts";
-import { Registrations, registrations } from "../ffi/proc.ts";
+import { openDescriptors, Registrations, registrations } from "../ffi/proc.ts";
 import { socketPair } from "../ffi/socket.ts";
 import { isOutOfDescriptors, Reserve } from "../lib/reserve.ts";
-import { asked } from "./fixtures/begin.ts";
+import { Channel } from "../lib/channel.ts";
+import { asked, begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
+
+/** <bits/socket_type.h> */
+const SOCK_DGRAM = 2;
 
 /** The next line that begins so, and those before it. */
 async function lines(child: Child, beginning: string): Promise<string[]> {
@@ -165,6 +171,43 @@ test("a reserve gives its number to what is opened next, and is filled again whe
   for (const code of ["EMFILE", "ENFILE"]) assert(isOutOfDescriptors({ code }));
   for (const error of [{ code: "ENOMEM" }, new Error(), "EMFILE", null]) {
     assert(!isOutOfDescriptors(error));
+  }
+});
+
+test("a reserve throws nothing: not when no socket can be made, nor when its number was closed", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const before = new Set(openDescriptors());
+  {
+    using reserve = new Reserve();
+    closeAll(openDescriptors().filter((raw) => !before.has(raw)));
+    assertEquals(reserve.spend(), true);
+  }
+  const functions = libc();
+  const { socket } = functions;
+  const redefine = (value: typeof socket) => Object.defineProperty(functions, "socket", { value });
+  let refused = 0;
+  // In place of ENOBUFS and ENOMEM, for which the kernel has to run out of memory: EBADF.
+  redefine((domain, type, protocol) => {
+    if ((type & 0xf) !== SOCK_DGRAM) return socket(domain, type, protocol);
+    refused++;
+    return functions.close(-1);
+  });
+  try {
+    const app = await begin(path);
+    await app.ready();
+    assertEquals(refused, 1);
+    // At the end of each conversation the generation fills its reserve.
+    for (let i = 0; i < 2; i++) {
+      using channel = new Channel(await connect(path));
+      await channel.send({ type: "status" });
+      assertEquals((await channel.receive())?.type, "report");
+      await until(() => refused === i + 2);
+    }
+    assertEquals(app.status().state, "serving");
+    await app.stop();
+  } finally {
+    redefine(socket);
   }
 });
 

@@ -53,7 +53,7 @@ async function cli(...args: string[]): Promise<{ code: number; stdout: string; s
 /** What is logged before it exits. */
 function words(generation: number, pid: number): RegExp {
   return new RegExp(
-    `Generation ${generation} left 0 ms ago, and its process ${pid} has not ended: .*exits now`,
+    `Generation ${generation} left \\d+ ms ago, and its process ${pid} has not ended: .*exits now`,
   );
 }
 
@@ -129,6 +129,34 @@ test("a process goes on while another generation runs in it", async () => {
   // It is the last one.
   await using _third = await staying([beside]);
   assertEquals((await first.ended()).code, 0);
+});
+
+test("a process exits in time after the last of its generations, if one of them was to end it", async () => {
+  using directory = new Directory();
+  const [path, beside] = [directory.join("app.sock"), directory.join("beside.sock")];
+  await using service = await staying([path, beside]);
+  Deno.kill(service.pid, "SIGTERM");
+  await line(service, "finished");
+  await livesOn(service);
+  // By the program: on its own that would be no reason to exit.
+  await service.tell("stop the other one");
+  const { code, stderr } = await service.ended();
+  assertEquals(code, 0);
+  assertMatch(stderr, words(1, service.pid));
+});
+
+test("a listener of unload that throws does not change the exit code, and is logged", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  for (const [args, expected] of [[[], 0], [["--exitCode", "3"], 3], [["--late"], 0]] as const) {
+    await using service = new Child("./stays.ts", [path, "--unload", ...args]);
+    // One that is not ready exits at once.
+    await line(service, args[0] === "--late" ? "started" : "serving");
+    Deno.kill(service.pid, "SIGTERM");
+    const { code, stderr } = await service.ended();
+    assertEquals(code, expected, stderr);
+    assertMatch(stderr, /A listener of `unload` has failed; the process ends Error: out of luck/);
+  }
 });
 
 test("a rehearsal never ends the process of the test", async () => {

@@ -239,8 +239,16 @@ Deno.test("a length of nothing, or over the limit, is refused before anything is
   for (const length of [0, maxFrameBytes + 1, 2 ** 32 - 1]) {
     const head = new Uint8Array(4);
     new DataView(head.buffer).setUint32(0, length, true);
-    assertThrows(() => frameLength(head), HandoverError, `A frame of ${length} bytes is none`);
+    assertThrows(
+      () => frameLength(head),
+      HandoverError,
+      `Invalid frame length ${length}: must be 1 to 16777216`,
+    );
   }
   const long = "x".repeat(maxFrameBytes);
-  assertThrows(() => encodeFrame({ type: "failed", message: long }), HandoverError, "is none");
+  assertThrows(
+    () => encodeFrame({ type: "failed", message: long }),
+    HandoverError,
+    "Invalid frame length",
+  );
 });

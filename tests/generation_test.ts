@@ -18,8 +18,8 @@ import {
   sendListener,
   sequenceHandler,
 } from "../mod.ts";
-import { pathStatus, readLink } from "../ffi/file.ts";
-import { isRunning } from "../ffi/proc.ts";
+import { pathStatus, readLink, readText } from "../ffi/file.ts";
+import { hasEnded, identify, isRunning, type ProcessId } from "../ffi/proc.ts";
 import { Channel } from "../lib/channel.ts";
 import { encodeFrame, type Frame } from "../lib/frame.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
@@ -513,7 +513,7 @@ test("what restart() starts is no child, and gets its arguments, environment and
     "\\",
     "ä",
   ];
-  const env = { "with.dot": "two words", "with-dash": "=", PLAIN: "two\nlines" };
+  const env = { PLAIN: "two\nlines", LONG_1: "=" };
   await using first = new Child("./started.ts", [path, cwd, ...args], { env });
   const before = JSON.parse(await first.line());
   const after = JSON.parse(await first.line());
@@ -651,6 +651,22 @@ test("a probation has a limit: a longer one is refused, and the generation that 
   await app.finished;
 });
 
+test("a handover that succeeded has not failed when the generation is stopped in the probation", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const app = await begin(path, { logger: log });
+  await app.ready();
+  const next = await begin(path, { probation: 60_000 });
+  await next.ready();
+  assertEquals(app.status().state, "handing over");
+  await app.stop();
+  await until(() => next.status().predecessor === undefined);
+  await next.stop();
+  const phases = log.lines.map(([, line]) => /^Generation 1: (.*) after/.exec(String(line))?.[1]);
+  assertEquals(phases.filter((phase) => phase === "failed" || phase === "left"), ["left"]);
+});
+
 test("a generation with a long probation of its own accepts as long a one", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
@@ -660,6 +676,183 @@ test("a generation with a long probation of its own accepts as long a one", asyn
   await next.ready();
   await next.stop();
   await app.finished;
+});
+
+/** A command whose process waits for another one, which prints its number into `file`, and would wait for long. */
+function wrapped(file: string, rest = "sleep 600"): { program: string; args: string[] } {
+  const script = `sh -c 'echo "$$" >"$0.new"; mv "$0.new" "$0"; exec ${rest}' "$0" "$@"; :`;
+  return { program: "sh", args: ["-c", script, file] };
+}
+
+async function printed(file: string): Promise<ProcessId> {
+  await until(() => pathStatus(file) !== undefined);
+  return identify(Number(Deno.readTextFileSync(file)));
+}
+
+test("a restart that is given up ends every process that its command has started", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  // Longer than the output of a process that has ended is read.
+  const app = await begin(path, { readyTimeout: 2000 });
+  await app.ready();
+  const [late, ended, stopped] = ["late", "ended", "stopped"].map((name) => directory.join(name));
+  await assertRejects(() => app.restart(wrapped(late)), HandoverError, "was not ready after");
+  const process = await printed(late);
+  await until(() => hasEnded(process));
+  // Its command ends, and leaves a process behind.
+  const { program, args: [, script] } = wrapped(ended);
+  const left = { program, args: ["-c", script.replace("; :", " &"), ended] };
+  await assertRejects(() => app.restart(left), HandoverError, "ended with code 0");
+  // It may have been ended before it had printed its number.
+  await until(() => !processesOf(ended).length);
+  const restarting = app.restart(wrapped(stopped));
+  const last = await printed(stopped);
+  const rejected = assertRejects(() => restarting, HandoverError, "was stopped meanwhile");
+  await app.stop();
+  await rejected;
+  await until(() => hasEnded(last));
+});
+
+/** The processes that were started with this argument. */
+function processesOf(argument: string): number[] {
+  return Array.from(Deno.readDirSync("/proc"), ({ name }) => Number(name)).filter((pid) =>
+    pid > 0 && readText(`/proc/${pid}/cmdline`)?.split("\0").includes(argument)
+  );
+}
+
+test("a process of a restart that has failed cannot take over later, and is told so", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const file = directory.join("pid");
+  const app = await begin(path, { readyTimeout: 500 });
+  await app.ready();
+  const restarting = app.restart(wrapped(file));
+  const failed = assertRejects(() => restarting, HandoverError);
+  const { pid } = await printed(file);
+  const isToken = (each: string) => each.startsWith("GRACEFUL_TOKEN=");
+  const [, token] = readText(`/proc/${pid}/environ`)!.split("\0").find(isToken)!.split("=");
+  await failed;
+  const env = { GRACEFUL_TOKEN: token };
+  await using escaped = new Child("./generation.ts", [path], { env });
+  const { code, stderr } = await escaped.ended();
+  assertEquals(code, 1);
+  assertMatch(stderr, /HandoverError: Cannot take over: the restart that .* has failed/);
+  assertEquals(app.status().state, "serving");
+  // One that any other generation has started is welcome.
+  await using other = new Child("./generation.ts", [path], { env: { GRACEFUL_TOKEN: "another" } });
+  await line(other, "serving: 2");
+  await app.finished;
+});
+
+test("a restart fails when a process that it did not start takes over, and its own does not follow", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const file = directory.join("pid");
+  const log = new KeptLog();
+  const app = await begin(path, { logger: log });
+  app.serve(here, saying("first"));
+  await app.ready();
+  const restarting = app.restart(wrapped(file));
+  const process = await printed(file);
+  await using other = new Child("./generation.ts", [path]);
+  const error = await assertRejects(() => restarting, HandoverError);
+  assertEquals(error.message, `Another process, ${other.pid}, has taken over`);
+  await line(other, "serving: 2");
+  await until(() => hasEnded(process));
+  await app.finished;
+  assertEquals(log.errors.map(([message]) => message), ["The restart failed"]);
+  assert(isRunning(other.pid));
+});
+
+test("a restart by a signal that cannot even begin is logged", async () => {
+  using directory = new Directory();
+  const cwd = directory.join("release");
+  Deno.mkdirSync(cwd);
+  const args = [directory.join("app.sock"), "--restartOn", "SIGUSR2"];
+  const through = ["sh", "-c", `cd ${cwd} && exec "$0" "$@"`];
+  await using service = new Child("./generation.ts", args, { through });
+  const [port] = await numbers(service, "port");
+  await line(service, "serving: 1");
+  Deno.removeSync(cwd);
+  Deno.kill(service.pid, "SIGUSR2");
+  await line(
+    service,
+    /^error: The restart failed; this generation goes on: Cannot start .*: there is no/,
+  );
+  assertMatch(await asked(port), /^1 /);
+});
+
+test("the last words of a program that was killed are its own, and not those of a shell", async () => {
+  using directory = new Directory();
+  const script = "echo my last words >&2; kill -KILL $$";
+  await using service = new Child("./fails.ts", [directory.join("app.sock"), script]);
+  const { code, stdout, stderr } = await service.ended();
+  assertEquals([code, stderr], [0, "my last words\n"]);
+  assertMatch(stdout[0], /ended with code 137; the last it said was: my last words$/);
+});
+
+test("a program that writes more than a pipe holds, before it calls start(), is not held up", async () => {
+  using directory = new Directory();
+  const script = "yes | head -n 100000; exit 3";
+  await using service = new Child("./fails.ts", [directory.join("app.sock"), script]);
+  const { code, stdout } = await service.ended();
+  assertEquals([code, stdout.length], [0, 100_001]);
+  assertMatch(stdout.at(-1)!, /ended with code 3$/);
+});
+
+test("a variable that /bin/sh does not pass on is named in the log, and is no argument of a process", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const hold = directory.join("hold");
+  const secret = crypto.randomUUID();
+  const env = { "with.dot": secret, "with-dash": secret, PLAIN: secret };
+  await using first = new Child("./generation.ts", [path, "--hold", hold], { env });
+  await line(first, "serving: 1");
+  Deno.writeTextFileSync(hold, "");
+  await first.tell("restart");
+  const passes = new Deno.Command("/bin/sh", { args: ["-c", "env"], env }).outputSync();
+  const isPassedOn = new TextDecoder().decode(passes.stdout).includes("with.dot=");
+  if (!isPassedOn) {
+    await line(first, /^error: The next generation does not get .*: "with-dash", "with.dot"; it/);
+  }
+  await line(first, "held");
+  for (const { name } of Deno.readDirSync("/proc")) {
+    if (/^\d+$/.test(name)) assert(!readText(`/proc/${name}/cmdline`)?.includes(secret));
+  }
+  Deno.removeSync(hold);
+  const [pid] = await numbers(first, "pid");
+  await line(first, "serving: 2");
+  Deno.kill(pid, "SIGTERM");
+  assertEquals((await first.ended()).code, 0);
+});
+
+test("what restart() has started writes where this process did that is killed before the handover", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const hold = directory.join("hold");
+  const args = [path, "--hold", hold, "--say", "a word on stderr"];
+  await using first = new Child("./generation.ts", args);
+  await line(first, "serving: 1");
+  Deno.writeTextFileSync(hold, "");
+  await first.tell("restart");
+  await line(first, "held");
+  Deno.kill(first.pid, "SIGKILL");
+  const old = identify(first.pid);
+  await until(() => hasEnded(old));
+  Deno.removeSync(hold);
+  const [port] = await numbers(first, "port");
+  await line(first, "serving: 1");
+  const [, pid] = (await asked(port)).split(" ");
+  // A program that it starts gets no other descriptor of it than its standard streams.
+  const targets = Array.from(
+    Deno.readDirSync(`/proc/${pid}/fd`),
+    ({ name }) => readLink(`/proc/${pid}/fd/${name}`),
+  );
+  const stdout = readLink(`/proc/${pid}/fd/1`);
+  assertEquals(targets.filter((target) => target === stdout).length, 1);
+  Deno.kill(Number(pid), "SIGTERM");
+  await line(first, "finished");
+  assertEquals((await first.ended()).stderr, "a word on stderr\n".repeat(2));
 });
 
 test("restart() with another command, that cannot be started or does not take over", async () => {

@@ -5,10 +5,11 @@
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { PeerNotAllowedError } from "../mod.ts";
+import { connect, PeerNotAllowedError } from "../mod.ts";
 import { closeAll } from "../ffi/fd.ts";
 import { openDescriptors } from "../ffi/proc.ts";
 import { Draining } from "../lib/draining.ts";
+import { maxFrameBytes } from "../lib/frame.ts";
 import { asked, begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -210,6 +211,26 @@ test("where allow throws the other process is refused, and learns why", async ()
   const words = "`allow` has failed for process";
   await assertRejects(() => begin(path, { signal }), PeerNotAllowedError, words);
   assertEquals(log.errors.length, 1);
+  assertEquals(app.status().state, "serving");
+});
+
+test("a refusal that cannot be sent ends nothing", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  await using app = await begin(path, {
+    logger: log,
+    allow: () => {
+      // More than a frame may have.
+      throw new Error("x".repeat(maxFrameBytes));
+    },
+  });
+  await app.ready();
+  for (let i = 0; i < 2; i++) {
+    using conn = await connect(path);
+    assertEquals(await conn.read(new Uint8Array(1)).catch(() => null), null);
+    await until(() => log.errors.length === i + 1);
+  }
   assertEquals(app.status().state, "serving");
 });
 
