@@ -782,7 +782,6 @@ export class Generation implements AsyncDisposable {
     } finally {
       this.#handover = undefined;
     }
-    if (attempt) attempt.isReady = true;
     const limit = Math.max(own, longestProbation);
     if (probation > limit) {
       throw new HandoverError(
@@ -790,6 +789,7 @@ export class Generation implements AsyncDisposable {
           "generation whose predecessor has as long a one itself",
       );
     }
+    if (attempt) attempt.isReady = true;
     if (this.#attempt && this.#attempt !== attempt) {
       // Its process would take over from that one in turn, and undo what was deployed.
       const what = `Another process, ${details.successor}, has taken over`;
@@ -1148,6 +1148,11 @@ const lastWordsTime = 1000;
 
 /** The generations of this process that have not left. */
 const running = new Set<Generation>();
+
+/** Whether this process has a generation at that path which is not ready: no other one can take over. */
+export function isStarting(path: string): boolean {
+  return [...running].some((app) => app.path === path && app.status().state === "starting");
+}
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;

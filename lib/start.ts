@@ -25,7 +25,7 @@ import { guarded } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
-import { Generation, type StartOptions } from "./restart.ts";
+import { Generation, isStarting, type StartOptions } from "./restart.ts";
 import { endStarter, keepOutput, ownToken } from "./successor.ts";
 
 /**
@@ -58,6 +58,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   const logger = guarded(options.logger ?? { error: console.error });
   const began = performance.now();
   let told = began;
+  let hasOwn = false;
   for (let delay = 5;; delay = Math.min(2 * delay, 200)) {
     const taken = await takePath(path, options);
     if (taken instanceof UnixListener) return await first(path, taken, { ...options, logger });
@@ -66,12 +67,21 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
     const now = performance.now();
     const late = now - told > answerTimeout;
     if (late) told = now;
-    // It passes, as a rule, and is worth a word when it does not.
+    // The wait ends by itself, as a rule; where it does not, or cannot, it is an error.
     logger[late ? "error" : "debug"]?.(
       `Waiting for ${Math.round((now - began) / 1000)} s to take over at ${
         formatPath(path)
       }: ${outcome}`,
     );
+    if (!hasOwn && isStarting(path)) {
+      hasOwn = true;
+      logger.error?.(
+        `Cannot take over at ${
+          formatPath(path)
+        } yet: this process has started a generation there that ` +
+          "is not ready; call its ready(), or its stop() before start()",
+      );
+    }
     await pause(delay, options.signal);
   }
 }

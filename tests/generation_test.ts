@@ -543,7 +543,28 @@ test("as process 1, a generation leaves no zombie of a restart that failed", {
   assertEquals(JSON.parse(await child.line()), [1, 2, []]);
 });
 
-test("a program that fails before it is ready, and tries again, is waited for", async () => {
+test("start() says so when it waits for a generation of its own process that is not ready", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const first = await begin(path);
+  const log = new KeptLog();
+  const second = begin(path, { logger: log });
+  await until(() => log.errors.length > 0);
+  assertMatch(
+    String(log.errors[0][0]),
+    /this process has started a generation there that is not ready/,
+  );
+  await first.stop();
+  await (await second).stop();
+  assertEquals(log.errors.length, 1);
+});
+
+for (const refused of [[], ["900000"]]) {
+  const fails = refused.length > 0 ? "whose ready() is refused" : "that fails before it is ready";
+  test(`a program ${fails}, and that tries again, is waited for`, () => triesAgain(refused));
+}
+
+async function triesAgain(refused: string[]): Promise<void> {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const tries = new URL("./fixtures/tries.ts", import.meta.url).pathname;
@@ -551,14 +572,14 @@ test("a program that fails before it is ready, and tries again, is waited for", 
   const port = portOf(app.serve(here, saying("first")));
   await app.ready();
   // Longer than a process that has failed took to end.
-  const args = ["run", "-A", "--no-check", tries, path, "3", "1500"];
+  const args = ["run", "-A", "--no-check", tries, path, "3", "1500", ...refused];
   const { pid, generation } = await app.restart({ program: Deno.execPath(), args });
   assertEquals(generation, 2);
   await app.finished;
   assertEquals(await asked(port), `${pid}, in try 3`);
   Deno.kill(pid, "SIGTERM");
   await until(() => pathStatus(path) === undefined);
-});
+}
 
 test("a program that fails again and again is ended when its time is over", async () => {
   using directory = new Directory();
