@@ -88,7 +88,10 @@ function parse(args: string[]): Request {
   if (rest.length > 0) throw new UsageError(`There is one path too many: "${rest[0]}"`);
   if (json && command !== "status") throw new UsageError("--json is for status");
   seconds ??= command === "status" ? 10 : Infinity;
-  const signal = expiring(seconds, command === "status" ? "No answer" : "Not done");
+  const what = command === "status"
+    ? `The service at ${formatPath(path)} has not answered`
+    : "Not done";
+  const signal = expiring(seconds, what);
   return { command: command as Request["command"], path, json, signal };
 }
 

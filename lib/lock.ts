@@ -22,12 +22,23 @@ export async function locked<T>(
     throw new TypeError(`A control socket is a path in the file system, not ${formatPath(path)}`);
   }
   for (;;) {
-    const raw = lockFile(`${path}.lock`, `Cannot lock ${formatPath(path)}`);
+    const raw = lockOf(path);
     if (raw !== undefined) {
       using _lock = new Fd(raw);
       const result = step();
       return result instanceof Promise ? await result : result;
     }
     await pause(5, signal);
+  }
+}
+
+/** @throws {Deno.errors.NotFound} When there is no directory to lock it in. */
+function lockOf(path: string): number | undefined {
+  try {
+    return lockFile(`${path}.lock`, `Cannot lock ${formatPath(path)}`);
+  } catch (cause) {
+    if (!(cause instanceof Deno.errors.NotFound)) throw cause;
+    const what = `There is no directory for the control socket ${formatPath(path)}: create it`;
+    throw Object.assign(new Deno.errors.NotFound(what), { code: "ENOENT", cause });
   }
 }

@@ -552,15 +552,15 @@ export class Generation implements AsyncDisposable {
     successor.ended.then(async ({ how, lastWords }) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
-      const words = lastWords ? `; the last it said was: ${indented(lastWords)}` : "";
-      outcome.reject(new HandoverError(`${named(successor)} ${how}${words}`));
+      outcome.reject(new HandoverError(`${named(successor)} ${how}${saying(lastWords)}`));
     }, (error) => outcome.reject(error));
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {
       if (attempt.isReady) return;
       const why = attempt.failure ? `; when it tried: ${attempt.failure.message}` : "";
       const what = `${named(successor)} was not ready after ${readyTimeout} ms${why}`;
-      const error = new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
+      const words = saying(successor.lastWords);
+      const error = new HandoverError(what + words, "ERR_HANDOVER_TIMEOUT");
       successor.kill();
       // When the restart has failed, the next one may begin.
       if (attempt.handover) this.#handover?.abort(error);
@@ -778,7 +778,9 @@ export class Generation implements AsyncDisposable {
     try {
       await this.#offer(channel, attempt !== undefined, handover.signal);
       this.#log("offered", began, details);
-      ({ probation } = await expect(channel, "ready", readyTimeout, handover.signal));
+      const late = `Process ${details.successor}, the next generation, was not ready after ` +
+        `${readyTimeout} ms: the \`readyTimeout\` of the generation that runs`;
+      ({ probation } = await expect(channel, "ready", readyTimeout, late, handover.signal));
     } finally {
       this.#handover = undefined;
     }
@@ -802,7 +804,11 @@ export class Generation implements AsyncDisposable {
     // It may have left already, in good health: what comes next tells.
     await channel.tell({ type: "draining" });
     this.#log("withdrawn", began, details);
-    await expect(channel, "healthy", probation + answerTimeout);
+    const limits = `its probation of ${probation} ms and \`answerTimeout\``;
+    const late =
+      `Process ${details.successor}, the next generation, did not say that it is healthy in ` +
+      limits;
+    await expect(channel, "healthy", probation + answerTimeout, late);
   }
 
   #refusal(
@@ -1208,14 +1214,27 @@ function named({ pid }: Successor): string {
   return pid === undefined ? "The next generation" : `The next generation, process ${pid},`;
 }
 
-/** The frame that has to come next. */
+/** The last words of a process, as the end of a message. */
+function saying(lastWords: string): string {
+  return lastWords ? `; the last it said was: ${indented(lastWords)}` : "";
+}
+
+/**
+ * The frame that has to come next.
+ *
+ * @param late What to say when it does not come in time.
+ */
 async function expect<T extends Frame["type"]>(
   channel: Channel,
   type: T,
   timeout: number,
+  late: string,
   signal?: AbortSignal,
 ): Promise<Frame & { type: T }> {
-  const frame = await channel.receive({ timeout, signal });
+  const frame = await channel.receive({ timeout, signal }).catch((cause) => {
+    if (cause.code !== "ERR_HANDOVER_TIMEOUT" || cause === signal?.reason) throw cause;
+    throw new HandoverError(late, cause.code, { cause });
+  });
   if (frame?.type === type) return frame as Frame & { type: T };
   if (!frame) throw new HandoverError(`The next generation ended before it was ${type}`);
   if (frame.type === "failed") {

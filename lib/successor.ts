@@ -157,7 +157,7 @@ export class Successor {
       );
     }
     using output = new OutputCopies();
-    this.#shell = new Deno.Command("/bin/sh", {
+    this.#shell = spawn(command, {
       args: ["-c", starter, launcher, program, ...args],
       cwd,
       env: {
@@ -168,9 +168,14 @@ export class Successor {
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
-    }).spawn();
+    });
     this.ended = this.#run(command);
     this.ended.catch(() => {});
+  }
+
+  /** The last that it has said so far. */
+  get lastWords(): string {
+    return this.#lastWords.trim();
   }
 
   /** Its number, when it is there. */
@@ -203,7 +208,7 @@ export class Successor {
     // What it has started may hold its output open.
     using late = expiring(lastWordsTime, () => new Error("That was all"));
     await unlessAborted(output, late.signal).catch(() => {});
-    const lastWords = this.#lastWords.trim();
+    const { lastWords } = this;
     if (!isWanted && !this.#isKilled) throw notStarted(command, code, lastWords);
     return { how, lastWords };
   }
@@ -247,6 +252,21 @@ export class Successor {
     // One that may not be looked into has no known environment (proc(5), "environ").
     if (this.#process) kill(this.#process);
     killAllWith(`${tokenVariable}=${this.token}`);
+  }
+}
+
+/** Starts /bin/sh for a command. */
+function spawn(command: Command, options: Deno.CommandOptions): Deno.ChildProcess {
+  try {
+    return new Deno.Command("/bin/sh", options).spawn();
+  } catch (cause) {
+    if (!(cause instanceof Deno.errors.NotCapable)) throw cause;
+    throw Object.assign(
+      new Deno.errors.NotCapable(
+        `${cannotStart(command)}: the service that is to start it runs without --allow-run=/bin/sh`,
+      ),
+      { cause },
+    );
   }
 }
 

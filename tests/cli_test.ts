@@ -225,7 +225,10 @@ test("what is no service is named", async () => {
   }
   using silent = listen(directory.join("silent.sock"));
   const late = await run("status", silent.addr.path!, "--timeout", "0.2");
-  assertEquals([late.code, late.stderr], [1, "No answer after 0.2 s\n"]);
+  assertEquals([late.code, late.stderr], [
+    1,
+    `The service at ${JSON.stringify(silent.addr.path)} has not answered after 0.2 s\n`,
+  ]);
 });
 
 test("who is refused is told so, and so is who would take over", async () => {
