@@ -26,7 +26,7 @@ import { remembered } from "./descriptor.ts";
 import { desert } from "./gate.ts";
 import { servingOf } from "./http.ts";
 import { checkDuration } from "./response.ts";
-import type { Busy, Serving } from "./serving.ts";
+import { type Busy, clientAt, type Connection, type Serving } from "./serving.ts";
 
 /** Options of {@linkcode drain}. */
 export interface DrainOptions {
@@ -116,9 +116,9 @@ export async function clientsOf(listeners: Accepting[], numbers: number[]): Prom
 interface ClientsLeaveOptions {
   milliseconds: number;
   /** Those that are not waited for. */
-  except?: (raw: number) => boolean;
+  except?: (connection: Connection) => boolean;
   /** Called at each look, with those that are still there. */
-  look?: (left: number[]) => void;
+  look?: (left: Connection[]) => void;
   hurry?: AbortSignal;
   signal?: AbortSignal;
 }
@@ -128,7 +128,7 @@ interface ClientsLeaveOptions {
  * accepts is not among them.
  */
 export class Clients {
-  readonly #cookies = new Map<number, bigint>();
+  readonly #connections = new Map<number, Connection>();
   readonly #isHttp: boolean;
 
   /** @param isHttp Whether a client that has closed its half of a connection has left. */
@@ -139,21 +139,22 @@ export class Clients {
   /** Counts a connection in. */
   add(raw: number): void {
     const cookie = cookieIfSocket(raw);
-    if (cookie !== undefined) this.#cookies.set(raw, cookie);
+    if (cookie === undefined) return;
+    this.#connections.set(raw, { raw, cookie, client: clientAt(raw) });
   }
 
-  /** The descriptors of those that are still open here. */
-  #open(): number[] {
-    for (const [raw, cookie] of this.#cookies) {
-      if (cookieIfSocket(raw) !== cookie) this.#cookies.delete(raw);
+  /** Those that are still open here. */
+  #open(): Connection[] {
+    for (const { raw, cookie } of this.#connections.values()) {
+      if (cookieIfSocket(raw) !== cookie) this.#connections.delete(raw);
     }
-    return [...this.#cookies.keys()];
+    return [...this.#connections.values()];
   }
 
-  /** The descriptors of those that have not left. */
-  left(): number[] {
+  /** Those that have not left. */
+  left(): Connection[] {
     const open = this.#open();
-    return this.#isHttp ? open.filter((raw) => !hasLeft(raw)) : open;
+    return this.#isHttp ? open.filter(({ raw }) => !hasLeft(raw)) : open;
   }
 
   /** Waits until they have left, but for the excepted; resolves to how many have not in time. */
@@ -164,7 +165,7 @@ export class Clients {
     for (;;) {
       const there = this.left();
       look?.(there);
-      const left = there.filter((raw) => !except(raw)).length;
+      const left = there.filter((connection) => !except(connection)).length;
       const now = performance.now();
       if (left === 0 || now >= end || hurry?.aborted) return left;
       await pause(Math.min(intervalFor(left), end - now), signal);
@@ -173,7 +174,7 @@ export class Clients {
 
   /** Ends what is left, both ways. */
   cut(): void {
-    for (const raw of this.#open()) shutdownBoth(raw);
+    for (const { raw } of this.#open()) shutdownBoth(raw);
   }
 }
 
@@ -222,7 +223,7 @@ export async function finish(
   const hangUp = new HangUp(serving);
   const left = await clients.leave({
     milliseconds: deadline,
-    except: (raw) => leavesAtShutdown(raw, serving),
+    except: (connection) => leavesAtShutdown(connection, serving),
     look: (there) => void hangUp.look(there, serving.busy(there), false),
     hurry,
     signal,
@@ -290,9 +291,9 @@ const hangUpRate = 4;
  * Whether `shutdown()` makes the client leave without a loss: a client of HTTP/2, which gets GOAWAY; or one
  * of either version that has had `Connection: close`, and sends no more if it is of HTTP/1.
  */
-function leavesAtShutdown(raw: number, serving: Serving): boolean {
-  const protocol = serving.protocolOf(raw);
-  return protocol === "HTTP/2" || protocol === "HTTP/1 or 2" && serving.wasTold(raw);
+function leavesAtShutdown(connection: Connection, serving: Serving): boolean {
+  const protocol = serving.protocolOf(connection);
+  return protocol === "HTTP/2" || protocol === "HTTP/1 or 2" && serving.wasTold(connection);
 }
 
 /**
@@ -302,7 +303,7 @@ function leavesAtShutdown(raw: number, serving: Serving): boolean {
 class HangUp {
   readonly #serving: Serving;
   /** Connections whose receiving half was ended. */
-  readonly #ended = new Map<number, bigint>();
+  readonly #ended = new Set<bigint>();
   #lastLook = performance.now();
 
   constructor(serving: Serving) {
@@ -313,38 +314,36 @@ class HangUp {
    * Looks at the connections that are left; a few at a time are hung up on. Gives whether some of them are
    * about to be, or to be closed by Deno.
    */
-  look(left: number[], busy: Busy, isDue: boolean): boolean {
+  look(left: Connection[], busy: Busy, isDue: boolean): boolean {
     const now = performance.now();
     let budget = Math.ceil(hangUpRate * (now - this.#lastLook)) || 1;
     this.#lastLook = now;
     let isLeaving = false;
-    for (const raw of left) {
-      const cookie = cookieIfSocket(raw);
-      if (cookie === undefined) continue;
-      if (this.#ended.get(raw) === cookie) {
+    for (const connection of left) {
+      if (this.#ended.has(connection.cookie)) {
         isLeaving = true;
         continue;
       }
-      const quiet = busy.has(raw) ? undefined : this.#quietTimeOf(raw, isDue);
+      const quiet = busy.has(connection) ? undefined : this.#quietTimeOf(connection, isDue);
       if (quiet === undefined) continue;
       isLeaving = true;
-      if (budget === 0 || !isQuiet(raw, quiet)) continue;
+      if (budget === 0 || !isQuiet(connection.raw, quiet)) continue;
       budget--;
-      this.#ended.set(raw, cookie);
-      shutdownRead(raw);
+      this.#ended.add(connection.cookie);
+      shutdownRead(connection.raw);
     }
     return isLeaving;
   }
 
   /** How long a connection is quiet before it is hung up on; undefined for those that are not. */
-  #quietTimeOf(raw: number, isDue: boolean): number | undefined {
-    const protocol = this.#serving.protocolOf(raw);
-    if (protocol === "HTTP/1" && this.#serving.wasTold(raw)) return quietTime;
+  #quietTimeOf(connection: Connection, isDue: boolean): number | undefined {
+    const protocol = this.#serving.protocolOf(connection);
+    if (protocol === "HTTP/1" && this.#serving.wasTold(connection)) return quietTime;
     if (!isDue || protocol === "HTTP/2" || protocol === "WebSocket") return undefined;
     if (protocol !== undefined) return quietTime;
     // With TLS every request is noted: none has come.
     if (!this.#serving.tls) return undefined;
-    return traffic(raw)?.received === 0n ? quietTime : quietTimeBeforeRequest;
+    return traffic(connection.raw)?.received === 0n ? quietTime : quietTimeBeforeRequest;
   }
 }
 
@@ -359,8 +358,9 @@ export async function hangUpOnTold(
 ): Promise<void> {
   const hangUp = new HangUp(serving);
   while (!isOver()) {
-    const there = clients.left();
-    if (!serving.leaving && !there.some((raw) => serving.wasTold(raw))) {
+    // A look costs some calls to the kernel for each connection.
+    const there = serving.hasTold ? clients.left() : [];
+    if (!serving.leaving && !there.some((connection) => serving.wasTold(connection))) {
       serving.forgetTold();
       return;
     }

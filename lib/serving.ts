@@ -261,15 +261,13 @@ export class Serving {
     this.#many = Math.max(1000, 2 * this.#protocols.size);
   }
 
-  /** What the client at the other end of `raw` speaks; undefined before its first request is noted. */
-  protocolOf(raw: number): Protocol | undefined {
-    const client = keyOf(peerAddress(raw));
+  /** What a client speaks; undefined before its first request is noted. */
+  protocolOf({ client }: Connection): Protocol | undefined {
     return client === undefined ? undefined : this.#protocols.get(client);
   }
 
-  /** Whether the last answer on `raw` said that the connection closes. */
-  wasTold(raw: number): boolean {
-    const client = keyOf(peerAddress(raw));
+  /** Whether the last answer on a connection said that it closes. */
+  wasTold({ client }: Connection): boolean {
     return client !== undefined && this.#told.has(client);
   }
 
@@ -285,9 +283,23 @@ export class Serving {
   }
 
   /** The requests that are being answered now to clients at the other ends of `connections`. */
-  busy(connections: number[]): Busy {
+  busy(connections: Connection[]): Busy {
     return new Busy(this.#active, this.#protocols, connections);
   }
+}
+
+/** A connection that came in at the server. */
+export interface Connection {
+  readonly raw: number;
+  /** By which it is told from a later one of that number (SO_COOKIE). */
+  readonly cookie: bigint;
+  /** The client at its other end; undefined on a unix socket. */
+  readonly client: string | undefined;
+}
+
+/** The client at the other end of `raw`, by its address. */
+export function clientAt(raw: number): string | undefined {
+  return keyOf(peerAddress(raw));
 }
 
 /** The connections on which requests are being answered, at one moment. */
@@ -302,10 +314,10 @@ export class Busy {
   constructor(
     active: ReadonlyMap<Request, Client>,
     protocols: ReadonlyMap<string, Protocol>,
-    connections: number[],
+    connections: Connection[],
   ) {
     if (active.size === 0) return;
-    const here = new Set(connections.map((raw) => keyOf(peerAddress(raw))));
+    const here = new Set(connections.map(({ client }) => client));
     for (const [request, client] of active) {
       const key = keyOf(client);
       this.#clients.add(key);
@@ -316,9 +328,9 @@ export class Busy {
     }
   }
 
-  /** Whether a request is being answered on `raw`. */
-  has(raw: number): boolean {
-    return this.#clients.size > 0 && this.#clients.has(keyOf(peerAddress(raw)));
+  /** Whether a request is being answered on a connection. */
+  has({ client }: Connection): boolean {
+    return this.#clients.has(client);
   }
 }
 
