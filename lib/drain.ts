@@ -117,8 +117,8 @@ interface ClientsLeaveOptions {
   milliseconds: number;
   /** Those that are not waited for. */
   except?: (connection: Connection) => boolean;
-  /** Called at each look, with those that are still there. */
-  look?: (left: Connection[]) => void;
+  /** Called at each look. */
+  look?: () => void;
   hurry?: AbortSignal;
   signal?: AbortSignal;
 }
@@ -129,6 +129,7 @@ interface ClientsLeaveOptions {
  */
 export class Clients {
   readonly #connections = new Map<number, Connection>();
+  readonly #byClient = new Map<string, Connection>();
   readonly #isHttp: boolean;
 
   /** @param isHttp Whether a client that has closed its half of a connection has left. */
@@ -140,7 +141,17 @@ export class Clients {
   add(raw: number): void {
     const cookie = cookieIfSocket(raw);
     if (cookie === undefined) return;
-    this.#connections.set(raw, { raw, cookie, client: clientAt(raw) });
+    const connection = { raw, cookie, client: clientAt(raw) };
+    this.#connections.set(raw, connection);
+    if (connection.client !== undefined) this.#byClient.set(connection.client, connection);
+  }
+
+  /** The connection of one client, if it is still open here. */
+  connectionOf(client: string): Connection | undefined {
+    const connection = this.#byClient.get(client);
+    return connection && cookieIfSocket(connection.raw) === connection.cookie
+      ? connection
+      : undefined;
   }
 
   /** Those that are still open here. */
@@ -164,7 +175,7 @@ export class Clients {
     const end = performance.now() + milliseconds;
     for (;;) {
       const there = this.left();
-      look?.(there);
+      look?.();
       const left = there.filter((connection) => !except(connection)).length;
       const now = performance.now();
       if (left === 0 || now >= end || hurry?.aborted) return left;
@@ -224,7 +235,7 @@ export async function finish(
   const left = await clients.leave({
     milliseconds: deadline,
     except: (connection) => leavesAtShutdown(connection, serving),
-    look: (there) => void hangUp.look(there, serving.busy(there), false),
+    look: () => hangUp.lookAtTold(clients),
     hurry,
     signal,
   });
@@ -335,6 +346,18 @@ class HangUp {
     return isLeaving;
   }
 
+  /** Looks at the clients alone that were told to leave; most of them do, and there are few others. */
+  lookAtTold(clients: Clients): void {
+    const serving = this.#serving;
+    const told: Connection[] = [];
+    for (const client of serving.told) {
+      const connection = clients.connectionOf(client);
+      if (connection) told.push(connection);
+      else serving.forgetTold(client);
+    }
+    if (told.length > 0) this.look(told, serving.busy(told), false);
+  }
+
   /** How long a connection is quiet before it is hung up on; undefined for those that are not. */
   #quietTimeOf(connection: Connection, isDue: boolean): number | undefined {
     const protocol = this.#serving.protocolOf(connection);
@@ -358,14 +381,9 @@ export async function hangUpOnTold(
 ): Promise<void> {
   const hangUp = new HangUp(serving);
   while (!isOver()) {
-    // A look costs some calls to the kernel for each connection.
-    const there = serving.hasTold ? clients.left() : [];
-    if (!serving.leaving && !there.some((connection) => serving.wasTold(connection))) {
-      serving.forgetTold();
-      return;
-    }
-    hangUp.look(there, serving.busy(there), false);
-    await pause(intervalFor(there.length));
+    hangUp.lookAtTold(clients);
+    if (!serving.leaving && serving.told.size === 0) return;
+    await pause(intervalFor(serving.told.size));
   }
 }
 

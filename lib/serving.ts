@@ -101,15 +101,15 @@ export class Serving {
     if (this.#told.size === 0) this.#watching = false;
   }
 
-  /** Forgets which clients were told to leave: they have left, or were hung up on. */
-  forgetTold(): void {
-    this.#told.clear();
-    if (!this.leaving) this.#watching = false;
+  /** The clients that were told to leave by the last answer on their connection. */
+  get told(): ReadonlySet<string> {
+    return this.#told;
   }
 
-  /** Whether some clients were told to leave since the last request on their connection. */
-  get hasTold(): boolean {
-    return this.#told.size > 0;
+  /** Forgets that a client was told to leave: it has. */
+  forgetTold(client: string): void {
+    this.#told.delete(client);
+    if (this.#told.size === 0 && !this.leaving) this.#watching = false;
   }
 
   /**
