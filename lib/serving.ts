@@ -428,10 +428,20 @@ function closeDelimited(answer: Response): Response {
   headers.delete("content-length");
   headers.set("connection", "close");
   const { status, statusText } = answer;
-  // Deno knows the length of a body that it was given as a whole, also as a stream (2.9).
-  const body = answer.body?.pipeThrough(new TransformStream()) ??
-    new ReadableStream({ start: (controller) => controller.close() });
-  return new Response(body, { headers, status, statusText });
+  return new Response(withoutLength(answer.body), { headers, status, statusText });
+}
+
+/** A body of which Deno does not know the length: of one that it was given as a whole it does (2.9). */
+function withoutLength(body: ReadableStream<Uint8Array> | null): ReadableStream<Uint8Array> {
+  const reader = body?.getReader();
+  return new ReadableStream({
+    async pull(controller) {
+      const { done, value } = await reader?.read() ?? { done: true };
+      if (done) controller.close();
+      else controller.enqueue(value!);
+    },
+    cancel: (reason) => reader?.cancel(reason),
+  });
 }
 
 /** The client closes the connection, so that no request of its can be on the way. */
