@@ -36,7 +36,7 @@ export function isRunning(pid: number): boolean {
   return pid <= 0 || libc().kill(pid, 0) === 0 || errno() !== errnos.ESRCH;
 }
 
-/** One process, and no other one that gets its number later. */
+/** Identifies one process: a later process may get the same number, but not the same start time. */
 export interface ProcessId {
   pid: number;
   /** When it was started, in ticks since the system was (proc(5), "stat", field 22). */

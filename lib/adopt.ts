@@ -347,9 +347,9 @@ export function captureListener<T>(
 
 /**
  * Where a socket may be made that stands in for `raw`, as far as this process may use others than the
- * first. Each address has ports of its own, and those of 127.0.0.1 may all be in use: so comes another
- * one of the 2^24 of loopback. Where neither is to be had, because loopback is down or IPv4 refused, the
- * address of `raw` itself is.
+ * first. Each address has ports of its own, and those of 127.0.0.1 may all be in use: a random one of the
+ * 2^24 loopback addresses is next. Where loopback is down, or IPv4 is refused, the address of `raw` itself
+ * is the last.
  */
 function* standInHosts(raw: number): Generator<string> {
   yield "127.0.0.1";

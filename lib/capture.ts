@@ -32,7 +32,7 @@ export type Slot = Registration;
 interface Loop {
   trap: number;
   runtime: number;
-  /** What the runtime watches: looked at also when no descriptor is left, to see who is connected. */
+  /** The descriptors that the runtime watches; kept open, so that they can be read when no descriptor is free. */
   watched: Registrations;
 }
 
@@ -185,7 +185,7 @@ export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
     try {
       return make(place);
     } catch (error) {
-      // The first place is the one that the documentation names.
+      // The error of the first place is thrown: the documentation names that place.
       first ??= { error };
     }
   }

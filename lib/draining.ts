@@ -9,8 +9,8 @@ type Listener = EventListenerOrEventListenerObject;
 type Change = (type: string, listener: Listener | null, options?: unknown) => void;
 
 /**
- * An abort signal whose listeners are the program's: one that throws, or rejects, neither ends the process
- * nor keeps the others from being called. (Deno reports what a listener throws as an uncaught error; up to
+ * An abort signal for listeners of the program: a listener that throws, or rejects, neither ends the
+ * process nor keeps the other listeners from being called. (Deno reports what a listener throws as an uncaught error; up to
  * 2.6 it calls no further listener of the signal then.)
  */
 export class Draining {
