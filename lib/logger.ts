@@ -10,6 +10,8 @@ export interface Logger {
   debug?(message: string, ...details: unknown[]): void;
   /** What an operator may want to know. */
   info?(message: string, ...details: unknown[]): void;
+  /** What works, and is probably not what was meant: it names what to change. */
+  warn?(message: string, ...details: unknown[]): void;
   /** What went wrong. */
   error?(message: string, ...details: unknown[]): void;
 }
@@ -31,6 +33,7 @@ export function printError(...message: unknown[]): void {
 class Guarded implements Logger {
   readonly debug: Logger["debug"];
   readonly info: Logger["info"];
+  readonly warn: Logger["warn"];
   readonly error: Logger["error"];
 
   constructor(logger: Logger) {
@@ -43,9 +46,10 @@ class Guarded implements Logger {
         fail(error);
       }
     };
-    const { debug, info, error } = logger;
+    const { debug, info, warn, error } = logger;
     this.debug = debug && guard("debug");
     this.info = info && guard("info");
+    this.warn = warn && guard("warn");
     this.error = error && guard("error");
   }
 }
@@ -53,7 +57,9 @@ class Guarded implements Logger {
 /**
  * A logger that fails must not end the service: what it was told is printed to stderr, with the error,
  * as far as that can be written to.
+ *
+ * @param logger Without one, warnings and errors go to the console.
  */
-export function guarded(logger: Logger): Logger {
+export function guarded(logger: Logger = { warn: console.warn, error: console.error }): Logger {
   return logger instanceof Guarded ? logger : new Guarded(logger);
 }

@@ -70,7 +70,7 @@ export class Rehearsal implements AsyncDisposable {
       ...this.#options,
       // The process is that of the test.
       exitTimeout: false,
-      logger: noticing("ready", resolve, guarded(this.#options.logger ?? { error: console.error })),
+      logger: noticing("ready", resolve, guarded(this.#options.logger)),
     });
     this.#generations.add(app);
     const running = (async () => await this.#main(app))();
@@ -107,6 +107,7 @@ function noticing(wanted: string, notice: () => void, logger: Logger): Logger {
       if ((details[0] as { phase?: string } | undefined)?.phase === wanted) notice();
       logger.info?.(message, ...details);
     },
+    warn: (message, ...details) => logger.warn?.(message, ...details),
     error: (message, ...details) => logger.error?.(message, ...details),
   };
 }

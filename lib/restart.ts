@@ -88,7 +88,7 @@ export interface StartOptions extends DrainOptions {
    * and nothing is taken from it. @default {those of the same user, and of root}
    */
   allow?: PeerCheck;
-  /** Where to log each phase, with its duration. @default {the console: errors alone} */
+  /** Where to log each phase, with its duration. @default {the console: warnings and errors alone} */
   logger?: Logger;
   /** Ends the wait for the generation that runs. */
   signal?: AbortSignal;
@@ -198,7 +198,7 @@ export class Generation implements AsyncDisposable {
     // It is logged; that nobody waits for it must not end the process.
     this.finished.catch(() => {});
     this.#options = options;
-    this.#logger = guarded(options.logger ?? { error: console.error });
+    this.#logger = guarded(options.logger);
     this.#draining = new Draining((error) => {
       this.#logger.error?.("A listener of `draining` has failed; leaving goes on", error);
     });

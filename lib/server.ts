@@ -30,7 +30,7 @@ export interface ServerOptions extends Omit<SendOptions, "signal"> {
    * learns that from its end of the stream. @default {those of the same user, and of root}
    */
   allow?: PeerCheck;
-  /** Where to log. @default {errors alone, to console.error} */
+  /** Where to log. @default {the console: warnings and errors alone} */
   logger?: Logger;
   /** Shuts the server down, as {@linkcode Server.shutdown} does. */
   signal?: AbortSignal;
@@ -151,7 +151,7 @@ export class Server implements AsyncDisposable {
     if (maxMetaBytes !== undefined) checkMaxMetaBytes(maxMetaBytes);
     if (stallTimeout !== undefined) checkDuration("stallTimeout", stallTimeout);
     this.#allow = allow;
-    this.#logger = guarded(options.logger ?? { error: console.error });
+    this.#logger = guarded(options.logger);
     this.finished = this.#run();
     // It is logged; that nobody waits for it must not end the process.
     this.finished.catch(() => {});

@@ -55,7 +55,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   keepOutput();
   endStarter();
   const { answerTimeout = 10_000 } = options;
-  const logger = guarded(options.logger ?? { error: console.error });
+  const logger = guarded(options.logger);
   const began = performance.now();
   let told = began;
   let hasOwn = false;

@@ -42,7 +42,7 @@ async function printed(run: () => Promise<void>, last: string): Promise<unknown[
 }
 
 for (const [how, fail] of Object.entries(ways)) {
-  const logger: Logger = { debug: fail, info: fail, error: fail };
+  const logger: Logger = { debug: fail, info: fail, warn: fail, error: fail };
 
   test(`a logger that ${how} ends no server, and its words are on stderr`, async () => {
     using directory = new Directory();
@@ -87,18 +87,19 @@ for (const [how, fail] of Object.entries(ways)) {
 }
 
 test("an error that cannot be printed is lost, and so is what cannot be looked at", async () => {
-  const { error } = console;
-  console.error = () => {
+  const { warn, error } = console;
+  console.warn = console.error = () => {
     throw new Error("No space left on device");
   };
   try {
     printError("lost");
-    guarded({ error: console.error }).error!("lost");
+    guarded().error!("lost");
+    guarded().warn!("lost");
     const rejecting = () => Promise.reject(failure);
     guarded({ error: rejecting }).error!("lost");
     await new Promise((resolve) => setTimeout(resolve, 1));
   } finally {
-    console.error = error;
+    Object.assign(console, { warn, error });
   }
   printError({
     get [Symbol.toStringTag](): string {
@@ -112,7 +113,7 @@ test("an error that cannot be printed is lost, and so is what cannot be looked a
 
 test("a level that a logger does not have stays absent", () => {
   const logger = guarded({ error() {} });
-  assertEquals([logger.debug, logger.info], [undefined, undefined]);
+  assertEquals([logger.debug, logger.info, logger.warn], [undefined, undefined, undefined]);
   assertEquals(guarded(logger), logger);
 });
 
