@@ -19,6 +19,23 @@ export interface FileStatus {
   ino: bigint;
   /** For a device: its own number. */
   rdev: bigint;
+  /** Permissions. */
+  mode: number;
+}
+
+/** Device and inode of a file, which no other one has while it is in use, and a name of it without symbolic links. */
+export interface FileIdentity {
+  path: string;
+  dev: bigint;
+  ino: bigint;
+}
+
+/** Whether both are the same file. */
+export function isSameFile(
+  a: { dev: bigint; ino: bigint } | undefined,
+  b: { dev: bigint; ino: bigint },
+): boolean {
+  return a !== undefined && a.dev === b.dev && a.ino === b.ino;
 }
 
 const kinds: Record<number, FileStatus["kind"]> = {
@@ -63,6 +80,7 @@ function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
     dev: stat.read(status, "st_dev"),
     ino: stat.read(status, "st_ino"),
     rdev: stat.read(status, "st_rdev"),
+    mode: stat.read(status, "st_mode") & 0o7777,
   };
 }
 
@@ -173,16 +191,76 @@ export function openDirectory(path: string, attempt: string): number {
 
 /**
  * Opens the file at `path`, made if need be, and locks it (flock(2)); undefined while another process
- * has it locked. Closing the descriptor, or the end of the process, unlocks it.
+ * has it locked. `unlockFile`, or the end of the process, unlocks it.
+ *
+ * flock(2) takes a descriptor that is open for reading, and so any user may lock it who may read the
+ * file: its mode is 0644, whatever the umask. An existing file is opened without O_CREAT first, which in a
+ * directory with the sticky bit is refused for another user's file (proc(5), "protected_regular").
  */
 export function lockFile(path: string, attempt: string): number | undefined {
-  const flags = c.O_RDWR | c.O_CREAT | c.O_CLOEXEC | c.O_NOFOLLOW;
-  const raw = check(libc().open(cString(path), flags, 0o600), attempt);
-  if (uninterrupted(() => libc().flock(raw, c.LOCK_EX | c.LOCK_NB)) === 0) return raw;
-  const code = errno();
+  for (;;) {
+    const raw = openLock(path, attempt);
+    const locked = uninterrupted(() => libc().flock(raw, c.LOCK_EX | c.LOCK_NB));
+    const code = locked < 0 ? errno() : 0;
+    const { kind, dev, ino } = fileStatus(raw);
+    // The process that had it locked before has removed it, as a rule.
+    if (code === 0 && isSameFile(pathStatus(path), { dev, ino })) return raw;
+    closeRaw(raw);
+    if (code === 0) continue;
+    if (code === errnos.EAGAIN) return undefined;
+    throw systemError(code, `${attempt}: it is a ${kind} file`);
+  }
+}
+
+/** A descriptor of the file to lock. */
+function openLock(path: string, attempt: string): number {
+  const name = cString(path);
+  // The last one is for a FIFO, which would wait for a writer (open(2)).
+  const flags = c.O_RDONLY | c.O_CLOEXEC | c.O_NOFOLLOW | c.O_NONBLOCK;
+  for (;;) {
+    const there = libc().open(name, flags, 0);
+    if (there >= 0) {
+      const { kind } = fileStatus(there);
+      if (kind === "regular") return there;
+      closeRaw(there);
+      throw systemError(errnos.EEXIST, `${attempt}: there is a ${kind} in its place`);
+    }
+    let code = errno();
+    if (code === errnos.ENOENT) {
+      const made = libc().open(name, flags | c.O_CREAT | c.O_EXCL, 0o644);
+      if (made >= 0) {
+        // Fails on file systems without modes, where there is nothing to change.
+        libc().fchmod(made, 0o644);
+        return made;
+      }
+      code = errno();
+      if (code === errnos.EEXIST) continue;
+    }
+    const why = code === errnos.ELOOP ? ": it is a symbolic link" : "";
+    throw systemError(code, attempt + why);
+  }
+}
+
+/** Removes the file that `lockFile` has locked, where this process may, and unlocks it. */
+export function unlockFile(path: string, raw: number): void {
+  if (isSameFile(pathStatus(path), fileStatus(raw))) unlink(path);
   closeRaw(raw);
-  if (code === errnos.EAGAIN) return undefined;
-  throw systemError(code, attempt);
+}
+
+/** The file at `path`: which one it is, and its name without symbolic links; undefined when there is none. */
+export function locate(path: string): FileIdentity & { kind: FileStatus["kind"] } | undefined {
+  const raw = libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0);
+  if (raw < 0) {
+    // No descriptor may be left.
+    const status = pathStatus(path);
+    return status && { ...status, path };
+  }
+  try {
+    const status = fileStatus(raw);
+    return { ...status, path: readLink(`/proc/self/fd/${raw}`) ?? path };
+  } finally {
+    closeRaw(raw);
+  }
 }
 
 /** link(2): another name for the same file. */
@@ -206,9 +284,18 @@ export function rename(from: string, to: string): void {
   );
 }
 
-/** chmod(2). */
-export function setMode(path: string, mode: number): void {
-  check(libc().chmod(cString(path), mode), () => `Cannot change the mode of ${quoted(path)}`);
+/** chmod(2) of that very file, if it is at `path` and has another mode; another one there stays as it is. */
+export function setMode(path: string, mode: number, file: { dev: bigint; ino: bigint }): void {
+  const attempt = () => `Cannot change the mode of ${quoted(path)}`;
+  const raw = check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
+  try {
+    const status = fileStatus(raw);
+    if (!isSameFile(status, file) || status.mode === mode) return;
+    // fchmod(2) refuses such a descriptor; its name leads to no other file.
+    check(libc().chmod(cString(`/proc/self/fd/${raw}`), mode), attempt);
+  } finally {
+    closeRaw(raw);
+  }
 }
 
 /** The offset of the open file description; -1 when it has none (a pipe, a terminal). */

@@ -123,6 +123,29 @@ function processStat(pid: number | "self"): ProcessStat | undefined {
   return { state: fields[0], parent: Number(fields[1]), started: fields[19] };
 }
 
+/**
+ * The process that has locked a file with flock(2), as far as proc(5) tells: the one that called it, which
+ * may have passed the descriptor on. Of another PID namespace it is not shown.
+ */
+export function lockHolder({ dev, ino }: { dev: bigint; ino: bigint }): number | undefined {
+  // gnu_dev_major(3): how stat(2) packs both numbers, which /proc/locks shows as the kernel has them.
+  const major = dev >> 8n & 0xfffn | dev >> 32n & ~0xfffn;
+  const minor = dev & 0xffn | dev >> 12n & ~0xffn;
+  const hex = (number: bigint) => number.toString(16).padStart(2, "0");
+  const file = `${hex(major)}:${hex(minor)}:${ino}`;
+  for (const line of readText("/proc/locks")?.split("\n") ?? []) {
+    // A line of a process that waits has an arrow behind the number.
+    const [, type, , , pid, where] = line.split(/ +/);
+    if (type === "FLOCK" && where === file) return Number(pid);
+  }
+  return undefined;
+}
+
+/** The name of a process's program, in at most 15 characters (proc(5), "comm"). */
+export function programOf(pid: number): string | undefined {
+  return readText(`/proc/${pid}/comm`)?.trimEnd();
+}
+
 /** One line of an epoll's fdinfo: a descriptor it watches. */
 export interface Registration {
   /** The number under which the descriptor was added. */

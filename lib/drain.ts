@@ -92,6 +92,8 @@ const sliceSize = 100;
 /** A listener whose connections are looked for, and the HTTP server on it, if there is one. */
 export interface Accepting {
   address?: Address;
+  /** Where its socket was bound before it was put on another one. */
+  formerAddresses?: Address[];
   serving?: Serving;
 }
 
@@ -105,8 +107,8 @@ export async function clientsOf(listeners: Accepting[], numbers: number[]): Prom
     if (i % sliceSize === sliceSize - 1) await pause(0);
     const local = localAddressOfConnection(raw);
     if (!local) continue;
-    for (const [at, { address }] of listeners.entries()) {
-      if (isThere(local, address)) all[at].add(raw);
+    for (const [at, listener] of listeners.entries()) {
+      if (cameInAt(local, listener)) all[at].add(raw);
     }
   }
   return all;
@@ -412,8 +414,8 @@ export function countConnections(listeners: Accepting[]): number[] {
   for (const raw of census()) {
     const local = localAddressOfConnection(raw);
     if (!local) continue;
-    for (const [at, { address, serving }] of listeners.entries()) {
-      if (isThere(local, address) && !(serving && hasLeft(raw))) counts[at]++;
+    for (const [at, listener] of listeners.entries()) {
+      if (cameInAt(local, listener) && !(listener.serving && hasLeft(raw))) counts[at]++;
     }
   }
   return counts;
@@ -423,6 +425,11 @@ function localAddressOfConnection(raw: number): Address | undefined {
   return ifSocket(raw, ({ listening, type }) => {
     return listening || type !== "stream" ? undefined : localAddress(raw);
   });
+}
+
+/** Whether a connection with this local address came in at that listener. */
+function cameInAt(local: Address, { address, formerAddresses = [] }: Accepting): boolean {
+  return isThere(local, address) || formerAddresses.some((former) => isThere(local, former));
 }
 
 /** Whether a connection with this local address came in at a listener with that one. */

@@ -35,10 +35,36 @@ export interface OfferedItem {
   key: string;
   /** Where a unix listener is reached, which the socket itself may not know. */
   path?: string;
+  /** Which file a unix socket is bound to: what else may be at the path is not its own. */
+  file?: OfferedFile;
   /** A process of another kind that has the same socket, and may change its flags (`donor.ts`). */
   donor?: number;
   /** Bytes of state; only `kind: "state"` has them, and it has no descriptor. */
   bytes?: number;
+}
+
+/** A file: JSON has no number as long as those of stat(2). */
+export interface OfferedFile {
+  /** A name without symbolic links. */
+  path: string;
+  /** Its device, in decimal digits. */
+  dev: string;
+  /** Its inode, in decimal digits. */
+  ino: string;
+}
+
+/** A file as it is offered. */
+export function offeredFile(
+  { path, dev, ino }: { path: string; dev: bigint; ino: bigint },
+): OfferedFile {
+  return { path, dev: String(dev), ino: String(ino) };
+}
+
+/** What was offered as that. */
+export function fileOf(
+  { path, dev, ino }: OfferedFile,
+): { path: string; dev: bigint; ino: bigint } {
+  return { path, dev: BigInt(dev), ino: BigInt(ino) };
 }
 
 /** A listener or datagram socket of a generation, in a report. */
@@ -165,6 +191,21 @@ const path: Check<string> = (value, where) => {
   throw new WrongField(value, where, "the path of a unix socket (1 to 107 bytes)");
 };
 
+/** A name of a file (limits.h, PATH_MAX). */
+const filePath: Check<string> = (value, where) => {
+  const { length } = new TextEncoder().encode(name(value, where));
+  if (length > 0 && length < 4096 && !(value as string).includes("\0")) return value as string;
+  throw new WrongField(value, where, "the path of a file (1 to 4095 bytes)");
+};
+
+/** dev_t and ino_t of stat(2). */
+const digits: Check<string> = (value, where) => {
+  const fits = /^(0|[1-9]\d{0,19})$/.test(name(value, where)) &&
+    BigInt(value as string) < 1n << 64n;
+  if (fits) return value as string;
+  throw new WrongField(value, where, "an integer of 64 bits, in decimal digits,");
+};
+
 function oneOf<Word extends string>(allowed: Record<Word, true>): Check<Word> {
   return (value, where) => {
     if (typeof value === "string" && Object.hasOwn(allowed, value)) return value as Word;
@@ -212,6 +253,7 @@ const anyItem = object<OfferedItem>({
   }),
   key: name,
   path: optional(path),
+  file: optional(object<OfferedFile>({ path: filePath, dev: digits, ino: digits })),
   donor: optional(donor),
   bytes: optional(bytes),
 });

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { Fd } from "../ffi/fd.ts";
+import { Fd, replace } from "../ffi/fd.ts";
 import {
   deafDatagramSocket,
   deafListener,
@@ -60,6 +60,14 @@ export class Gate implements Disposable {
     exchange(this.#slot, this.#deaf.raw);
     this.#cookie = socketCookie(this.#slot.tfd);
     this.#open = false;
+  }
+
+  /** Has the object, whether it is on its socket or off it, have what `raw` is open on in place of that. */
+  exchange(raw: number): void {
+    replace(raw, this.fd.raw);
+    if (!this.#open || this.closed) return;
+    exchange(this.#slot, raw);
+    this.#cookie = socketCookie(this.#slot.tfd);
   }
 
   /** Whether its owner has closed the object. */

@@ -6,10 +6,11 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
+import { type FileIdentity, isSameFile, locate, pathStatus } from "../ffi/file.ts";
 import { quoted } from "../ffi/quote.ts";
 import type { Address } from "../ffi/sockaddr.ts";
-import { localAddress, socketKind } from "../ffi/socket.ts";
-import type { OfferedItem } from "./frame.ts";
+import { isBound, localAddress, socketKind } from "../ffi/socket.ts";
+import { fileOf, type OfferedItem } from "./frame.ts";
 import { UnixListener } from "./listener.ts";
 
 /** A TCP address to listen on, as in `Deno.listen`. */
@@ -51,6 +52,8 @@ export interface Inherited {
   fd?: Fd;
   /** What was kept of state; others have none. */
   state?: Uint8Array;
+  /** Which file a unix listener is bound to, as far as that is known. */
+  file?: FileIdentity;
 }
 
 /** Things of one kind and one key are given out in the order in which they came. */
@@ -59,6 +62,8 @@ export class Inheritance implements Disposable {
 
   /** Takes the descriptor over. */
   add(inherited: Inherited): void {
+    const { item: { kind, file }, fd } = inherited;
+    if (kind === "listener") inherited.file = file ? fileOf(file) : fileByName(fd!);
     this.#left.push(inherited);
   }
 
@@ -87,11 +92,13 @@ export class Inheritance implements Disposable {
   }
 
   /**
-   * The listener or datagram socket that is to listen there: one that was asked for in the same words,
-   * or else one that is bound to the very same address.
+   * The listener or datagram socket that is to listen there: one that its path leads to, whatever it was
+   * called; or one that was asked for in the same words, or else one that is bound to the very same address.
    */
   takeBound(kind: "listener" | "datagram", place: Place): Inherited | undefined {
-    return this.take(kind, keyOf(place)) ??
+    const there = "path" in place ? pathStatus(place.path) : undefined;
+    return (there && this.#remove(({ file }) => file !== undefined && isSameFile(file, there))) ??
+      this.take(kind, keyOf(place)) ??
       this.#remove(({ item, fd }) =>
         item.kind === kind && isAt(place, localAddress(fd!.raw), item.key === bound)
       );
@@ -122,7 +129,7 @@ export class Inheritance implements Disposable {
       if (item.kind !== "listener" || item.path === undefined) return words;
       try {
         // Another service may have the path by now.
-        new UnixListener(fd!, item.path).leave();
+        new UnixListener(fd!, item.path, inherited.file).leave();
       } catch (error) {
         // Whether this process may remove it is up to its directory.
         words += ` (its path stays: ${(error as Error).message})`;
@@ -137,6 +144,15 @@ export class Inheritance implements Disposable {
   [Symbol.dispose](): void {
     for (const { fd } of this.#left.splice(0)) fd?.[Symbol.dispose]();
   }
+}
+
+/** The file of a listener whose offer does not tell: the one that is where the socket is bound. */
+function fileByName(fd: Fd): FileIdentity | undefined {
+  const address = localAddress(fd.raw);
+  const name = address && "path" in address ? address.path : null;
+  if (name === null || name.startsWith("\0")) return undefined;
+  const there = locate(name);
+  return there?.kind === "socket" && isBound(name) ? there : undefined;
 }
 
 /** The key of what is known by where it is bound alone. */

@@ -4,8 +4,19 @@
  * @module
  */
 
-import { closeAll, Fd, setNonblocking } from "../ffi/fd.ts";
-import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
+import { closeAll, Fd, replace, setNonblocking } from "../ffi/fd.ts";
+import {
+  type FileIdentity,
+  type FileStatus,
+  isSameFile,
+  link,
+  locate,
+  openDirectory,
+  pathStatus,
+  rename,
+  setMode,
+  unlink,
+} from "../ffi/file.ts";
 import { abandon, breathe, hasten, isReady, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
 import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
@@ -45,10 +56,28 @@ export interface ListenOptions {
 export function listen(path: string, options: ListenOptions = {}): UnixListener {
   const attempt = `Cannot listen on ${formatPath(path)}`;
   const { mode, replace = false } = options;
-  const raw = replace && !path.startsWith("\0")
-    ? listenOver(path, attempt, mode)
+  const { raw, file } = replace && !path.startsWith("\0")
+    ? listenOver(path, attempt, mode, rename)
     : listenAt(path, attempt, mode);
-  return new UnixListener(new Fd(raw), path);
+  return new UnixListener(new Fd(raw), path, file);
+}
+
+/**
+ * The same as {@linkcode listen} at a path where no process listens: the file of a socket that has outlived
+ * its process is replaced, and never that of another one.
+ *
+ * @throws {Deno.errors.AddrInUse} When a process listens there, and be it since a moment ago.
+ */
+export function listenWhereFree(path: string, { mode }: { mode?: number } = {}): UnixListener {
+  if (path.startsWith("\0")) return listen(path, { mode });
+  if (isBound(path)) throw isServed(path);
+  const { raw, file } = listenOver(
+    path,
+    `Cannot listen on ${formatPath(path)}`,
+    mode,
+    moveWhereFree,
+  );
+  return new UnixListener(new Fd(raw), path, file);
 }
 
 /**
@@ -74,7 +103,14 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   readonly #raw: number;
   /** Why it accepts no more. */
   #end: Error | undefined;
-  #file: FileStatus | undefined;
+  /** Which file is bound to it, while that is to be removed with it. */
+  #file: FileIdentity | undefined;
+  /** Its permissions when it was last seen at the path: somebody may have changed them. */
+  #mode: number | undefined;
+  /** A further name that it has been given. */
+  #link: string | undefined;
+  /** Rejects what waits on a socket that another one has taken the place of. */
+  readonly #exchanged = new Error("The listener is on another socket");
   #referenced = true;
   readonly #keepsAlive = () => this.#referenced;
   /** How often in a row there was somebody to accept without waiting. */
@@ -88,9 +124,10 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * Takes over a listening unix stream socket.
    *
    * @param path Whose file to remove on close; without it no file is touched.
+   * @param file Which file that is, if another one may be at the path. @default {the one that is there}
    * @throws {NotUnixListenerError} When `fd` is something else; it stays open, with the caller.
    */
-  constructor(fd: Fd, path?: string) {
+  constructor(fd: Fd, path?: string, file?: FileIdentity) {
     if (!isUnixStream(fd.raw, { listening: true })) {
       throw new NotUnixListenerError(`Descriptor ${fd.raw} is not a unix stream listener`);
     }
@@ -102,7 +139,34 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     this.addr = path === undefined
       ? localAddress(fd.raw) as UnixAddress
       : { transport: "unix", path };
-    if (path !== undefined && !path.startsWith("\0")) this.#file = pathStatus(path);
+    if (path === undefined || path.startsWith("\0")) return;
+    this.#file = file ?? locate(path);
+    // Takes note of its mode.
+    void this.isReachable;
+  }
+
+  /**
+   * Which file is bound to it, if that is known.
+   *
+   * @ignore
+   */
+  get file(): FileIdentity | undefined {
+    return this.#file;
+  }
+
+  /**
+   * Whether its path leads to it: the file may have been removed, another service may have bound its own,
+   * and a symbolic link in the path may have been changed.
+   *
+   * @ignore
+   */
+  get isReachable(): boolean {
+    const { path } = this.addr;
+    if (!this.#file || !path) return true;
+    const there = pathStatus(path);
+    if (!isSameFile(there, this.#file)) return false;
+    this.#mode = there!.mode;
+    return true;
   }
 
   /**
@@ -126,7 +190,11 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       }
       this.#immediate = 0;
       this.#hastenIfOften();
-      await ready(raw, "readable", { keepsAlive: this.#keepsAlive, owner: this, signal });
+      try {
+        await ready(raw, "readable", { keepsAlive: this.#keepsAlive, owner: this, signal });
+      } catch (error) {
+        if (error !== this.#exchanged) throw error;
+      }
     }
   }
 
@@ -178,8 +246,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   close(): void {
     this.#finish("The listener was closed");
     const raw = this.fd.take();
-    const { path } = this.addr;
-    if (this.#file && path && same(pathStatus(path), this.#file)) unlink(path);
+    if (this.#file) this.#unlink(this.#file);
     closeAll([raw]);
   }
 
@@ -189,11 +256,83 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   leave(): void {
+    this.depart()?.();
+  }
+
+  /**
+   * Stops listening; gives what removes the path, where no other process goes on listening there.
+   *
+   * @ignore
+   */
+  depart(): (() => void) | undefined {
     const file = this.#file;
-    const { path } = this.addr;
     this.keepPath();
     this[Symbol.dispose]();
-    if (file && path && same(pathStatus(path), file) && !isBound(path)) unlink(path);
+    // Any name of it does.
+    const isLeft = () =>
+      file &&
+      this.#namesOf(file).some((name) => isSameFile(pathStatus(name), file) && !isBound(name));
+    return isLeft() ? () => void (isLeft() && this.#unlink(file!)) : undefined;
+  }
+
+  /** Every name by which the file may be found. */
+  #namesOf({ path }: FileIdentity): string[] {
+    const names = [this.addr.path!, path, this.#link];
+    return [...new Set(names.filter((name) => name !== undefined))];
+  }
+
+  /** Removes its file, and no other one. */
+  #unlink(file: FileIdentity): void {
+    for (const name of this.#namesOf(file)) if (isSameFile(pathStatus(name), file)) unlink(name);
+  }
+
+  /**
+   * Gives the file that mode, if its path leads to it.
+   *
+   * @ignore
+   */
+  setMode(mode: number): void {
+    if (this.#file && this.isReachable) setMode(this.addr.path!, mode, this.#file);
+  }
+
+  /**
+   * Has the path lead to it again: the file gets that name too, if it still has one anywhere. Where it has
+   * none, it cannot get one again (link(2)): then this gives a new listener that was bound at the path. Gives
+   * undefined where there is nothing to do.
+   *
+   * @param mode Permissions of a new file. @default {those of the old one}
+   * @throws {Deno.errors.AddrInUse} When another process listens there.
+   * @ignore
+   */
+  restorePath(
+    mode = this.#mode,
+  ): { by: "link" } | { by: "bind"; listener: UnixListener } | undefined {
+    const file = this.#file;
+    const { path } = this.addr;
+    if (!file || !path || this.isReachable) return undefined;
+    if (linkedWhereFree(file, path)) {
+      this.#link = locate(path)?.path;
+      return { by: "link" };
+    }
+    return { by: "bind", listener: listenWhereFree(path, { mode }) };
+  }
+
+  /**
+   * Goes on with the socket of another listener, which is closed without its path; who waits for a connection
+   * waits on.
+   *
+   * @ignore
+   */
+  become(other: UnixListener): void {
+    const removeOld = this.#file;
+    abandon(this.#raw, this, () => this.#exchanged);
+    replace(other.fd.raw, this.#raw);
+    // Where it has another name still, nobody listens there any more.
+    if (removeOld) this.#unlink(removeOld);
+    this.#file = other.file;
+    this.#link = undefined;
+    other.keepPath();
+    other[Symbol.dispose]();
   }
 
   /** Closes the listener unless it is closed. */
@@ -217,9 +356,16 @@ const manyInARow = 8;
 const many = 32;
 const shortly = 10;
 
-function listenAt(path: string, attempt: string, mode: number | undefined): number {
+/** A socket, and the file that it is bound to; a name in the abstract namespace has none. */
+interface BoundSocket {
+  raw: number;
+  file?: FileIdentity;
+}
+
+function listenAt(path: string, attempt: string, mode: number | undefined): BoundSocket {
   try {
-    return listenUnix(path, attempt, { mode });
+    const raw = listenUnix(path, attempt, { mode });
+    return { raw, file: path.startsWith("\0") ? undefined : locate(path) };
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     const holder = path.startsWith("\0") || isBound(path)
@@ -231,35 +377,102 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
 }
 
 /**
- * Binds beside `path` and renames over it. A name beside it may be too long for a socket address; by
- * way of its directory's descriptor it is not.
+ * Binds beside `path`, and has `move` move the file there. A name beside it may be too long for a socket
+ * address; by way of its directory's descriptor it is not.
  */
-function listenOver(path: string, attempt: string, mode: number | undefined): number {
+function listenOver(
+  path: string,
+  attempt: string,
+  mode: number | undefined,
+  move: (from: string, to: string) => void,
+): BoundSocket {
   // A path that nobody could connect to is refused before anything is made.
   packUnix(path, attempt);
-  const there = pathStatus(path);
-  if (there && there.kind !== "socket") {
-    const what = there.kind === "regular" ? "a file" : `a ${there.kind}`;
-    throw new Deno.errors.AlreadyExists(`${attempt}: there is ${what} that is no socket`);
-  }
-  const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
+  checkReplaceable(path, attempt);
+  const id = crypto.randomUUID().slice(0, 8);
+  const beside = `${path}.${id}`;
   if (new TextEncoder().encode(beside).length <= maxPathBytes) {
-    return renamed(listenUnix(beside, attempt, { mode }), beside, path);
+    return moved(listenUnix(beside, attempt, { mode }), beside, path, move);
   }
   const directory = path.slice(0, path.lastIndexOf("/") + 1);
-  const name = crypto.randomUUID().slice(0, 8);
   using opened = new Fd(openDirectory(directory || ".", attempt));
-  const raw = listenUnix(`/proc/self/fd/${opened.raw}/${name}`, attempt, { mode });
-  return renamed(raw, `${directory}${name}`, path);
+  const raw = listenUnix(`/proc/self/fd/${opened.raw}/${id}`, attempt, { mode });
+  return moved(raw, `${directory}${id}`, path, move);
 }
 
-function renamed(raw: number, from: string, to: string): number {
+/** @throws {Deno.errors.AlreadyExists} When there is something that is no socket. */
+function checkReplaceable(path: string, attempt: string): void {
+  const there = pathStatus(path);
+  if (!there || there.kind === "socket") return;
+  const what = there.kind === "regular" ? "a file" : `a ${there.kind}`;
+  throw new Deno.errors.AlreadyExists(`${attempt}: there is ${what} that is no socket`);
+}
+
+function moved(
+  raw: number,
+  from: string,
+  to: string,
+  move: (from: string, to: string) => void,
+): BoundSocket {
   try {
-    rename(from, to);
-    return raw;
+    const file = locate(from);
+    move(from, to);
+    const name = to.slice(to.lastIndexOf("/") + 1);
+    return { raw, file: file && { ...file, path: `${directoryOf(file.path)}${name}` } };
   } catch (error) {
     closeAll([raw]);
     unlink(from);
+    throw error;
+  }
+}
+
+function directoryOf(path: string): string {
+  return path.slice(0, path.lastIndexOf("/") + 1);
+}
+
+/**
+ * Gives a file another name, which no other file has that a process listens on.
+ *
+ * @throws {Deno.errors.AddrInUse} When one does.
+ */
+function moveWhereFree(from: string, to: string): void {
+  try {
+    // Unlike rename(2) it replaces nothing, and be it bound since a moment ago.
+    link(from, to);
+    unlink(from);
+    return;
+  } catch {
+    // A dead socket is there, or the file system has one name a file.
+  }
+  if (isBound(to)) throw isServed(to);
+  rename(from, to);
+}
+
+function isServed(path: string): Error {
+  const error = new Deno.errors.AddrInUse(
+    `Cannot listen on ${formatPath(path)}: another instance is serving there; ` +
+      "stop it, or listen on another path",
+  );
+  return Object.assign(error, { code: "EADDRINUSE" });
+}
+
+/** Gives a socket's file, where it still has a name, a further one; gives whether that was possible. */
+function linkedWhereFree(file: FileIdentity, path: string): boolean {
+  const there = pathStatus(file.path);
+  if (there?.kind !== "socket" || !isSameFile(there, file)) return false;
+  checkReplaceable(path, `Cannot listen on ${formatPath(path)}`);
+  const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
+  try {
+    link(file.path, beside);
+  } catch {
+    // Another file system (EXDEV), another user's file (proc(5), "protected_hardlinks"), or one name a file.
+    return false;
+  }
+  try {
+    moveWhereFree(beside, path);
+    return true;
+  } catch (error) {
+    unlink(beside);
     throw error;
   }
 }
@@ -289,7 +502,7 @@ export function closeNativeListener(
 ): void {
   const now = pathStatusOf(listener);
   const { path } = listener.addr as Deno.UnixAddr;
-  const aside = first && now && (keep || !same(now, first))
+  const aside = now && (keep || !first || !isSameFile(now, first))
     ? `${path}.${crypto.randomUUID().slice(0, 8)}`
     : undefined;
   if (aside) link(path!, aside);
@@ -298,8 +511,4 @@ export function closeNativeListener(
   } finally {
     if (aside) rename(aside, path!);
   }
-}
-
-function same(a: FileStatus | undefined, b: FileStatus): boolean {
-  return a !== undefined && a.dev === b.dev && a.ino === b.ino;
 }

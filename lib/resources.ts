@@ -6,7 +6,8 @@
  */
 
 import { dup, Fd } from "../ffi/fd.ts";
-import { fileStatus, pathStatus, setMode } from "../ffi/file.ts";
+import { fileStatus, pathStatus } from "../ffi/file.ts";
+import { isReady } from "../ffi/poll.ts";
 import { isRunning } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
@@ -16,10 +17,18 @@ import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } from "./drain.ts";
-import type { OfferedItem, ReportedSocket } from "./frame.ts";
+import { offeredFile, type OfferedItem, type ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
-import { type Inheritance, keyOf, type Place, type TcpPlace } from "./inheritance.ts";
-import { listen, UnixListener } from "./listener.ts";
+import {
+  type Inheritance,
+  type Inherited,
+  keyOf,
+  type Place,
+  type TcpPlace,
+  type UnixPlace,
+} from "./inheritance.ts";
+import { listenWhereFree, UnixListener } from "./listener.ts";
+import type { Logger } from "./logger.ts";
 import type { Serving } from "./serving.ts";
 
 /** A native object on a listener. */
@@ -55,15 +64,24 @@ interface Resource {
   serving?: Serving;
   /** What the kernel says that it is bound to. */
   address?: Address;
+  /** Where it was bound before its path was restored. */
+  formerAddresses?: Address[];
   /** Who removes its path, if it has one. */
   unix?: UnixListener;
+  /** What was bound at its path in its place: it goes there when no client waits at the old socket. */
+  next?: UnixListener;
   close(): void;
 }
+
+/** What an object is made on. */
+interface Bound extends Pick<Resource, "fd" | "unix" | "next"> {}
 
 /** Everything that one generation has open; nothing is accepted before `open()`. */
 export class Resources {
   readonly #inheritance: Inheritance;
   readonly #isRecent: () => boolean;
+  readonly #inUseAdvice: string;
+  readonly #logger: Logger;
   readonly #all = new Set<Resource>();
   #isOpen = false;
   #hasLeft = false;
@@ -72,37 +90,43 @@ export class Resources {
   /** The same, as far as they were found. */
   #found: Clients[] = [];
 
-  /**
-   * Looks for what is asked for in `inheritance` first.
-   *
-   * @param isRecent Whether the generation before was ended just now: its addresses may take a moment
-   * to be free.
-   */
-  constructor(inheritance: Inheritance, isRecent: () => boolean) {
+  /** Looks for what is asked for in `inheritance` first. */
+  constructor(
+    inheritance: Inheritance,
+    { isRecent, inUseAdvice = "", logger }: {
+      /** Whether the generation before was ended just now: its addresses may take a moment to be free. */
+      isRecent: () => boolean;
+      /** What to do about an address that is in use. */
+      inUseAdvice?: string;
+      logger: Logger;
+    },
+  ) {
     this.#inheritance = inheritance;
     this.#isRecent = isRecent;
+    this.#inUseAdvice = inUseAdvice;
+    this.#logger = logger;
   }
 
   /** Makes a native object on the listener at `place`, inherited or new. */
   listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
-      using used = bound.dup();
+      using used = bound.fd.dup();
       const { object, serving, announce, close } = make(used);
       return this.#add(object, bound, { announce, close }, () => {
         const key = keyOf(place);
         if (!("path" in place)) return { item: { kind: "listener", key }, serving };
         const { path } = place;
         Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path });
-        const unix = new UnixListener(bound.dup(), path);
-        return { item: { kind: "listener", key, path }, serving, unix };
+        const { unix, next } = bound;
+        return { item: { kind: "listener", key, path }, serving, unix, next };
       });
     });
   }
 
   /** Makes a native object on the datagram socket at `place`, inherited or new. */
   datagram(place: TcpPlace): Deno.DatagramConn {
-    return this.#claim("datagram", place, bindUdp, (bound) => {
-      using used = bound.dup();
+    return this.#claim("datagram", place, (place) => ({ fd: bindUdp(place) }), (bound) => {
+      using used = bound.fd.dup();
       const socket = fdPacketConn(used);
       const item = { kind: "datagram", key: keyOf(place) } as const;
       return this.#add(socket, bound, { close: () => socket.close() }, () => ({ item }));
@@ -136,8 +160,8 @@ export class Resources {
   #claim<P extends Place, T>(
     kind: "listener" | "datagram",
     place: P,
-    bind: (place: P) => Fd,
-    make: (bound: Fd) => T,
+    bind: (place: P) => Bound,
+    make: (bound: Bound) => T,
   ): T {
     if (this.#hasLeft) {
       throw new TypeError("Cannot listen: this generation has left, or is leaving");
@@ -145,45 +169,82 @@ export class Resources {
     using claimed = new DisposableStack();
     const inherited = this.#inheritance.takeBound(kind, place);
     if (inherited) claimed.defer(() => this.#inheritance.putBack(inherited));
-    const bound = inherited?.fd ?? this.#bind(place, bind);
-    if (!inherited) claimed.defer(() => unbind(bound, place));
-    else if ("path" in place && place.mode !== undefined) setMode(place.path, place.mode);
+    const bound = inherited ? this.#inherit(inherited, place) : this.#bind(place, bind);
+    if (!inherited) claimed.use(bound.fd);
+    claimed.defer(() => {
+      // What was inherited is still the other generation's.
+      if (inherited) bound.unix?.keepPath();
+      bound.unix?.leave();
+      bound.next?.leave();
+    });
     const made = make(bound);
     claimed.move();
-    bound[Symbol.dispose]();
+    bound.fd[Symbol.dispose]();
     return made;
+  }
+
+  /** What was inherited, with its path leading to it. */
+  #inherit({ fd, file }: Inherited, place: Place): Bound {
+    if (!("path" in place) || place.path.startsWith("\0")) return { fd: fd! };
+    using unfinished = new DisposableStack();
+    const { path, mode } = place;
+    const isAnothers = !file && !isBound(path);
+    const unix = new UnixListener(fd!.dup(), path, file);
+    unfinished.defer(() => {
+      unix.keepPath();
+      unix[Symbol.dispose]();
+    });
+    const next = isAnothers ? listenWhereFree(path, { mode }) : this.#restorePath(unix, mode);
+    // Where it is not known whose file is there, its mode is left as it is.
+    if (mode !== undefined && file && !next) unix.setMode(mode);
+    unfinished.move();
+    return { fd: fd!, unix, next };
+  }
+
+  /** Sees to it that the path of a listener leads to it; gives the one that was bound there in its place. */
+  #restorePath(unix: UnixListener, mode?: number): UnixListener | undefined {
+    const restored = unix.restorePath(mode);
+    if (!restored) return undefined;
+    const path = formatPath(unix.addr.path!);
+    if (restored.by === "link") {
+      // As when a link in the path leads to another release.
+      this.#logger.info?.(`${path} led to another place: the listener was linked there`);
+      return undefined;
+    }
+    this.#logger.warn?.(
+      `The socket file ${path} was removed, so that no client could connect: the path was bound anew; ` +
+        "keep cleaners of temporary files away from it",
+    );
+    return restored.listener;
   }
 
   /** Adds what is on `bound`, which stays the caller's; closes the object if it cannot. */
   #add<T extends object>(
     object: T,
-    bound: Fd,
+    bound: Bound,
     { announce, close }: Pick<Listening<T>, "announce" | "close">,
-    describe: () => Pick<Resource, "item" | "serving" | "unix">,
+    describe: () => Pick<Resource, "item" | "serving" | "unix" | "next">,
   ): T {
     using unfinished = new DisposableStack();
     unfinished.defer(close);
-    const fd = unfinished.use(bound.dup());
+    const fd = unfinished.use(bound.fd.dup());
     const gate = unfinished.use(new Gate(object, fd));
     // A server lets go of its socket a turn after it is closed.
     unfinished.defer(() => gate.shut());
     if (!this.#isOpen) gate.shut();
     const address = localAddress(fd.raw);
-    const resource = { ...describe(), fd, gate, address, close };
+    const resource: Resource = { ...describe(), fd, gate, address, close };
     this.#all.add(resource);
     unfinished.defer(() => this.#all.delete(resource));
-    unfinished.defer(() => {
-      resource.unix?.keepPath();
-      resource.unix?.[Symbol.dispose]();
-    });
     announce?.();
     whenClosed(object, () => this.#dropClosed());
     unfinished.move();
+    if (this.#isOpen) this.#goToNext(resource);
     return object;
   }
 
   /** Binds anew; what a predecessor that was killed has left behind may take a moment to go. */
-  #bind<P extends Place>(place: P, bind: (place: P) => Fd): Fd {
+  #bind<P extends Place>(place: P, bind: (place: P) => Bound): Bound {
     const end = performance.now() + bindPatience;
     for (;;) {
       try {
@@ -198,9 +259,14 @@ export class Resources {
 
   /** An error that says so when it is what was inherited that is in the way. */
   #inUse(place: Place, error: Error): Error {
+    if ("path" in place) return error;
     const beside = this.#inheritance.boundBeside(place);
-    if (!beside) return error;
-    const where = `${(place as TcpPlace).hostname ?? "0.0.0.0"}:${(place as TcpPlace).port}`;
+    const where = `${place.hostname ?? "0.0.0.0"}:${place.port}`;
+    if (!beside) {
+      if (!this.#inUseAdvice) return error;
+      const what = `Cannot listen on ${where}: another process listens there; ${this.#inUseAdvice}`;
+      return Object.assign(new Deno.errors.AddrInUse(what), { code: "EADDRINUSE", cause: error });
+    }
     return new Deno.errors.AddrInUse(
       `Cannot listen on ${where}: the generation before listens on ${formatAddress(beside)}, ` +
         "which covers some of it; ask for that, or stop the service before this change",
@@ -210,10 +276,56 @@ export class Resources {
   /** What there is to hand over; the descriptors stay here. */
   offered(): { item: OfferedItem; fd: Fd }[] {
     this.#dropClosed();
-    return [...this.#all].map(({ item, fd }) => {
+    return [...this.#all].map(({ item, fd, unix, next }) => {
       const donor = fd.donor !== undefined && isRunning(fd.donor) ? fd.donor : undefined;
-      return { item: { ...item, donor }, fd };
+      const { file } = next ?? unix ?? {};
+      return {
+        item: { ...item, donor, file: file && offeredFile(file) },
+        // The clients at the old one are this generation's.
+        fd: next?.fd ?? fd,
+      };
     });
+  }
+
+  /**
+   * Sees to it that the paths of unix listeners lead to them, while this generation accepts; gives what is in
+   * the way, in words.
+   */
+  restorePaths(): string[] {
+    const problems: string[] = [];
+    if (!this.#isOpen) return problems;
+    this.#dropClosed();
+    for (const resource of this.#all) {
+      const { unix, next } = resource;
+      if (!unix) continue;
+      try {
+        const restored = this.#restorePath(next ?? unix);
+        if (restored) {
+          next?.leave();
+          resource.next = restored;
+        }
+        this.#goToNext(resource);
+      } catch (error) {
+        problems.push((error as Error).message);
+      }
+    }
+    return problems;
+  }
+
+  /** Puts a listener on the socket that was bound in its place, as soon as no client waits at the old one. */
+  #goToNext(resource: Resource): void {
+    const { fd, gate, unix, next, address } = resource;
+    if (!next || !gate || !unix || !this.#isOpen || !this.#all.has(resource) || gate.closed) return;
+    // The one that serves here accepts them at once, as a rule.
+    if (isReady(fd.raw, "readable")) {
+      Deno.unrefTimer(setTimeout(() => this.#goToNext(resource), queueInterval));
+      return;
+    }
+    gate.exchange(next.fd.raw);
+    unix.become(next);
+    resource.next = undefined;
+    if (address) (resource.formerAddresses ??= []).push(address);
+    resource.address = localAddress(fd.raw);
   }
 
   /** Lets go of the sockets whose objects their owner has closed: nobody is to be connected to them. */
@@ -227,6 +339,7 @@ export class Resources {
     resource.gate?.[Symbol.dispose]();
     // The next generation may have it, and its path.
     resource.unix?.leave();
+    resource.next?.leave();
   }
 
   /** Accepts, for the first time or again. */
@@ -238,6 +351,7 @@ export class Resources {
       serving?.stay();
       gate?.open();
     }
+    for (const resource of this.#all) this.#goToNext(resource);
   }
 
   /** Takes note of the clients from here on: they may soon have to leave. */
@@ -287,9 +401,10 @@ export class Resources {
   release(): void {
     this.#hasLeft = true;
     using each = new DisposableStack();
-    for (const { gate, unix } of this.#all) {
+    for (const { gate, unix, next } of this.#all) {
       // The last one first: nobody is bound to the path any more when it is looked for.
       if (unix) each.defer(() => unix.leave());
+      if (next) each.defer(() => next.leave());
       if (gate) each.use(gate);
     }
   }
@@ -325,6 +440,9 @@ export class Resources {
     return [...this.#all].flatMap(({ item: { kind, key } }) => kind === "file" ? [key] : []);
   }
 }
+
+/** Milliseconds between two looks at whether clients still wait at a socket. */
+const queueInterval = 20;
 
 /** Milliseconds for which an address may still be in use after its owner was killed. */
 const bindPatience = 1000;
@@ -369,24 +487,12 @@ function sleep(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
 
-function bindListener(place: Place): Fd {
+function bindListener(place: Place): Bound {
   if (!("path" in place)) {
-    return bindNative(() => Deno.listen(place as Deno.TcpListenOptions));
+    return { fd: bindNative(() => Deno.listen(place as Deno.TcpListenOptions)) };
   }
-  const { path, mode } = place;
-  if (isBound(path)) {
-    throw new Deno.errors.AddrInUse(
-      `Cannot listen on ${formatPath(path)}: another instance is serving there`,
-    );
-  }
-  const listener = listen(path, { mode, replace: true });
-  return new Fd(listener.fd.take());
-}
-
-/** Closes what was bound for an object that was not made, and removes its path. */
-function unbind(bound: Fd, place: Place): void {
-  if ("path" in place) new UnixListener(bound, place.path).leave();
-  else bound[Symbol.dispose]();
+  const unix = listenWhereFree((place as UnixPlace).path, { mode: (place as UnixPlace).mode });
+  return { fd: unix.fd.dup(), unix };
 }
 
 function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {

@@ -21,7 +21,14 @@ import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descr
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
+import {
+  type Frame,
+  offeredFile,
+  type OfferedItem,
+  protocolVersion,
+  type Status,
+  unexpected,
+} from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
@@ -166,6 +173,9 @@ export class Generation implements AsyncDisposable {
   readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
+  #pathTimer: ReturnType<typeof setTimeout> | undefined;
+  /** What was in the way when the paths were last looked at, as far as it was logged. */
+  #pathProblems = "";
   readonly #signals = new Map<Deno.Signal, () => void>();
   /** Where it was started, which the program may change. */
   readonly #cwd = workingDirectory();
@@ -206,10 +216,17 @@ export class Generation implements AsyncDisposable {
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
-    this.#resources = new Resources(
-      origin.inheritance,
-      () => origin.predecessor !== undefined && origin.predecessor.gone,
-    );
+    this.#resources = new Resources(origin.inheritance, {
+      isRecent: () => origin.predecessor !== undefined && origin.predecessor.gone,
+      inUseAdvice: origin.predecessor
+        ? undefined
+        : `nothing listened at the control path ${
+          formatPath(path)
+        }. If that was removed from under a generation of this service, it puts it back within ${
+          pathInterval / 1000
+        } s, or at a signal of its \`restartOn\`: start again then`,
+      logger: this.#logger,
+    });
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
     this.#reserve = new Reserve();
@@ -391,6 +408,7 @@ export class Generation implements AsyncDisposable {
     // Before the first answer: there is no other handover before it has proved itself.
     if (predecessor && !predecessor.gone) this.#probation = new AbortController();
     void this.#answer();
+    void this.#restorePaths();
     await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
     if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
@@ -521,6 +539,8 @@ export class Generation implements AsyncDisposable {
     }
     const began = performance.now();
     let attempt: Attempt | undefined;
+    // Done when this returns, unless another process has the lock: the next generation comes by that path.
+    void this.#restorePaths();
     try {
       const successor = new Successor(
         command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
@@ -726,6 +746,7 @@ export class Generation implements AsyncDisposable {
       await channel.send(refused);
       return;
     }
+    void this.#restorePaths();
     this.#state = "handing over";
     const attempt = this.#attempt && isFrom(hello, channel.conn, this.#attempt)
       ? this.#attempt
@@ -838,7 +859,8 @@ export class Generation implements AsyncDisposable {
       items.push(item);
       descriptors.push({ fd });
     };
-    pass({ kind: "control", key: "" }, this.#control.fd);
+    const { file } = this.#control;
+    pass({ kind: "control", key: "", file: file && offeredFile(file) }, this.#control.fd);
     if (withOutput) {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
@@ -887,6 +909,8 @@ export class Generation implements AsyncDisposable {
       this.#resources.open();
       if (wasReady) void this.#answer();
       this.#logger.error?.("The handover failed; this generation goes on", error);
+      // The other one may have bound them, and remove them now.
+      void this.#restorePaths();
     }
     // If it lives after all, it is to leave.
     await this.#send(channel, { type: "rollback", reason: error.message }).catch(() => {});
@@ -950,6 +974,7 @@ export class Generation implements AsyncDisposable {
       },
       "release the sockets": () => this.#resources.release(),
       "leave the control path": () => {
+        clearTimeout(this.#pathTimer);
         // To lock it takes a descriptor, in this very turn.
         this.#reserve[Symbol.dispose]();
         unbound = this.#unbind();
@@ -1054,22 +1079,69 @@ export class Generation implements AsyncDisposable {
 
   /** Leaves the control path to the next generation, or removes it when nobody listens there. */
   async #unbind(): Promise<void> {
-    const { answerTimeout = 10_000 } = this.#options;
-    using late = expiring(
-      answerTimeout,
-      () => new Error(`Cannot lock the control path within ${answerTimeout} ms`),
-    );
-    const leave = () => this.#control.leave();
+    const remove = this.#control.depart();
+    if (!remove) return;
+    const { answerTimeout: timeout = 10_000 } = this.#options;
     try {
       // Another first generation may be about to listen there.
-      await locked(this.path, leave, late.signal);
+      await locked(this.path, remove, { timeout, logger: this.#logger });
     } catch (error) {
       this.#logger.debug?.(
         `Removing ${formatPath(this.path)} without its lock, unless another process listens there`,
         error,
       );
-      leave();
+      remove();
     }
+  }
+
+  /**
+   * Sees to it that the control path and those of the listeners lead here, now and again and again: the files
+   * may be removed while the service runs. While another generation may have them, nothing is done.
+   */
+  async #restorePaths(delay = firstPathDelay): Promise<void> {
+    clearTimeout(this.#pathTimer);
+    if (this.#hasLeft) return;
+    const problems = this.#state === "serving" ? this.#resources.restorePaths() : [];
+    try {
+      if (this.#state === "serving" && !this.#control.isReachable) await this.#restoreControlPath();
+    } catch (error) {
+      problems.push((error as Error).message);
+    }
+    if (this.#hasLeft) return;
+    const text = problems.join("; ");
+    // What a rolled back generation has bound is gone in a moment.
+    if (text === "") this.#pathProblems = "";
+    else if (text !== this.#pathProblems && delay >= patientPathDelay) {
+      this.#pathProblems = text;
+      this.#logger.error?.(
+        `Cannot put back a path that was removed or that another process has taken; trying again: ${text}`,
+      );
+    }
+    const next = text === "" ? pathInterval : Math.min(delay, pathInterval);
+    clearTimeout(this.#pathTimer);
+    this.#pathTimer = setTimeout(() => {
+      void this.#restorePaths(text === "" ? firstPathDelay : 2 * delay);
+    }, next);
+    Deno.unrefTimer(this.#pathTimer);
+  }
+
+  async #restoreControlPath(): Promise<void> {
+    const { answerTimeout: timeout = 10_000, mode } = this.#options;
+    const restore = () => {
+      if (this.#state !== "serving") return;
+      const restored = this.#control.restorePath(mode);
+      if (!restored) return;
+      const path = formatPath(this.path);
+      if (restored.by === "link") {
+        this.#logger.info?.(`The control path ${path} led to another place: it was linked there`);
+        return;
+      }
+      this.#control.become(restored.listener);
+      this.#logger.warn?.(
+        `The control path ${path} was removed: it was bound anew; keep cleaners of temporary files away from it`,
+      );
+    };
+    await locked(this.path, restore, { timeout, logger: this.#logger });
   }
 
   /** Heeds what the next generation has to say when it is healthy. */
@@ -1163,6 +1235,16 @@ export function isStarting(path: string): boolean {
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;
 const longestDelay = 1000;
+
+/**
+ * Milliseconds between two looks at the paths: a call to the kernel for each. Ten seconds without a client is
+ * what a removed file costs at most; and six wake-ups a minute are next to nothing.
+ */
+const pathInterval = 10_000;
+
+/** The same, doubled each time, while something is in the way; and how long until that is logged. */
+const firstPathDelay = 100;
+const patientPathDelay = 800;
 
 /** Milliseconds between two lines about what is left. */
 const reportInterval = 1000;

@@ -5,7 +5,6 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
-import { setMode } from "../ffi/file.ts";
 import { quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { socketKind } from "../ffi/socket.ts";
@@ -17,11 +16,11 @@ import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
+import { fileOf, type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
-import { listen, UnixListener } from "./listener.ts";
-import { locked } from "./lock.ts";
-import { guarded } from "./logger.ts";
+import { listenWhereFree, UnixListener } from "./listener.ts";
+import { checkControlPath, locked } from "./lock.ts";
+import { guarded, type Logger } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
@@ -60,7 +59,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   let told = began;
   let hasOwn = false;
   for (let delay = 5;; delay = Math.min(2 * delay, 200)) {
-    const taken = await takePath(path, options);
+    const taken = await takePath(path, { ...options, logger });
     if (taken instanceof UnixListener) return await first(path, taken, { ...options, logger });
     const outcome = await takeOver(path, taken, { ...options, logger }, began);
     if (outcome instanceof Generation) return outcome;
@@ -88,21 +87,33 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
 
 /**
  * Connects to the generation that runs at `path`, or listens there if none does; two that start at once
- * do so one after the other.
+ * do so one after the other. To connect takes no lock.
  */
 async function takePath(
   path: string,
-  { allow = sameUserOrRoot, mode, signal }: StartOptions,
+  options: StartOptions & { logger: Logger },
 ): Promise<UnixConn | UnixListener> {
-  return await locked<UnixConn | UnixListener>(path, async () => {
-    try {
-      return await connect(path, { allow, signal });
-    } catch (error) {
-      const { NotFound, ConnectionRefused } = Deno.errors;
-      if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
-      return listen(path, { mode, replace: true });
-    }
-  }, signal);
+  const { mode, answerTimeout: timeout = 10_000, logger, signal } = options;
+  checkControlPath(path);
+  return await connectIfServed(path, options) ?? await locked<UnixConn | UnixListener>(
+    path,
+    async () => await connectIfServed(path, options) ?? listenWhereFree(path, { mode }),
+    { timeout, logger, signal },
+  );
+}
+
+/** Connects to the process that listens at `path`; gives undefined when none does. */
+async function connectIfServed(
+  path: string,
+  { allow = sameUserOrRoot, signal }: StartOptions,
+): Promise<UnixConn | undefined> {
+  try {
+    return await connect(path, { allow, signal });
+  } catch (error) {
+    const { NotFound, ConnectionRefused } = Deno.errors;
+    if (error instanceof NotFound || error instanceof ConnectionRefused) return undefined;
+    throw error;
+  }
 }
 
 async function first(
@@ -132,16 +143,11 @@ async function first(
 async function receiveForeign(
   path: string,
   inheritance: Inheritance,
-  { allow = sameUserOrRoot, answerTimeout = 10_000, signal }: StartOptions,
+  options: StartOptions,
 ): Promise<UnixConn | undefined> {
-  let conn: UnixConn;
-  try {
-    conn = await connect(path, { allow, signal });
-  } catch (error) {
-    const { NotFound, ConnectionRefused } = Deno.errors;
-    if (error instanceof NotFound || error instanceof ConnectionRefused) return undefined;
-    throw error;
-  }
+  const { answerTimeout = 10_000, signal } = options;
+  const conn = await connectIfServed(path, options);
+  if (!conn) return undefined;
   using received = new DisposableStack();
   received.use(conn);
   const take: ReceiveCallback = (fd, meta) => {
@@ -214,8 +220,9 @@ async function takeOver(
   if (!passed) {
     throw new HandoverError("The offer is without a control socket", "ERR_HANDOVER_PROTOCOL");
   }
-  const control = new UnixListener(taken.use(passed.fd!), path);
-  if (options.mode !== undefined) setMode(path, options.mode);
+  const { file } = passed.item;
+  const control = new UnixListener(taken.use(passed.fd!), path, file && fileOf(file));
+  if (options.mode !== undefined && file) control.setMode(options.mode);
   const { pid } = answer;
   const generation = answer.generation + 1;
   logPhase(logger, "inherited", began, { generation, predecessor: pid });
