@@ -7,9 +7,10 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { type FileIdentity, isSameFile, locate, pathStatus } from "../ffi/file.ts";
+import { isBoundTo } from "../ffi/diag.ts";
 import { quoted } from "../ffi/quote.ts";
 import type { Address } from "../ffi/sockaddr.ts";
-import { isBound, localAddress, socketKind } from "../ffi/socket.ts";
+import { isBound, isUnixStream, localAddress, socketKind } from "../ffi/socket.ts";
 import { fileOf, type OfferedItem } from "./frame.ts";
 import { UnixListener } from "./listener.ts";
 
@@ -96,12 +97,25 @@ export class Inheritance implements Disposable {
    * called; or one that was asked for in the same words, or else one that is bound to the very same address.
    */
   takeBound(kind: "listener" | "datagram", place: Place): Inherited | undefined {
-    const there = "path" in place ? pathStatus(place.path) : undefined;
-    return (there && this.#remove(({ file }) => file !== undefined && isSameFile(file, there))) ??
+    return ("path" in place ? this.#takeAt(place.path) : undefined) ??
       this.take(kind, keyOf(place)) ??
       this.#remove(({ item, fd }) =>
         item.kind === kind && isAt(place, localAddress(fd!.raw), item.key === bound)
       );
+  }
+
+  /** The listener that a path leads to. */
+  #takeAt(path: string): Inherited | undefined {
+    const there = pathStatus(path);
+    if (there?.kind !== "socket") return undefined;
+    return this.#remove((inherited) => {
+      const { item: { kind }, fd, file } = inherited;
+      if (kind !== "listener") return false;
+      if (file) return isSameFile(file, there);
+      if (!isUnixStream(fd!.raw, { listening: true }) || !isBoundTo(fd!.raw, there)) return false;
+      inherited.file = locate(path);
+      return true;
+    });
   }
 
   /** Where a socket with the same port is bound that nobody has asked for. */
@@ -152,7 +166,8 @@ function fileByName(fd: Fd): FileIdentity | undefined {
   const name = address && "path" in address ? address.path : null;
   if (name === null || name.startsWith("\0")) return undefined;
   const there = locate(name);
-  return there?.kind === "socket" && isBound(name) ? there : undefined;
+  if (there?.kind !== "socket") return undefined;
+  return isBoundTo(fd.raw, there) ?? isBound(name) ? there : undefined;
 }
 
 /** The key of what is known by where it is bound alone. */

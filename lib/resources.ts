@@ -5,6 +5,7 @@
  * @module
  */
 
+import { isBoundTo } from "../ffi/diag.ts";
 import { dup, Fd } from "../ffi/fd.ts";
 import { fileStatus, pathStatus } from "../ffi/file.ts";
 import { isReady } from "../ffi/poll.ts";
@@ -188,7 +189,7 @@ export class Resources {
     if (!("path" in place) || place.path.startsWith("\0")) return { fd: fd! };
     using unfinished = new DisposableStack();
     const { path, mode } = place;
-    const isAnothers = !file && !isBound(path);
+    const isAnothers = !file && !leadsTo(path, fd!);
     const unix = new UnixListener(fd!.dup(), path, file);
     unfinished.defer(() => {
       unix.keepPath();
@@ -439,6 +440,12 @@ export class Resources {
   files(): string[] {
     return [...this.#all].flatMap(({ item: { kind, key } }) => kind === "file" ? [key] : []);
   }
+}
+
+/** Whether a path leads to a listener, of which it is not known what file it is bound to. */
+function leadsTo(path: string, { raw }: Fd): boolean {
+  const there = pathStatus(path);
+  return there !== undefined && isBound(path) && isBoundTo(raw, there) !== false;
 }
 
 /** Milliseconds between two looks at whether clients still wait at a socket. */

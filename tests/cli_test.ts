@@ -189,7 +189,7 @@ test("stop waits until the process of the service has ended", async () => {
   const ended = `generation 1 has left, and its process ${service.pid} has ended`;
   assertEquals([code, stdout], [0, ended]);
   assertEquals((await service.ended()).code, 0);
-  assertEquals(directory.names(), ["app.sock.lock"]);
+  assertEquals(directory.names(), []);
   const again = await run("stop", path);
   assertEquals([again.code, again.stderr], [3, `No service runs at ${JSON.stringify(path)}\n`]);
 });

@@ -313,7 +313,7 @@ class Run {
       );
     }
     const files = service.files().join();
-    if (files !== "app.sock,app.sock.lock,web.sock") {
+    if (files !== "app.sock,web.sock") {
       this.wrong.push(`${when} there are the files ${files}`);
     }
     return accepting;
@@ -410,7 +410,7 @@ class Run {
     for (const pid of service.processes()) signal(pid, "SIGTERM");
     await eventually("all have ended", () => service.processes().length === 0);
     const files = service.files().join();
-    if (files !== "app.sock.lock") this.wrong.push(`In the end there are the files ${files}`);
+    if (files !== "") this.wrong.push(`In the end there are the files ${files}`);
   }
 }
 

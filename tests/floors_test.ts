@@ -12,7 +12,7 @@ const floors: string[][] = [
   ["ffi/errno.ts"],
   ["ffi/fd.ts"],
   ["ffi/file.ts", "ffi/sockaddr.ts"],
-  ["ffi/socket.ts", "ffi/message.ts", "ffi/proc.ts"],
+  ["ffi/socket.ts", "ffi/message.ts", "ffi/proc.ts", "ffi/diag.ts"],
   ["ffi/poll.ts"],
   [
     "lib/disposable_stack.ts",

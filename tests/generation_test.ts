@@ -51,11 +51,11 @@ test("the first generation serves from ready() on, and stop() leaves nothing beh
   await app.ready();
   assertEquals(await early, "first");
   assertEquals(app.status().state, "serving");
-  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  assertEquals(directory.names(), ["app.sock"]);
   await app.stop();
   await app.finished;
   assertEquals(app.status().state, "stopped");
-  assertEquals(directory.names(), ["app.sock.lock"]);
+  assertEquals(directory.names(), []);
   await assertRejects(() => asked(portOf(server)));
   // Once more does no harm.
   await app.stop();
@@ -78,7 +78,7 @@ test("the next generation takes the listener over, and the one before leaves", a
   await old.finished;
   for (let i = 0; i < 10; i++) assertEquals(await asked(port), "next");
   await next.stop();
-  assertEquals(directory.names(), ["app.sock.lock"]);
+  assertEquals(directory.names(), []);
 });
 
 test("what listens is matched by where; what is new is bound, what is gone is closed", async () => {
@@ -111,7 +111,7 @@ test("what listens is matched by where; what is new is bound, what is gone is cl
     line,
     `Closed what was inherited and not asked for: listener "unix ${two}", listener "127.0.0.2 0"`,
   );
-  assertEquals(directory.names(), ["app.sock", "app.sock.lock", "one.sock"]);
+  assertEquals(directory.names(), ["app.sock", "one.sock"]);
   await assertRejects(
     () => Deno.connect({ hostname: "127.0.0.2", port: portOf(gone) }),
     Deno.errors.ConnectionRefused,
@@ -120,7 +120,7 @@ test("what listens is matched by where; what is new is bound, what is gone is cl
   using _client = await Deno.connect({ transport: "unix", path: one });
   (await accepting).close();
   await next.stop();
-  assertEquals(directory.names(), ["app.sock.lock"]);
+  assertEquals(directory.names(), []);
 });
 
 test("datagram sockets, files, descriptors and state go along", async () => {
@@ -260,7 +260,7 @@ test("a generation that fails before it is ready changes nothing", async () => {
     assertMatch(String(log.errors[i][1]), /ended before it was ready/);
     assertEquals(await asked(port), "old");
     assertEquals(old.status().state, "serving");
-    assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+    assertEquals(directory.names(), ["app.sock"]);
   }
   const next = await begin(path);
   next.serve(here, saying("next"));
@@ -283,7 +283,7 @@ test("a generation that is not ready in time is told, and the one before goes on
   assertEquals(error.code, "ERR_HANDOVER_ROLLED_BACK");
   await assertRejects(() => next.finished, HandoverError);
   for (let i = 0; i < 5; i++) assertEquals(await asked(port), "old");
-  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  assertEquals(directory.names(), ["app.sock"]);
   await old.stop();
 });
 
@@ -300,7 +300,7 @@ test("a generation that does not live through its probation is taken back", asyn
   Deno.kill(next.pid, "SIGKILL");
   await line(old, /^error: The handover failed; this generation goes on: .* before it was healthy/);
   for (let i = 0; i < 5; i++) assertMatch(await asked(port), /^1 /);
-  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  assertEquals(directory.names(), ["app.sock"]);
   // And the next one takes over as if nothing had been.
   await using third = new Child("./generation.ts", [path]);
   await line(third, "serving: 2");
@@ -928,7 +928,7 @@ test("a killed generation leaves its path, and the next start takes it", async (
     await line(child, "serving: 1");
     Deno.kill(child.pid, "SIGKILL");
     await child.ended();
-    assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+    assertEquals(directory.names(), ["app.sock"]);
   }
 });
 
@@ -1154,7 +1154,7 @@ test("a plain server that sends nothing is not waited for for ever", async () =>
   const options = { predecessor: plain, answerTimeout: 50 };
   const error = await assertRejects(() => begin(path, options), HandoverError, "sent nothing");
   assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
-  assertEquals(directory.names(), ["app.sock.lock", "plain.sock"]);
+  assertEquals(directory.names(), ["plain.sock"]);
 });
 
 test("without that server, or with a generation running, `predecessor` does not matter", async () => {

@@ -100,7 +100,7 @@ for (const fault of faults) {
     assertEquals(await held.answer(), "generation 1.");
     const { code, stdout, stderr } = await child.ended();
     assertEquals([code, stdout.at(-1)], [0, "finished"], stderr);
-    assertEquals(directory.names(), ["app.sock.lock"]);
+    assertEquals(directory.names(), []);
     said.push(...stdout);
     assert(!said.includes("a listener that was removed is called"));
     if (fault === "state of a move") assert(said.includes("moved: false"));
@@ -154,7 +154,7 @@ test("where onListen throws nothing listens, and what was inherited is still the
     }
   }
   assertEquals(old.status().sockets, []);
-  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  assertEquals(directory.names(), ["app.sock"]);
   await until(() => openDescriptors().length <= open);
   const port = portOf(old.serve(here, saying("old")));
   old.serve(unix, saying("old"));
@@ -173,7 +173,7 @@ test("where onListen throws nothing listens, and what was inherited is still the
   await old.finished;
   assertEquals(await asked(port), "next");
   await next.stop();
-  assertEquals(directory.names(), ["app.sock.lock"]);
+  assertEquals(directory.names(), []);
 });
 
 test("a step of leaving that fails is logged, and those behind it are taken", async () => {
@@ -192,7 +192,7 @@ test("a step of leaving that fails is logged, and those behind it are taken", as
   assertEquals(log.errors.map(([message]) => message), [
     "Cannot close what was kept; leaving goes on",
   ]);
-  assertEquals(directory.names(), ["app.sock.lock"]);
+  assertEquals(directory.names(), []);
 });
 
 test("where allow throws the other process is refused, and learns why", async () => {

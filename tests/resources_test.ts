@@ -25,7 +25,7 @@ test("what its owner closes listens no more", async () => {
   const datagrams = app.listenDatagram(here);
   app.listen({ path: directory.join("web.sock") }).close();
   await app.ready();
-  assertEquals(directory.names(), ["app.sock", "app.sock.lock"]);
+  assertEquals(directory.names(), ["app.sock"]);
   listener.close();
   await refused(portOf(listener));
   await server.shutdown();
