@@ -214,7 +214,14 @@ export function structsOf(system: System): Readonly<Record<string, Struct<Fields
 // Callers need the fields' types, which the processors share as far as anyone reads them.
 type Structs = typeof linux & {
   epoll_event: typeof byArch.x86_64.epoll_event;
-  stat: Struct<{ st_dev: "u64"; st_ino: "u64"; st_mode: "u32"; st_rdev: "u64"; st_size: "i64" }>;
+  stat: Struct<{
+    st_dev: "u64";
+    st_ino: "u64";
+    st_nlink: "u64";
+    st_mode: "u32";
+    st_rdev: "u64";
+    st_size: "i64";
+  }>;
 };
 
 /** The layouts of this machine; on a system without any, `libc()` throws before they matter. */

@@ -21,6 +21,8 @@ export interface FileStatus {
   rdev: bigint;
   /** Permissions. */
   mode: number;
+  /** How many names it has. */
+  links: number;
 }
 
 /** Device and inode of a file, which no other one has while it is in use, and a name of it without symbolic links. */
@@ -81,6 +83,7 @@ function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
     ino: stat.read(status, "st_ino"),
     rdev: stat.read(status, "st_rdev"),
     mode: stat.read(status, "st_mode") & 0o7777,
+    links: Number(stat.read(status, "st_nlink")),
   };
 }
 
@@ -184,8 +187,8 @@ export function readLink(path: string): string | undefined {
   return n < 0 ? undefined : new TextDecoder().decode(target.subarray(0, n));
 }
 
-/** Opens a directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
-export function openDirectory(path: string, attempt: string): number {
+/** Opens a file or directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
+export function openName(path: string, attempt: string): number {
   return check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
 }
 
@@ -282,6 +285,11 @@ export function rename(from: string, to: string): void {
     libc().rename(cString(from), cString(to)),
     () => `Cannot rename ${quoted(from)} to ${quoted(to)}`,
   );
+}
+
+/** The present name of the file that `openName` was called for, also when it was renamed; undefined when it has none. */
+export function presentName(raw: number): string | undefined {
+  return fileStatus(raw).links > 0 ? readLink(`/proc/self/fd/${raw}`) : undefined;
 }
 
 /** chmod(2) of that very file, if it is at `path` and has another mode; another one there stays as it is. */

@@ -10,7 +10,7 @@ import { captureListener, listenerKind, proveInBackground, release } from "./ado
 import { place } from "./capture.ts";
 import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
-import { closeNativeListener, pathStatusOf } from "./listener.ts";
+import { closeNativeListener, fileOfNative } from "./listener.ts";
 import { printError } from "./logger.ts";
 import { type HttpHandler, Serving } from "./serving.ts";
 
@@ -87,8 +87,8 @@ export function serveHttp(
     return serveOn(listener, options, handler);
   }
   using fd = listenerDescriptor(listener);
+  const first = fileOfNative(listener, fd.raw);
   const server = serveOn(fd, options, handler);
-  const first = pathStatusOf(listener);
   const close = () => {
     const keep = wasPassedOn(server) || wasPassedOn(listener);
     closeNativeListener(listener, first, keep);

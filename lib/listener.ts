@@ -4,17 +4,19 @@
  * @module
  */
 
+import { isBoundTo } from "../ffi/diag.ts";
 import { closeAll, Fd, replace, setNonblocking } from "../ffi/fd.ts";
 import {
   type FileIdentity,
-  type FileStatus,
   isSameFile,
   link,
   locate,
-  openDirectory,
+  openName,
   pathStatus,
+  presentName,
   rename,
   setMode,
+  statusOf,
   unlink,
 } from "../ffi/file.ts";
 import { abandon, breathe, hasten, isReady, ready, refreshKeepAlive } from "../ffi/poll.ts";
@@ -107,6 +109,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   #file: FileIdentity | undefined;
   /** Its permissions when it was last seen at the path: somebody may have changed them. */
   #mode: number | undefined;
+  /** Open on the file, and so knows its name when it was renamed, and whether it has any. */
+  #name: Fd | undefined;
   /** A further name that it has been given. */
   #link: string | undefined;
   /** Rejects what waits on a socket that another one has taken the place of. */
@@ -140,7 +144,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       ? localAddress(fd.raw) as UnixAddress
       : { transport: "unix", path };
     if (path === undefined || path.startsWith("\0")) return;
-    this.#file = file ?? locate(path);
+    this.#file = file ?? ownFile(path, fd.raw);
     // Takes note of its mode.
     void this.isReachable;
   }
@@ -152,6 +156,26 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    */
   get file(): FileIdentity | undefined {
     return this.#file;
+  }
+
+  /**
+   * Keeps a descriptor by which the file is found when somebody has renamed it: `restorePath` gives it its
+   * name again then, where it would otherwise bind anew.
+   *
+   * @ignore
+   */
+  followFile(): void {
+    const { path } = this.addr;
+    if (!path || !this.#file || this.#name) return;
+    let name: Fd;
+    try {
+      name = new Fd(openName(path, `Cannot follow ${formatPath(path)}`));
+    } catch {
+      // It has been removed already, or no descriptor is left: then a renamed file is not found.
+      return;
+    }
+    if (isSameFile(statusOf(name.raw), this.#file)) this.#name = name;
+    else name.close();
   }
 
   /**
@@ -310,7 +334,9 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     const file = this.#file;
     const { path } = this.addr;
     if (!file || !path || this.isReachable) return undefined;
-    if (linkedWhereFree(file, path)) {
+    const present = this.#name && presentName(this.#name.raw);
+    for (const name of new Set([present, file.path, this.#link])) {
+      if (name === undefined || !linkedWhereFree({ ...file, path: name }, path)) continue;
       this.#link = locate(path)?.path;
       return { by: "link" };
     }
@@ -331,8 +357,11 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     if (removeOld) this.#unlink(removeOld);
     this.#file = other.file;
     this.#link = undefined;
+    this.#name?.[Symbol.dispose]();
+    this.#name = undefined;
     other.keepPath();
     other[Symbol.dispose]();
+    this.followFile();
   }
 
   /** Closes the listener unless it is closed. */
@@ -346,6 +375,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     abandon(this.#raw, this, () => end);
     this.#hastened?.[Symbol.dispose]();
     this.#hastened = undefined;
+    this.#name?.[Symbol.dispose]();
+    this.#name = undefined;
   }
 }
 
@@ -395,7 +426,7 @@ function listenOver(
     return moved(listenUnix(beside, attempt, { mode }), beside, path, move);
   }
   const directory = path.slice(0, path.lastIndexOf("/") + 1);
-  using opened = new Fd(openDirectory(directory || ".", attempt));
+  using opened = new Fd(openName(directory || ".", attempt));
   const raw = listenUnix(`/proc/self/fd/${opened.raw}/${id}`, attempt, { mode });
   return moved(raw, `${directory}${id}`, path, move);
 }
@@ -486,9 +517,19 @@ export function closeNative(object: { close(): void } | undefined): void {
   }
 }
 
-/** The file that a native listener is bound to; undefined when it is bound to none. */
-export function pathStatusOf({ addr }: Deno.Listener): FileStatus | undefined {
-  return addr.transport === "unix" && addr.path ? pathStatus(addr.path) : undefined;
+/** The file at a path, unless it is known to be another socket's. */
+function ownFile(path: string, raw: number): ReturnType<typeof locate> {
+  const there = locate(path);
+  return there && isBoundTo(raw, there) === false ? undefined : there;
+}
+
+/**
+ * The file that a native listener, whose descriptor is `raw`, is bound to; undefined when it is bound to none,
+ * or another one is in its place.
+ */
+export function fileOfNative({ addr }: Deno.Listener, raw: number): FileIdentity | undefined {
+  const isNamed = addr.transport === "unix" && addr.path && !addr.path.startsWith("\0");
+  return isNamed ? ownFile(addr.path, raw) : undefined;
 }
 
 /**
@@ -497,11 +538,11 @@ export function pathStatusOf({ addr }: Deno.Listener): FileStatus | undefined {
  */
 export function closeNativeListener(
   listener: Deno.Listener,
-  first: FileStatus | undefined,
+  first: FileIdentity | undefined,
   keep: boolean,
 ): void {
-  const now = pathStatusOf(listener);
-  const { path } = listener.addr as Deno.UnixAddr;
+  const { path, transport } = listener.addr as Deno.UnixAddr;
+  const now = transport === "unix" && path ? pathStatus(path) : undefined;
   const aside = now && (keep || !first || !isSameFile(now, first))
     ? `${path}.${crypto.randomUUID().slice(0, 8)}`
     : undefined;

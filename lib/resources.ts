@@ -240,6 +240,7 @@ export class Resources {
     announce?.();
     whenClosed(object, () => this.#dropClosed());
     unfinished.move();
+    resource.unix?.followFile();
     if (this.#isOpen) this.#goToNext(resource);
     return object;
   }

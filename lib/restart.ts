@@ -230,6 +230,7 @@ export class Generation implements AsyncDisposable {
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
     this.#reserve = new Reserve();
+    this.#control.followFile();
     running.add(this);
     if (this.#predecessor) {
       void this.#follow(this.#predecessor);

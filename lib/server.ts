@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { FileStatus } from "../ffi/file.ts";
+import type { FileIdentity } from "../ffi/file.ts";
 import { isReadySoon } from "../ffi/poll.ts";
 import { formatAddress, type UnixAddress } from "../ffi/sockaddr.ts";
 import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
@@ -16,9 +16,9 @@ import { checkDuration, ResponseWriter, type SendOptions } from "./response.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import {
   closeNativeListener,
+  fileOfNative,
   listen,
   type ListenOptions,
-  pathStatusOf,
   UnixListener,
 } from "./listener.ts";
 import { checkMaxMetaBytes } from "./wire.ts";
@@ -117,7 +117,7 @@ export class Server implements AsyncDisposable {
   readonly finished: Promise<void>;
   readonly #listener: UnixListener;
   readonly #native: Deno.Listener | undefined;
-  readonly #nativeFile: FileStatus | undefined;
+  readonly #nativeFile: FileIdentity | undefined;
   readonly #handler: Handler;
   readonly #options: ServerOptions;
   readonly #logger: Logger;
@@ -142,7 +142,7 @@ export class Server implements AsyncDisposable {
     } else {
       this.#listener = ownListener(listener);
       this.#native = listener;
-      this.#nativeFile = pathStatusOf(listener);
+      this.#nativeFile = fileOfNative(listener, this.#listener.fd.raw);
     }
     this.addr = this.#listener.addr;
     this.#handler = handler;

@@ -64,7 +64,7 @@ for (const mode of [undefined, 0o660]) {
     const old = await begin(control, { logger: log });
     old.serve({ path: web, mode }, saying("old"));
     await old.ready();
-    using early = await Http1Client.dial({ transport: "unix", path: web });
+    const early = await Http1Client.dial({ transport: "unix", path: web });
     assertEquals((await early.request()).body, "old");
     Deno.removeSync(web);
     const next = await begin(control);
@@ -81,6 +81,7 @@ for (const mode of [undefined, 0o660]) {
     // It is told to leave, and answered.
     const last = await early.request();
     assertEquals([last.body, last.headers.get("connection")], ["old", "close"]);
+    early[Symbol.dispose]();
     await old.finished;
     assertEquals(await askedAt(web), "next");
     await next.stop();
@@ -225,6 +226,26 @@ test("a path through a symbolic link leads to the service wherever the link is p
   await next!.stop();
   assertEquals(pathStatus(web), undefined);
   assertEquals(pathStatus(control), undefined);
+});
+
+test("a socket whose file was renamed stays reachable by its new name, and gets the old one again", async () => {
+  using directory = new Directory();
+  const web = directory.join("web.sock");
+  const moved = directory.join("moved.sock");
+  const control = directory.join("app.sock");
+  const old = await begin(control);
+  old.serve({ path: web }, saying("old"));
+  await old.ready();
+  Deno.renameSync(web, moved);
+  const next = await begin(control);
+  assertEquals([await askedAt(web), await askedAt(moved)], ["old", "old"]);
+  assertEquals(pathStatus(web)!.ino, pathStatus(moved)!.ino);
+  next.serve({ path: web }, saying("next"));
+  await next.ready();
+  await old.finished;
+  assertEquals([await askedAt(web), await askedAt(moved)], ["next", "next"]);
+  await next.stop();
+  assertEquals(pathStatus(web), undefined);
 });
 
 test("a path that another service has is left to it, with its mode, and serve() says what to do", async () => {
