@@ -120,7 +120,10 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
   } catch (error) {
     const { NotFound, ConnectionRefused, PermissionDenied } = Deno.errors;
     if (error instanceof NotFound) {
-      printError(`No service runs at ${formatPath(path)}`);
+      printError(
+        `No service runs at ${formatPath(path)}: there is no such path. ` +
+          "(A service whose control path was removed puts it back within 10 s)",
+      );
       return undefined;
     }
     if (error instanceof ConnectionRefused) {

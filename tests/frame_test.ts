@@ -30,7 +30,13 @@ const frames: Frame[] = [
     pid: 7,
     items: [
       { kind: "control", key: "" },
-      { kind: "listener", key: "unix /run/a", path: "/run/a", donor: 0 },
+      {
+        kind: "listener",
+        key: "unix /run/a",
+        path: "/run/a",
+        donor: 0,
+        file: { path: "/run/a", dev: "26", ino: "18446744073709551615" },
+      },
       { kind: "state", key: "ümlaut", bytes: 0 },
     ],
   },
@@ -88,6 +94,19 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
     values: [...notText, "", "a\0b", "x".repeat(108), `\0${"x".repeat(108)}`, "ü".repeat(54)],
   },
   "items[1].donor": { frame: "offer", values: [...notInteger, 2 ** 31, 2 ** 40] },
+  "items[1].file": { frame: "offer", values: [null, true, "", 1, [{}], {}] },
+  "items[1].file.path": {
+    frame: "offer",
+    values: [...notText, undefined, "", "a\0b", "x".repeat(4096)],
+  },
+  "items[1].file.dev": {
+    frame: "offer",
+    values: [...notText, undefined, "", "-1", "0x1", "01", "1.5", "18446744073709551616"],
+  },
+  "items[1].file.ino": {
+    frame: "offer",
+    values: [...notText, undefined, "", "-1", "0x1", "01", "1.5", "18446744073709551616"],
+  },
   "items[1].bytes": { frame: "offer", values: [0, 1] },
   "items[2].bytes": { frame: "offer", values: [...notInteger, undefined, 2 ** 31, 2 ** 40] },
   "reason of refused": { frame: "refused", values: [...notText, undefined] },
