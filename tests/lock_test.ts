@@ -127,6 +127,16 @@ test("at one time one process has the lock, and nothing is left of it", async ()
   assertEquals(directory.names(), []);
 });
 
+test("processes that lock and unlock all the time are never inside together", async () => {
+  using directory = new Directory();
+  const args = [directory.join("app.sock.lock"), directory.join("inside"), "5000"];
+  await using one = new Child("./lock_often.ts", args);
+  await using two = new Child("./lock_often.ts", args);
+  await using three = new Child("./lock_often.ts", args);
+  assertEquals([await one.line(), await two.line(), await three.line()], ["0", "0", "0"]);
+  assertEquals(directory.names(), []);
+});
+
 test("a lock that was removed while it was waited for is not taken for the lock", () => {
   using directory = new Directory();
   const lock = directory.join("app.sock.lock");
