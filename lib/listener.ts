@@ -72,7 +72,7 @@ export function listen(path: string, options: ListenOptions = {}): UnixListener 
  */
 export function listenWhereFree(path: string, { mode }: { mode?: number } = {}): UnixListener {
   if (path.startsWith("\0")) return listen(path, { mode });
-  if (isBound(path)) throw isServed(path);
+  if (pathStatus(path) && isBound(path)) throw isServed(path);
   const { raw, file } = listenOver(
     path,
     `Cannot listen on ${formatPath(path)}`,

@@ -171,10 +171,11 @@ export class Resources {
     const inherited = this.#inheritance.takeBound(kind, place);
     if (inherited) claimed.defer(() => this.#inheritance.putBack(inherited));
     const bound = inherited ? this.#inherit(inherited, place) : this.#bind(place, bind);
-    if (!inherited) claimed.use(bound.fd);
     claimed.defer(() => {
       // What was inherited is still the other generation's.
       if (inherited) bound.unix?.keepPath();
+      else bound.fd[Symbol.dispose]();
+      // The last one: nobody is bound to the path any more when it is looked for.
       bound.unix?.leave();
       bound.next?.leave();
     });
