@@ -30,7 +30,10 @@ export interface TcpPlace {
 
 /** A unix path to listen on. */
 export interface UnixPlace {
-  /** The path; it is never missing while one generation takes over from another. */
+  /**
+   * The path; it is never missing while one generation takes over from another, and put back when it is removed
+   * from under the one that accepts. A socket of another process there is left as it is.
+   */
   path: string;
   /** Permissions of the socket's file. @default {0o600} */
   mode?: number;

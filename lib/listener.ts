@@ -311,6 +311,15 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   }
 
   /**
+   * Whether no client waits to be accepted.
+   *
+   * @ignore
+   */
+  get isIdle(): boolean {
+    return !isReady(this.#raw, "readable");
+  }
+
+  /**
    * Gives the file that mode, if its path leads to it.
    *
    * @ignore
@@ -329,7 +338,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   restorePath(
-    mode = this.#mode,
+    mode?: number,
   ): { by: "link" } | { by: "bind"; listener: UnixListener } | undefined {
     const file = this.#file;
     const { path } = this.addr;
@@ -340,7 +349,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
       this.#link = locate(path)?.path;
       return { by: "link" };
     }
-    return { by: "bind", listener: listenWhereFree(path, { mode }) };
+    return { by: "bind", listener: listenWhereFree(path, { mode: mode ?? this.#mode }) };
   }
 
   /**

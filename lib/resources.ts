@@ -8,7 +8,6 @@
 import { isBoundTo } from "../ffi/diag.ts";
 import { dup, Fd } from "../ffi/fd.ts";
 import { fileStatus, pathStatus } from "../ffi/file.ts";
-import { isReady } from "../ffi/poll.ts";
 import { isRunning } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
@@ -320,7 +319,7 @@ export class Resources {
     const { fd, gate, unix, next, address } = resource;
     if (!next || !gate || !unix || !this.#isOpen || !this.#all.has(resource) || gate.closed) return;
     // The one that serves here accepts them at once, as a rule.
-    if (isReady(fd.raw, "readable")) {
+    if (!unix.isIdle) {
       Deno.unrefTimer(setTimeout(() => this.#goToNext(resource), queueInterval));
       return;
     }

@@ -61,7 +61,10 @@ export interface StartOptions extends DrainOptions {
    * than its own. @default {5000}
    */
   probation?: number;
-  /** How long the other generation may take for an answer, or to read one. @default {10_000} */
+  /**
+   * How long the other generation may take for an answer, or to read one; and how long another process may have
+   * the lock of the control path, a file beside it that is there while it is bound or removed. @default {10_000}
+   */
   answerTimeout?: number;
   /**
    * How long a process may take to end by itself after its generation has left, when that was replaced by
@@ -1130,6 +1133,8 @@ export class Generation implements AsyncDisposable {
     const { answerTimeout: timeout = 10_000, mode } = this.#options;
     const restore = () => {
       if (this.#state !== "serving") return;
+      // They are accepted in a moment, and would be lost with the old socket.
+      if (!this.#control.isIdle) throw new Error("clients wait at the control socket");
       const restored = this.#control.restorePath(mode);
       if (!restored) return;
       const path = formatPath(this.path);
