@@ -360,8 +360,8 @@ test("a control path that was removed is put back at a restart by signal, and th
   });
   // The one that was started by the signal, and this one, or this one before it.
   assert(pid >= 2, `generation ${pid}`);
-  await rest;
   await until(() => !isRunning(first.pid));
+  await rest;
 });
 
 test("a control path that was removed is put back now and then, with a warning, and its mode", async () => {
