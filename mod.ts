@@ -91,7 +91,15 @@ export { drain, type DrainOptions } from "./lib/drain.ts";
 export { serveHttp, type ServeHttpOptions } from "./lib/http.ts";
 export type { HttpHandler } from "./lib/serving.ts";
 export type { ReportedSocket, Status } from "./lib/frame.ts";
-export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
+export type {
+  DatagramPlace,
+  NamedPlace,
+  Place,
+  TcpPlace,
+  UdpPlace,
+  UnixDatagramPlace,
+  UnixPlace,
+} from "./lib/place.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export type { Logger } from "./lib/logger.ts";
 export { ResponseWriter, type SendOptions } from "./lib/response.ts";

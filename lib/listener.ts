@@ -8,7 +8,14 @@ import { closeAll, Fd, setNonblocking } from "../ffi/fd.ts";
 import { type FileStatus, link, openDirectory, pathStatus, rename, unlink } from "../ffi/file.ts";
 import { abandon, breathe, hasten, isReady, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
-import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
+import {
+  accept,
+  bindUnixDatagram,
+  isBound,
+  isUnixStream,
+  listenUnix,
+  localAddress,
+} from "../ffi/socket.ts";
 import { makeAlarm } from "./alarm.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
 import { lookAfter } from "./donor.ts";
@@ -46,9 +53,51 @@ export function listen(path: string, options: ListenOptions = {}): UnixListener 
   const attempt = `Cannot listen on ${formatPath(path)}`;
   const { mode, replace = false } = options;
   const raw = replace && !path.startsWith("\0")
-    ? listenOver(path, attempt, mode)
+    ? bindOver(path, attempt, (at) => listenUnix(at, attempt, { mode }))
     : listenAt(path, attempt, mode);
   return new UnixListener(new Fd(raw), path);
+}
+
+/**
+ * A unix datagram socket at `path`, which is taken over in one step if it is in use.
+ *
+ * @param mode Permissions of the socket's file.
+ */
+export function bindDatagrams(path: string, mode?: number): Fd {
+  const attempt = `Cannot receive datagrams at ${formatPath(path)}`;
+  const bind = (at: string) => bindUnixDatagram(at, attempt, { mode });
+  return new Fd(path.startsWith("\0") ? bind(path) : bindOver(path, attempt, bind));
+}
+
+/** A unix datagram socket and its path, which is removed when no socket is bound to it any more. */
+export class DatagramPath implements Disposable {
+  readonly #fd: Fd;
+  readonly #path: string;
+  #file: FileStatus | undefined;
+
+  /** Takes `fd` over. */
+  constructor(fd: Fd, path: string) {
+    this.#fd = fd;
+    this.#path = path;
+    if (!path.startsWith("\0")) this.#file = pathStatus(path);
+  }
+
+  /** Leaves the path alone from here on: the socket was passed on and lives elsewhere. */
+  keepPath(): void {
+    this.#file = undefined;
+  }
+
+  /** Closes the socket, and removes the path unless another process has it. */
+  leave(): void {
+    const file = this.#file;
+    this[Symbol.dispose]();
+    if (file && same(pathStatus(this.#path), file) && !isBound(this.#path)) unlink(this.#path);
+  }
+
+  /** Closes the socket. */
+  [Symbol.dispose](): void {
+    this.#fd[Symbol.dispose]();
+  }
 }
 
 /**
@@ -234,7 +283,7 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
  * Binds beside `path` and renames over it. A name beside it may be too long for a socket address; by
  * way of its directory's descriptor it is not.
  */
-function listenOver(path: string, attempt: string, mode: number | undefined): number {
+function bindOver(path: string, attempt: string, bind: (at: string) => number): number {
   // A path that nobody could connect to is refused before anything is made.
   packUnix(path, attempt);
   const there = pathStatus(path);
@@ -244,13 +293,12 @@ function listenOver(path: string, attempt: string, mode: number | undefined): nu
   }
   const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
   if (new TextEncoder().encode(beside).length <= maxPathBytes) {
-    return renamed(listenUnix(beside, attempt, { mode }), beside, path);
+    return renamed(bind(beside), beside, path);
   }
   const directory = path.slice(0, path.lastIndexOf("/") + 1);
   const name = crypto.randomUUID().slice(0, 8);
   using opened = new Fd(openDirectory(directory || ".", attempt));
-  const raw = listenUnix(`/proc/self/fd/${opened.raw}/${name}`, attempt, { mode });
-  return renamed(raw, `${directory}${name}`, path);
+  return renamed(bind(`/proc/self/fd/${opened.raw}/${name}`), `${directory}${name}`, path);
 }
 
 function renamed(raw: number, from: string, to: string): number {

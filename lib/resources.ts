@@ -8,8 +8,17 @@
 import { dup, Fd } from "../ffi/fd.ts";
 import { fileStatus, pathStatus, setMode } from "../ffi/file.ts";
 import { isRunning } from "../ffi/proc.ts";
+import { quoted } from "../ffi/quote.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
-import { isBound, localAddress } from "../ffi/socket.ts";
+import {
+  belongsToNetwork,
+  isBound,
+  localAddress,
+  networkNamespace,
+  ownNetworkNamespace,
+  setAcceptQueueLength,
+  setMulticastLoop,
+} from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
 import { fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
@@ -18,8 +27,10 @@ import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } from "./drain.ts";
 import type { OfferedItem, ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
-import { type Inheritance, keyOf, type Place, type TcpPlace } from "./inheritance.ts";
-import { listen, UnixListener } from "./listener.ts";
+import { type AnyPlace, guardPath, type Inheritance, keyOf } from "./inheritance.ts";
+import { bindDatagrams, type DatagramPath, listen, type UnixListener } from "./listener.ts";
+import type { Logger } from "./logger.ts";
+import type { DatagramPlace, Place, TcpPlace, UdpPlace } from "./place.ts";
 import type { Serving } from "./serving.ts";
 
 /** A native object on a listener. */
@@ -31,6 +42,20 @@ export interface Listening<T> {
   close(): void;
   /** What leaving has to know, if it answers HTTP. */
   serving?: Serving;
+}
+
+/** What a generation knows of itself. */
+export interface ResourceOptions {
+  /**
+   * Whether the generation before was ended just now: its addresses may take a moment to be free.
+   */
+  isRecent: () => boolean;
+  /**
+   * Whether a socket of another network namespace is what the service has on purpose: its generations share
+   * one, and were given a socket of another one.
+   */
+  isNetworkMeant: () => boolean;
+  logger: Logger;
 }
 
 /** How long leaving may take, in milliseconds. */
@@ -55,16 +80,20 @@ interface Resource {
   serving?: Serving;
   /** What the kernel says that it is bound to. */
   address?: Address;
+  /** Whether its address is one of another network namespace than that of this process. */
+  isElsewhere: boolean;
   /** Who removes its path, if it has one. */
-  unix?: UnixListener;
+  unix?: UnixListener | DatagramPath;
   close(): void;
 }
 
 /** Everything that one generation has open; nothing is accepted before `open()`. */
 export class Resources {
   readonly #inheritance: Inheritance;
-  readonly #isRecent: () => boolean;
+  readonly #options: ResourceOptions;
   readonly #all = new Set<Resource>();
+  /** What was said once. */
+  readonly #warned = new Set<string>();
   #isOpen = false;
   #hasLeft = false;
   /** Who was connected at the moment in which it stopped accepting. */
@@ -72,15 +101,10 @@ export class Resources {
   /** The same, as far as they were found. */
   #found: Clients[] = [];
 
-  /**
-   * Looks for what is asked for in `inheritance` first.
-   *
-   * @param isRecent Whether the generation before was ended just now: its addresses may take a moment
-   * to be free.
-   */
-  constructor(inheritance: Inheritance, isRecent: () => boolean) {
+  /** Looks for what is asked for in `inheritance` first. */
+  constructor(inheritance: Inheritance, options: ResourceOptions) {
     this.#inheritance = inheritance;
-    this.#isRecent = isRecent;
+    this.#options = options;
   }
 
   /** Makes a native object on the listener at `place`, inherited or new. */
@@ -88,24 +112,16 @@ export class Resources {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.dup();
       const { object, serving, announce, close } = make(used);
-      return this.#add(object, bound, { announce, close }, () => {
-        const key = keyOf(place);
-        if (!("path" in place)) return { item: { kind: "listener", key }, serving };
-        const { path } = place;
-        Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path });
-        const unix = new UnixListener(bound.dup(), path);
-        return { item: { kind: "listener", key, path }, serving, unix };
-      });
+      return this.#add("listener", place, object, bound, { announce, close }, serving);
     });
   }
 
   /** Makes a native object on the datagram socket at `place`, inherited or new. */
-  datagram(place: TcpPlace): Deno.DatagramConn {
-    return this.#claim("datagram", place, bindUdp, (bound) => {
+  datagram(place: DatagramPlace): Deno.DatagramConn {
+    return this.#claim("datagram", place, bindDatagram, (bound) => {
       using used = bound.dup();
       const socket = fdPacketConn(used);
-      const item = { kind: "datagram", key: keyOf(place) } as const;
-      return this.#add(socket, bound, { close: () => socket.close() }, () => ({ item }));
+      return this.#add("datagram", place, socket, bound, { close: () => socket.close() });
     });
   }
 
@@ -116,7 +132,8 @@ export class Resources {
     const fd = unfinished.use(fileDescriptor(file));
     const before = [...this.#all].find(({ item }) => item.kind === "file" && item.key === path);
     if (before) this.#drop(before);
-    const resource = { item: { kind: "file", key: path }, fd, close: () => {} } as const;
+    const item = { kind: "file", key: path } as const;
+    const resource = { item, fd, isElsewhere: false, close: () => {} };
     this.#all.add(resource);
     whenClosed(file, () => this.#drop(resource));
     unfinished.move();
@@ -133,7 +150,7 @@ export class Resources {
   }
 
   /** Has `make` make something of a socket that was inherited, which stays so if that fails, or is new. */
-  #claim<P extends Place, T>(
+  #claim<P extends AnyPlace, T>(
     kind: "listener" | "datagram",
     place: P,
     bind: (place: P) => Fd,
@@ -142,11 +159,13 @@ export class Resources {
     if (this.#hasLeft) {
       throw new TypeError("Cannot listen: this generation has left, or is leaving");
     }
+    this.#checkName(kind, place);
+    this.#warnOfOrder(kind, place);
     using claimed = new DisposableStack();
     const inherited = this.#inheritance.takeBound(kind, place);
     if (inherited) claimed.defer(() => this.#inheritance.putBack(inherited));
     const bound = inherited?.fd ?? this.#bind(place, bind);
-    if (!inherited) claimed.defer(() => unbind(bound, place));
+    if (!inherited) claimed.defer(() => unbind(kind, bound, place));
     else if ("path" in place && place.mode !== undefined) setMode(place.path, place.mode);
     const made = make(bound);
     claimed.move();
@@ -154,12 +173,57 @@ export class Resources {
     return made;
   }
 
+  /** @throws {TypeError} When a name would stand for two sockets. */
+  #checkName(kind: "listener" | "datagram", { name }: AnyPlace): void {
+    const isTaken = ({ item, gate }: Resource) =>
+      item.kind === kind && item.name === name && !gate?.closed;
+    if (name === undefined || ![...this.#all].some(isTaken)) return;
+    const what = kind === "listener" ? "listener" : "datagram socket";
+    throw new TypeError(
+      `Cannot listen: this generation has a ${what} with the name ${quoted(name)} already; ` +
+        "give each one its own `name`",
+    );
+  }
+
+  /** Says of several inherited sockets that another order would swap them. */
+  #warnOfOrder(kind: "listener" | "datagram", place: AnyPlace): void {
+    const alike = this.#inheritance.alike(kind, place);
+    const said = `${kind} ${keyOf(place)}`;
+    if (alike.length === 0 || this.#warned.has(said)) return;
+    this.#warned.add(said);
+    const where = formatAddress({ transport: "tcp", hostname: "0.0.0.0", port: 0, ...place });
+    const all = alike.map(({ fd }) => formatAddress(localAddress(fd!.raw))).join(", ");
+    this.#options.logger.warn?.(
+      `The generation before asked for ${alike.length} ${kind}s at ${where}: ${all}. They are given out in ` +
+        "the order in which they are asked for, so another order swaps them; give each one a `name`",
+    );
+  }
+
+  /** Whether only another network namespace leads to a socket; says so, unless that is meant. */
+  #isElsewhere(kind: "listener" | "datagram", raw: number): boolean {
+    if (!belongsToNetwork(raw)) return false;
+    const network = networkNamespace(raw);
+    if (network === undefined || network === ownNetworkNamespace()) return false;
+    if (!this.#options.isNetworkMeant()) {
+      this.#options.logger.warn?.(
+        `The ${kind} at ${
+          formatAddress(localAddress(raw))
+        } was inherited from a process of another network ` +
+          "namespace, and is reached only there: in the one of this process nothing listens at that " +
+          "address. Containers with a network each need a control path each",
+      );
+    }
+    return true;
+  }
+
   /** Adds what is on `bound`, which stays the caller's; closes the object if it cannot. */
   #add<T extends object>(
+    kind: "listener" | "datagram",
+    place: AnyPlace,
     object: T,
     bound: Fd,
     { announce, close }: Pick<Listening<T>, "announce" | "close">,
-    describe: () => Pick<Resource, "item" | "serving" | "unix">,
+    serving?: Serving,
   ): T {
     using unfinished = new DisposableStack();
     unfinished.defer(close);
@@ -168,8 +232,28 @@ export class Resources {
     // A server lets go of its socket a turn after it is closed.
     unfinished.defer(() => gate.shut());
     if (!this.#isOpen) gate.shut();
-    const address = localAddress(fd.raw);
-    const resource = { ...describe(), fd, gate, address, close };
+    if ("backlog" in place && place.backlog !== undefined) {
+      // After adoption, which has made it as long as that of Deno's own listeners.
+      setAcceptQueueLength(fd.raw, place.backlog);
+    }
+    if ("loopback" in place && place.loopback !== undefined) {
+      setMulticastLoop(fd.raw, place.loopback);
+    }
+    const item: OfferedItem = { kind, key: keyOf(place), name: place.name };
+    const resource: Resource = {
+      item,
+      fd,
+      gate,
+      serving,
+      address: localAddress(fd.raw),
+      isElsewhere: this.#isElsewhere(kind, fd.raw),
+      close,
+    };
+    if ("path" in place) {
+      item.path = place.path;
+      Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path: place.path });
+      resource.unix = guardPath(kind, bound.dup(), place.path);
+    }
     this.#all.add(resource);
     unfinished.defer(() => this.#all.delete(resource));
     unfinished.defer(() => {
@@ -183,21 +267,21 @@ export class Resources {
   }
 
   /** Binds anew; what a predecessor that was killed has left behind may take a moment to go. */
-  #bind<P extends Place>(place: P, bind: (place: P) => Fd): Fd {
+  #bind<P extends AnyPlace>(place: P, bind: (place: P) => Fd): Fd {
     const end = performance.now() + bindPatience;
     for (;;) {
       try {
         return bind(place);
       } catch (error) {
         if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-        if (this.#isRecent() && performance.now() < end) sleep(10);
+        if (this.#options.isRecent() && performance.now() < end) sleep(10);
         else throw this.#inUse(place, error);
       }
     }
   }
 
   /** An error that says so when it is what was inherited that is in the way. */
-  #inUse(place: Place, error: Error): Error {
+  #inUse(place: AnyPlace, error: Error): Error {
     const beside = this.#inheritance.boundBeside(place);
     if (!beside) return error;
     const where = `${(place as TcpPlace).hostname ?? "0.0.0.0"}:${(place as TcpPlace).port}`;
@@ -313,10 +397,12 @@ export class Resources {
   sockets(): ReportedSocket[] {
     const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
     const counts = countConnections(all);
-    return all.map(({ item: { kind, path }, address }, i) => ({
+    return all.map(({ item: { kind, path, name }, address, isElsewhere }, i) => ({
       kind: kind as ReportedSocket["kind"],
       address: path === undefined ? formatAddress(address) : formatPath(path),
       connections: kind === "listener" ? counts[i] : 0,
+      ...name !== undefined && { name },
+      ...isElsewhere && { elsewhere: true as const },
     }));
   }
 
@@ -371,28 +457,39 @@ function sleep(milliseconds: number): void {
 
 function bindListener(place: Place): Fd {
   if (!("path" in place)) {
-    return bindNative(() => Deno.listen(place as Deno.TcpListenOptions));
+    const { hostname, port = 0, reusePort } = place;
+    const options: Deno.TcpListenOptions & { reusePort?: boolean } = { hostname, port, reusePort };
+    return bindNative(() => Deno.listen(options));
   }
   const { path, mode } = place;
-  if (isBound(path)) {
-    throw new Deno.errors.AddrInUse(
-      `Cannot listen on ${formatPath(path)}: another instance is serving there`,
-    );
-  }
+  checkFree(path);
   const listener = listen(path, { mode, replace: true });
   return new Fd(listener.fd.take());
 }
 
-/** Closes what was bound for an object that was not made, and removes its path. */
-function unbind(bound: Fd, place: Place): void {
-  if ("path" in place) new UnixListener(bound, place.path).leave();
-  else bound[Symbol.dispose]();
+function bindDatagram(place: DatagramPlace): Fd {
+  if ("path" in place) {
+    checkFree(place.path);
+    return bindDatagrams(place.path, place.mode);
+  }
+  const { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpPlace = place;
+  return bindNative(() =>
+    Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback })
+  );
 }
 
-function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {
-  return bindNative(() =>
-    Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress: reusePort })
+/** @throws {Deno.errors.AddrInUse} When a socket of another process is bound to the path. */
+function checkFree(path: string): void {
+  if (!isBound(path)) return;
+  throw new Deno.errors.AddrInUse(
+    `Cannot listen on ${formatPath(path)}: another instance is serving there`,
   );
+}
+
+/** Closes what was bound for an object that was not made, and removes its path. */
+function unbind(kind: "listener" | "datagram", bound: Fd, place: AnyPlace): void {
+  if ("path" in place) guardPath(kind, bound, place.path).leave();
+  else bound[Symbol.dispose]();
 }
 
 /** What a native object is bound to, without the object. */

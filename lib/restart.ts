@@ -13,6 +13,7 @@ import { dup, Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { networkNamespace, ownNetworkNamespace } from "../ffi/socket.ts";
 import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
@@ -21,13 +22,29 @@ import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descr
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
-import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
-import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
+import {
+  type Frame,
+  maxNameLength,
+  type OfferedItem,
+  offerFrames,
+  protocolVersion,
+  reportFrame,
+  type Status,
+  unexpected,
+} from "./frame.ts";
+import { serveHttp, type ServeHttpOptions, serveHttpOptions, servingOf } from "./http.ts";
+import type { Inheritance } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
 import { isOutOfDescriptors, Reserve } from "./reserve.ts";
+import {
+  type DatagramPlace,
+  type NamedPlace,
+  type Place,
+  splitPlace,
+  type TcpPlace,
+} from "./place.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
@@ -94,18 +111,24 @@ export interface StartOptions extends DrainOptions {
   signal?: AbortSignal;
 }
 
-/** Options of {@linkcode Generation.serve}. */
-export interface ServeOptions extends ServeHttpOptions {
+/** Options of {@linkcode Generation.serve}: those of `Deno.serve`, and of {@linkcode Place}. */
+export interface ServeOptions extends ServeHttpOptions, NamedPlace {
+  /** The transport. @default {"unix" with a path, "tcp" without} */
+  transport?: "tcp" | "unix";
   /** The address or name to bind to. @default {"0.0.0.0"} */
   hostname?: string;
   /** The port; with 0 the first generation gets a free one. @default {8000} */
   port?: number;
   /** Whether other sockets may listen there too. @default {false} */
   reusePort?: boolean;
-  /** A unix path to listen on, in place of hostname and port. */
+  /** A unix path to listen on, in place of hostname and port; without TLS. */
   path?: string;
   /** Permissions of that path. @default {0o600} */
   mode?: number;
+  /** How many connections may wait to be accepted; see {@linkcode TcpPlace} and {@linkcode UnixPlace}. */
+  backlog?: number;
+  /** The same, under Deno's name. */
+  tcpBacklog?: number;
 }
 
 /** What can be kept under a name. */
@@ -206,10 +229,14 @@ export class Generation implements AsyncDisposable {
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
-    this.#resources = new Resources(
-      origin.inheritance,
-      () => origin.predecessor !== undefined && origin.predecessor.gone,
-    );
+    const { control, inheritance, predecessor } = origin;
+    this.#resources = new Resources(inheritance, {
+      logger: this.#logger,
+      isRecent: () => predecessor !== undefined && predecessor.gone,
+      // The control socket is one that a generation has made.
+      isNetworkMeant: () =>
+        predecessor !== undefined && networkNamespace(control.fd.raw) === ownNetworkNamespace(),
+    });
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
     this.#reserve = new Reserve();
@@ -242,13 +269,22 @@ export class Generation implements AsyncDisposable {
   serve(handler: HttpHandler): Deno.HttpServer;
   /** Serves HTTP, with options. */
   serve(options: ServeOptions, handler: HttpHandler): Deno.HttpServer;
-  serve(optionsOrHandler: ServeOptions | HttpHandler, maybeHandler?: HttpHandler): Deno.HttpServer {
-    const [options, handler] = typeof optionsOrHandler === "function"
-      ? [{}, optionsOrHandler]
-      : [optionsOrHandler, maybeHandler];
+  /** Serves HTTP, with options and the handler among them. */
+  serve(options: ServeOptions & { handler: HttpHandler }): Deno.HttpServer;
+  serve(
+    optionsOrHandler: ServeOptions & { handler?: HttpHandler } | HttpHandler,
+    maybeHandler?: HttpHandler,
+  ): Deno.HttpServer {
+    const given = typeof optionsOrHandler === "function" ? {} : optionsOrHandler;
+    const { handler: own, ...options } = given;
+    const handler = typeof optionsOrHandler === "function" ? optionsOrHandler : maybeHandler ?? own;
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
-    const { hostname, port = 8000, reusePort, path, mode, onListen, ...rest } = options;
-    const place = path === undefined ? { hostname, port, reusePort } : { path, mode };
+    const { place, rest: { onListen, ...rest } } = splitPlace<Place, ServeHttpOptions>(
+      "Cannot serve",
+      options,
+      { tcp: serveHttpOptions, unix: plainHttpOptions },
+      8000,
+    );
     return this.#resources.listener(place, (fd) => {
       const server = serveHttp(fd, rest, handler);
       return {
@@ -261,7 +297,8 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
-  listen(place: TcpPlace | UnixPlace): Deno.Listener {
+  listen(options: Place): Deno.Listener {
+    const { place } = splitPlace<Place>("Cannot listen", options, { tcp: [], unix: [] });
     return this.#resources.listener(place, (fd) => {
       const listener = fdListener(fd);
       return { object: listener, close: () => listener.close() };
@@ -270,16 +307,21 @@ export class Generation implements AsyncDisposable {
 
   /** Listens for TLS connections, from `ready()` on; the certificate may be another one each time. */
   listenTls(options: TcpPlace & TlsOptions): Deno.TlsListener {
-    const { cert, key, alpnProtocols, ...place } = options;
-    const tls = alpnProtocols ? { cert, key, alpnProtocols } : { cert, key };
+    const { place, rest } = splitPlace<TcpPlace, TlsOptions>("Cannot listen for TLS", options, {
+      tcp: ["cert", "key", "keyFormat", "alpnProtocols"],
+    });
     return this.#resources.listener(place, (fd) => {
-      const listener = fdListener(fd, tls);
+      const listener = fdListener(fd, rest);
       return { object: listener, close: () => listener.close() };
     });
   }
 
-  /** Receives UDP datagrams, from `ready()` on; needs `--unstable-net`. */
-  listenDatagram(place: TcpPlace): Deno.DatagramConn {
+  /** Receives UDP or unix datagrams, from `ready()` on; needs `--unstable-net`. */
+  listenDatagram(options: DatagramPlace): Deno.DatagramConn {
+    const { place } = splitPlace<DatagramPlace>("Cannot receive datagrams", options, {
+      udp: [],
+      unixpacket: [],
+    });
     return this.#resources.datagram(place);
   }
 
@@ -296,6 +338,11 @@ export class Generation implements AsyncDisposable {
    * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
    */
   keep(name: string, value: Keepable): void {
+    if (name.length > maxNameLength) {
+      throw new RangeError(
+        `Cannot keep something under a name of ${name.length} characters: it may have ${maxNameLength}`,
+      );
+    }
     const kept = toKeep(value);
     const before = this.#kept.get(name);
     this.#kept.set(name, kept);
@@ -701,7 +748,7 @@ export class Generation implements AsyncDisposable {
     if (asked.type === "hello") {
       await this.#handOver(channel, asked);
     } else if (asked.type === "status") {
-      await channel.send({ type: "report", status: this.status() });
+      await channel.send(reportFrame(this.status()));
     } else if (asked.type === "restart") {
       const answer: Frame = await this.restart().then(
         (outcome) => ({ type: "done", ...outcome }),
@@ -853,15 +900,10 @@ export class Generation implements AsyncDisposable {
       state.push(bytes);
       items.push({ kind: "state", key: name, bytes: bytes.length });
     }
-    const { generation } = this;
-    const offer: Frame = {
-      type: "offer",
-      version: protocolVersion,
-      generation,
-      pid: Deno.pid,
-      items,
-    };
-    await this.#send(channel, offer, { state, descriptors, signal });
+    const frames = offerFrames({ generation: this.generation, pid: Deno.pid }, items);
+    const last = frames.pop()!;
+    for (const frame of frames) await this.#send(channel, frame, { signal });
+    await this.#send(channel, last, { state, descriptors, signal });
   }
 
   /** Stops accepting, in a way that can be undone. */
@@ -1159,6 +1201,11 @@ const running = new Set<Generation>();
 export function isStarting(path: string): boolean {
   return [...running].some((app) => app.path === path && app.status().state === "starting");
 }
+
+/** Those of a server that has no TLS: Deno drops the others where the server is on a unix path. */
+const plainHttpOptions = serveHttpOptions.filter((name) =>
+  !["cert", "key", "keyFormat"].includes(name)
+);
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;

@@ -19,6 +19,7 @@ const floors: string[][] = [
     "lib/draining.ts",
     "lib/errors.ts",
     "lib/logger.ts",
+    "lib/place.ts",
     "lib/reserve.ts",
     "lib/websockets.ts",
   ],
@@ -45,6 +46,7 @@ const pure = [
   "lib/errors.ts",
   "lib/frame.ts",
   "lib/gob.ts",
+  "lib/place.ts",
   "lib/wire.ts",
   "lib/meta.ts",
 ];
