@@ -7,7 +7,7 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { quoted } from "../ffi/quote.ts";
-import type { Address } from "../ffi/sockaddr.ts";
+import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { localAddress, socketKind } from "../ffi/socket.ts";
 import type { OfferedItem } from "./frame.ts";
 import { DatagramPath, UnixListener } from "./listener.ts";
@@ -36,6 +36,18 @@ export interface Inherited {
   /** What was kept of state; others have none. */
   state?: Uint8Array;
 }
+
+/** Something that was inherited, and that the program has not asked for. */
+export interface InheritedItem {
+  /** What it is: state are bytes that were kept, and "kept" are descriptors that were. */
+  kind: "listener" | "datagram" | "file" | "kept" | "state";
+  /** Its name; that of a file is its path. */
+  name?: string;
+  /** Where a listener or datagram socket is bound. */
+  address?: string;
+}
+
+const itemKinds = ["listener", "datagram", "file", "kept", "state"] as const;
 
 /** Things of one kind and one key are given out in the order in which they came. */
 export class Inheritance implements Disposable {
@@ -117,6 +129,17 @@ export class Inheritance implements Disposable {
     // At a port that the kernel chooses, one of another name is another one.
     if (name !== undefined && isAtAnyPort(place)) return [];
     return this.#all(kind).filter((inherited) => fits(place, inherited));
+  }
+
+  /** What nobody has asked for. */
+  items(): InheritedItem[] {
+    return this.#all(...itemKinds).map(({ item, fd }) => {
+      const { name, key, path } = item;
+      const kind = item.kind as InheritedItem["kind"];
+      if (kind !== "listener" && kind !== "datagram") return { kind, name: key };
+      const address = path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
+      return { kind, ...name !== undefined && { name }, address };
+    });
   }
 
   /** Where a socket with the same port is bound that nobody has asked for. */

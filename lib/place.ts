@@ -155,7 +155,9 @@ export function splitPlace<P extends Place | DatagramPlace, O extends object = o
  */
 export function checkOptions(attempt: string, options: object, known: readonly string[]): void {
   for (const [name, value] of Object.entries(options)) {
-    if (value === undefined || known.includes(name)) continue;
+    if (value === undefined) continue;
+    if (name === "keyFormat" && value !== "pem") throw wrong(attempt, name, value, '"pem"');
+    if (known.includes(name)) continue;
     throw new TypeError(
       `${attempt}: there is no option ${quoted(name)} here; there is ${known.join(", ")}`,
     );

@@ -40,6 +40,8 @@ export interface Listening<T> {
   announce?(): void;
   /** How to close the object. */
   close(): void;
+  /** Closes it when it is aborted. */
+  signal?: AbortSignal;
   /** What leaving has to know, if it answers HTTP. */
   serving?: Serving;
 }
@@ -111,8 +113,8 @@ export class Resources {
   listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.dup();
-      const { object, serving, announce, close } = make(used);
-      return this.#add("listener", place, object, bound, { announce, close }, serving);
+      const { object, serving, ...rest } = make(used);
+      return this.#add("listener", place, object, bound, rest, serving);
     });
   }
 
@@ -222,7 +224,7 @@ export class Resources {
     place: AnyPlace,
     object: T,
     bound: Fd,
-    { announce, close }: Pick<Listening<T>, "announce" | "close">,
+    { announce, close, signal }: Pick<Listening<T>, "announce" | "close" | "signal">,
     serving?: Serving,
   ): T {
     using unfinished = new DisposableStack();
@@ -261,7 +263,11 @@ export class Resources {
       resource.unix?.[Symbol.dispose]();
     });
     announce?.();
-    whenClosed(object, () => this.#dropClosed());
+    const notice = () => this.#dropClosed();
+    whenClosed(object, notice);
+    // Deno closes the listener of a server in that turn, or later: at the latest when the server has finished.
+    signal?.addEventListener("abort", () => void pause(0).then(notice), { once: true });
+    if (signal) serving?.server.finished.then(notice, notice);
     unfinished.move();
     return object;
   }

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { dup, Fd, replace } from "../ffi/fd.ts";
+import { type Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
@@ -18,7 +18,7 @@ import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/tim
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
-import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
+import { type ConnLike, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
@@ -33,7 +33,8 @@ import {
   unexpected,
 } from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, serveHttpOptions, servingOf } from "./http.ts";
-import type { Inheritance } from "./inheritance.ts";
+import type { Inheritance, InheritedItem } from "./inheritance.ts";
+import { type Keepable, Kept } from "./kept.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
@@ -131,9 +132,6 @@ export interface ServeOptions extends ServeHttpOptions, NamedPlace {
   tcpBacklog?: number;
 }
 
-/** What can be kept under a name. */
-export type Keepable = Fd | number | Deno.FsFile | Uint8Array | (() => Uint8Array);
-
 /** How a generation came to be. */
 export interface Origin {
   generation: number;
@@ -186,7 +184,8 @@ export class Generation implements AsyncDisposable {
   readonly #foreign: UnixConn | undefined;
   readonly #resources: Resources;
   readonly #reserve: Reserve;
-  readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
+  readonly #kept = new Map<string, Kept>();
+  readonly #alone = Promise.withResolvers<void>();
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
   readonly #signals = new Map<Deno.Signal, () => void>();
@@ -241,9 +240,12 @@ export class Generation implements AsyncDisposable {
     this.#listenToSignals();
     this.#reserve = new Reserve();
     running.add(this);
+    // That nobody waits for it must not end the process.
+    this.#alone.promise.catch(() => {});
     if (this.#predecessor) {
       void this.#follow(this.#predecessor);
     } else {
+      this.#alone.resolve();
       // What started this one may have ended by now.
       this.#takeStreams();
       // Whoever comes to the first generation before it is ready is told so.
@@ -292,6 +294,7 @@ export class Generation implements AsyncDisposable {
         serving: servingOf(server),
         announce: () => onListen?.(server.addr),
         close: () => void server.shutdown(),
+        signal: rest.signal,
       };
     });
   }
@@ -334,8 +337,16 @@ export class Generation implements AsyncDisposable {
   }
 
   /**
-   * Keeps something for the next generation, under a name: a descriptor, which stays the caller's, or
+   * Keeps something for the next generation, under a name: whatever `sendListener`, `sendConn`,
+   * `sendPacketConn` and `sendFile` take, of which a duplicate is kept, so that it stays the caller's; or
    * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
+   *
+   * A connection goes to the next generation when this one leaves: from then on nothing is read or written
+   * here, and closing it ends nothing there. A listener of Deno's own on a unix path removes that when it is
+   * closed: {@linkcode Generation.listen} makes one that does not.
+   *
+   * @throws {NoDescriptorError} When a descriptor cannot be told for certain, or it is a TLS connection: its
+   * keys live in this process.
    */
   keep(name: string, value: Keepable): void {
     if (name.length > maxNameLength) {
@@ -343,10 +354,33 @@ export class Generation implements AsyncDisposable {
         `Cannot keep something under a name of ${name.length} characters: it may have ${maxNameLength}`,
       );
     }
-    const kept = toKeep(value);
-    const before = this.#kept.get(name);
+    const kept = new Kept(value, (error) => {
+      if (this.#kept.get(name) !== kept) return;
+      this.#kept.delete(name);
+      this.#logger.error?.(
+        `Cannot keep ${quoted(name)}; the next generation does not get it`,
+        error,
+      );
+    });
+    this.#kept.get(name)?.[Symbol.dispose]();
     this.#kept.set(name, kept);
-    if (before instanceof Fd) before[Symbol.dispose]();
+  }
+
+  /**
+   * What this generation has inherited, and has not asked for yet: that is closed at the end of the
+   * probation. A service that does not know what there is, for example a proxy with a listener for each of its
+   * customers, finds it here.
+   */
+  get inherited(): InheritedItem[] {
+    return this.#inheritance.items();
+  }
+
+  /**
+   * Resolves when no generation before this one is left: it has answered its clients and hung up, or was
+   * ended; at once for the first one. Rejects when this generation leaves before, or is rolled back.
+   */
+  get alone(): Promise<void> {
+    return this.#alone.promise;
   }
 
   /** What the generation before kept under that name, once: bytes, or a descriptor that is the caller's. */
@@ -528,9 +562,11 @@ export class Generation implements AsyncDisposable {
     try {
       const takenBack = await predecessor.follow();
       if (takenBack) {
+        this.#alone.reject(takenBack);
         if (this.#state === "serving") await this.#rolledBack(takenBack);
         return;
       }
+      this.#alone.resolve();
       if (this.#state === "starting") this.#takeStreams();
       this.#logger.info?.(`Process ${pid}, the generation before, has left`);
       // Whoever comes to the control socket has nobody else to ask.
@@ -538,6 +574,7 @@ export class Generation implements AsyncDisposable {
     } catch (error) {
       // When this one leaves, it hangs up itself.
       if (this.#hasLeft) return;
+      this.#alone.reject(error);
       this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
     }
   }
@@ -890,12 +927,12 @@ export class Generation implements AsyncDisposable {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
     }
+    // Nothing waits once the others are looked at: what is kept is as of one moment.
+    for (const { settled } of this.#kept.values()) if (settled) await settled;
     for (const { item, fd } of this.#resources.offered()) pass(item, fd);
-    for (const [name, value] of this.#kept) {
-      if (value instanceof Fd) {
-        pass({ kind: "kept", key: name }, value);
-        continue;
-      }
+    for (const [name, { fd, state: value }] of this.#kept) {
+      if (fd) pass({ kind: "kept", key: name }, fd);
+      if (!value) continue;
       const bytes = stateOf(name, value);
       state.push(bytes);
       items.push({ kind: "state", key: name, bytes: bytes.length });
@@ -970,6 +1007,10 @@ export class Generation implements AsyncDisposable {
     // In this order. One that fails does not keep those behind it from being taken.
     const steps: Record<string, () => void | Promise<void>> = {
       "stop accepting": () => this.#withdraw(),
+      "leave what was kept to the next generation": () => {
+        // Before the program closes it.
+        if (successor) { for (const kept of this.#kept.values()) kept.passOn(); }
+      },
       "tell the program": () => {
         this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
       },
@@ -1020,10 +1061,11 @@ export class Generation implements AsyncDisposable {
         if (successor) await this.#send(successor.channel, frame).catch(() => {});
       },
       "close what was kept": () => {
-        for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
+        for (const kept of this.#kept.values()) kept[Symbol.dispose]();
       },
       "leave the signals to Deno": () => this.#forgetSignals(),
       "hang up on the other generations": () => {
+        this.#alone.reject(new HandoverError("This generation has left before the one before it"));
         this.#predecessor?.[Symbol.dispose]();
         successor?.channel[Symbol.dispose]();
       },
@@ -1219,14 +1261,6 @@ const reportInterval = 1000;
  * not accept, whatever becomes of the other one.
  */
 const longestProbation = 300_000;
-
-/** What is kept of something, so that whoever keeps it may close it. */
-function toKeep(value: Keepable): Fd | (() => Uint8Array) {
-  if (typeof value === "function") return value;
-  if (value instanceof Uint8Array) return () => value;
-  if (value instanceof Fd) return value.dup();
-  return typeof value === "number" ? new Fd(dup(value)) : fileDescriptor(value);
-}
 
 /** The bytes of what is kept. */
 function stateOf(name: string, value: () => Uint8Array): Uint8Array {
