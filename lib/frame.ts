@@ -258,7 +258,11 @@ const moreItems: Check<OfferedItem[]> = (value, where) => {
   const checked = allItems(value, where);
   const first = checked.findIndex(({ kind }) => Object.hasOwn(single, kind));
   if (first < 0) return checked;
-  throw new WrongField(checked[first].kind, `${where}[${first}].kind`, "what there may be many of");
+  throw new WrongField(
+    checked[first].kind,
+    `${where}[${first}].kind`,
+    "a kind of which there may be many",
+  );
 };
 
 const items: Check<OfferedItem[]> = (value, where) => {

@@ -53,20 +53,23 @@ export function listen(path: string, options: ListenOptions = {}): UnixListener 
   const attempt = `Cannot listen on ${formatPath(path)}`;
   const { mode, replace = false } = options;
   const raw = replace && !path.startsWith("\0")
-    ? bindOver(path, attempt, (at) => listenUnix(at, attempt, { mode }))
+    ? listenOver(path, attempt, mode)
     : listenAt(path, attempt, mode);
   return new UnixListener(new Fd(raw), path);
 }
 
 /**
- * A unix datagram socket at `path`, which is taken over in one step if it is in use.
+ * A unix datagram socket at `path`, in place of a file that outlived its socket. It is bound there, and not
+ * beside it and renamed: the name that it is bound by is the address that its datagrams come from.
  *
  * @param mode Permissions of the socket's file.
+ * @throws {Deno.errors.AddrInUse} When a socket is bound there, or the file is none.
  */
 export function bindDatagrams(path: string, mode?: number): Fd {
   const attempt = `Cannot receive datagrams at ${formatPath(path)}`;
-  const bind = (at: string) => bindUnixDatagram(at, attempt, { mode });
-  return new Fd(path.startsWith("\0") ? bind(path) : bindOver(path, attempt, bind));
+  const isStale = !path.startsWith("\0") && pathStatus(path)?.kind === "socket" && !isBound(path);
+  if (isStale) unlink(path);
+  return new Fd(bindUnixDatagram(path, attempt, { mode }));
 }
 
 /** A unix datagram socket and its path, which is removed when no socket is bound to it any more. */
@@ -283,7 +286,7 @@ function listenAt(path: string, attempt: string, mode: number | undefined): numb
  * Binds beside `path` and renames over it. A name beside it may be too long for a socket address; by
  * way of its directory's descriptor it is not.
  */
-function bindOver(path: string, attempt: string, bind: (at: string) => number): number {
+function listenOver(path: string, attempt: string, mode: number | undefined): number {
   // A path that nobody could connect to is refused before anything is made.
   packUnix(path, attempt);
   const there = pathStatus(path);
@@ -293,12 +296,13 @@ function bindOver(path: string, attempt: string, bind: (at: string) => number): 
   }
   const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
   if (new TextEncoder().encode(beside).length <= maxPathBytes) {
-    return renamed(bind(beside), beside, path);
+    return renamed(listenUnix(beside, attempt, { mode }), beside, path);
   }
   const directory = path.slice(0, path.lastIndexOf("/") + 1);
   const name = crypto.randomUUID().slice(0, 8);
   using opened = new Fd(openDirectory(directory || ".", attempt));
-  return renamed(bind(`/proc/self/fd/${opened.raw}/${name}`), `${directory}${name}`, path);
+  const raw = listenUnix(`/proc/self/fd/${opened.raw}/${name}`, attempt, { mode });
+  return renamed(raw, `${directory}${name}`, path);
 }
 
 function renamed(raw: number, from: string, to: string): number {
