@@ -294,7 +294,8 @@ function isConn(object: DescriptorLike & object): object is ConnLike & object {
  * runtime has looked at it once, and a file is busy while it is read or written.
  */
 export function isLate(object: DescriptorLike, error: unknown): boolean {
-  if (!(error instanceof NoDescriptorError) || typeof object !== "object") return false;
+  if (!(error instanceof NoDescriptorError)) return false;
+  if (typeof object !== "object" || object === null) return false;
   if (error.cause !== undefined) return error.cause instanceof Deno.errors.Busy;
   if ("localAddr" in object) return object.localAddr.transport === "unix";
   return isConn(object) && "destroy" in object && object.localPort === undefined;
