@@ -86,3 +86,16 @@ test("descriptors of a sender that dies half-way are closed", async () => {
   assertEquals(sockets.others(), []);
   b[Symbol.dispose]();
 });
+
+test("more descriptors are sent than arguments fit on the stack", async () => {
+  using sockets = new Sockets(1);
+  const [a, b] = channels();
+  b[Symbol.dispose]();
+  const [fd] = sockets.raws;
+  // It comes to the connection, at which nobody reads.
+  await assertRejects(
+    () => a.send({ type: "stop" }, { descriptors: Array(500_000).fill({ fd }) }),
+    Deno.errors.BrokenPipe,
+  );
+  a[Symbol.dispose]();
+});

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import dgram from "node:dgram";
 import { once } from "node:events";
@@ -28,6 +28,7 @@ import {
   Rehearsal,
   type UnixConn,
 } from "../mod.ts";
+import { DisposableStack } from "../lib/disposable_stack.ts";
 import { begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { test } from "./guard.ts";
@@ -49,7 +50,7 @@ async function handedOver(
   using all = new DisposableStack();
   const taken = Object.keys(kept).map((name) => {
     const fd = next.take(name);
-    assertInstanceOf(fd, Fd, name);
+    if (!(fd instanceof Fd)) throw new Error(`${name} is ${fd}`);
     all.use(fd);
     return [name, fd] as const;
   });
@@ -70,8 +71,8 @@ test("listeners and servers of every make are kept, and accept in the next gener
   using unix = Deno.listen({ transport: "unix", path: directory.join("unix") });
   const own = listen(directory.join("own"));
   const server = Deno.serve({ ...here, onListen() {} }, saying("old"));
-  const nodeNet = net.createServer().listen(0, hostname);
-  const nodeHttp = http.createServer().listen(directory.join("node"));
+  const nodeNet = net.createServer().listen(directory.join("node"));
+  const nodeHttp = http.createServer().listen(0, hostname);
   await Promise.all([nodeNet, nodeHttp].map((server) => once(server, "listening")));
   await handedOver({ tcp, unix, own, server, nodeNet, nodeHttp }, async (taken) => {
     // Of ours, the path is the next generation's: closing it here leaves it where it is.
@@ -82,8 +83,8 @@ test("listeners and servers of every make are kept, and accept in the next gener
       unix: { transport: "unix", path: directory.join("unix") },
       own: { transport: "unix", path: directory.join("own") },
       server: { hostname, port: portOf(server) },
-      nodeNet: { hostname, port: port(nodeNet) },
-      nodeHttp: { transport: "unix", path: directory.join("node") },
+      nodeNet: { transport: "unix", path: directory.join("node") },
+      nodeHttp: { hostname, port: port(nodeHttp) },
     };
     for (const [name, place] of Object.entries(places)) {
       assertEquals(socketKind(taken(name).raw)?.listening, true, name);
@@ -352,12 +353,12 @@ test("take() costs the same whatever else was kept", async () => {
   const few: number[] = [], many: number[] = [];
   // Side by side, for the noise of the machine.
   for (let i = 0; i < 3; i++) {
-    few.push(await takeOf(2500, 2500));
+    few.push(await takeOf(5000, 5000));
     many.push(await takeOf(40_000, 40_000));
   }
   const [least, most] = [few, many].map((times) => Math.min(...times));
-  // 16 times as many take 16 times as long, and not 256 times.
-  assert(most < 80 * Math.max(least, 1), `${least} and ${most} ms`);
+  // 8 times as many take some 10 times as long; where each looks through all that is left, 300 times.
+  assert(most < 64 * Math.max(least, 1), `${least} and ${most} ms`);
 });
 
 test("300,000 states are handed over, and the status tells how many there are", async () => {

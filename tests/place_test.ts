@@ -17,7 +17,7 @@ import { c } from "../ffi/abi.ts";
 import { closeAll, dup, Fd, replace } from "../ffi/fd.ts";
 import { libc } from "../ffi/libc.ts";
 import { describeDescriptor } from "../ffi/proc.ts";
-import { acceptQueueLength, connectUnix } from "../ffi/socket.ts";
+import { acceptQueueLength, connectUnix, setAcceptQueueLength } from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
 import { listenerDescriptor, packetConnDescriptor } from "../lib/descriptor.ts";
 import {
@@ -135,6 +135,8 @@ const options: Record<Call, { honoured: Record<string, Try>; refused: Record<str
           return await toEnd(conn);
         };
         assertMatch(await ask(true), /content-encoding: gzip/i);
+        // Before Deno has the option, it compresses always.
+        if (!denoOptions("serve").includes("automaticCompression")) return;
         assert(!/content-encoding/i.test(await ask(false)));
       },
       async handler(app) {
@@ -521,8 +523,9 @@ test("an adopted TCP listener has room for as many as one of Deno's own, and is 
   const least = Math.min(511, longest);
   for (const [given, expected] of [[5, least], [1000, Math.min(1000, longest)]]) {
     for (const way of ["fdListener", "serveHttp"]) {
-      const made = Deno.listen({ ...here, tcpBacklog: given });
+      const made = Deno.listen(here);
       using fd = listenerDescriptor(made);
+      setAcceptQueueLength(fd.raw, given);
       made.close();
       using kept = fd.dup();
       assertEquals(acceptQueueLength(kept.raw), Math.min(given, longest));
@@ -533,9 +536,10 @@ test("an adopted TCP listener has room for as many as one of Deno's own, and is 
     }
   }
   // What Deno has made here has what it was made with.
-  using short = Deno.listen({ ...here, tcpBacklog: 5 });
-  const server = serveHttp(short, saying("here"));
+  using short = Deno.listen(here);
   using fd = listenerDescriptor(short);
+  setAcceptQueueLength(fd.raw, 5);
+  const server = serveHttp(short, saying("here"));
   assertEquals(acceptQueueLength(fd.raw), 5);
   return server.shutdown();
 });
@@ -744,13 +748,15 @@ test(
     const path = directory.join("app.sock");
     const outside = directory.join("outside.sock");
     await using giver = new Child("give_listener.ts", [outside]);
-    assertEquals(await giver.line(), "gives");
-    await using first = new Child("network.ts", [path, outside], { through: ["unshare", "-n"] });
+    const port = await giver.line();
+    await using first = new Child("network.ts", [path, port, outside], {
+      through: ["unshare", "-n"],
+    });
     const given = JSON.parse(await first.line());
     assertEquals(given.elsewhere[0], ["listener", true]);
     assertEquals(given.warnings.length, 1);
     const enter = ["nsenter", "-t", `${first.pid}`, "-n"];
-    await using second = new Child("network.ts", [path], { through: enter });
+    await using second = new Child("network.ts", [path, port], { through: enter });
     const next = JSON.parse(await second.line());
     assertEquals([next.generation, next.warnings], [2, []]);
     assertEquals(next.elsewhere[0], ["listener", true]);
