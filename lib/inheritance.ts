@@ -95,8 +95,11 @@ export class Inheritance implements Disposable {
 
   /** What was inherited under that name, if anything is left of it. */
   take(kind: OfferedItem["kind"], key: string): Inherited | undefined {
-    const first = this.#left.get(kind)?.get(key)?.[0];
-    return first && this.#remove(first);
+    const queues = this.#left.get(kind);
+    const queue = queues?.get(key);
+    const first = queue?.shift();
+    if (queue?.length === 0) queues!.delete(key);
+    return first;
   }
 
   /**
