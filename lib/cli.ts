@@ -185,7 +185,7 @@ function toJson(status: Status): string {
 
 /** A line for each thing. */
 function describe(
-  { generation, pid, since, state, sockets, kept, unnamed, predecessor }: Status,
+  { generation, pid, since, state, sockets, kept, moreKept, predecessor }: Status,
 ): string {
   const lines = [
     `generation  ${generation}, process ${pid}, ${state}`,
@@ -200,7 +200,7 @@ function describe(
     ),
     ...kept.map((name) => `keeps       ${quoted(name)}`),
   ];
-  if (unnamed) lines.push(`keeps       ${unnamed} more`);
+  if (moreKept) lines.push(`keeps       ${moreKept} more`);
   if (predecessor) {
     const { pid, generation, connections } = predecessor;
     lines.push(

@@ -79,7 +79,7 @@ export interface Status {
   /** Names of kept descriptors, state and files. */
   kept: string[];
   /** How many more are kept than `kept` names: a report that another process asks for has room for so many. */
-  unnamed?: number;
+  moreKept?: number;
   /** The generation before it, while that has not left. */
   predecessor?: { pid: number; generation: number; connections: number };
 }
@@ -296,7 +296,7 @@ const status = object<Status>({
     elsewhere: optional(always),
   })),
   kept: list(name),
-  unnamed: optional(count),
+  moreKept: optional(count),
   predecessor: optional(object<Required<Status>["predecessor"]>({
     pid,
     generation,
@@ -365,8 +365,8 @@ export function offerFrames(
 /** A report that fits into a frame: with as many names as there is room for, and the number of the others. */
 export function reportFrame(status: Status): Frame {
   const [kept = []] = inParts(status.kept);
-  const unnamed = status.kept.length - kept.length;
-  return { type: "report", status: { ...status, kept, ...unnamed > 0 && { unnamed } } };
+  const moreKept = status.kept.length - kept.length;
+  return { type: "report", status: { ...status, kept, ...moreKept > 0 && { moreKept } } };
 }
 
 /** What fits into one frame each, of values that are not longer than a name may be. */

@@ -180,9 +180,10 @@ export class Resources {
     const isTaken = ({ item, gate }: Resource) =>
       item.kind === kind && item.name === name && !gate?.closed;
     if (name === undefined || ![...this.#all].some(isTaken)) return;
-    const what = kind === "listener" ? "listener" : "datagram socket";
     throw new TypeError(
-      `Cannot listen: this generation has a ${what} with the name ${quoted(name)} already; ` +
+      `Cannot listen: this generation has a ${words[kind]} with the name ${
+        quoted(name)
+      } already; ` +
         "give each one its own `name`",
     );
   }
@@ -196,7 +197,9 @@ export class Resources {
     const where = formatAddress({ transport: "tcp", hostname: "0.0.0.0", port: 0, ...place });
     const all = alike.map(({ fd }) => formatAddress(localAddress(fd!.raw))).join(", ");
     this.#options.logger.warn?.(
-      `The generation before asked for ${alike.length} ${kind}s at ${where}: ${all}. They are given out in ` +
+      `The generation before asked for ${alike.length} ${
+        words[kind]
+      }s at ${where}: ${all}. They are given out in ` +
         "the order in which they are asked for, so another order swaps them; give each one a `name`",
     );
   }
@@ -208,7 +211,7 @@ export class Resources {
     if (network === undefined || network === ownNetworkNamespace()) return false;
     if (!this.#options.isNetworkMeant()) {
       this.#options.logger.warn?.(
-        `The ${kind} at ${
+        `The ${words[kind]} at ${
           formatAddress(localAddress(raw))
         } was inherited from a process of another network ` +
           "namespace, and is reached only there: in the one of this process nothing listens at that " +
@@ -417,6 +420,9 @@ export class Resources {
     return [...this.#all].flatMap(({ item: { kind, key } }) => kind === "file" ? [key] : []);
   }
 }
+
+/** What each kind of socket is called in messages. */
+const words = { listener: "listener", datagram: "datagram socket" };
 
 /** Milliseconds for which an address may still be in use after its owner was killed. */
 const bindPatience = 1000;

@@ -26,7 +26,7 @@ const status: Status = {
     elsewhere: true,
   }],
   kept: ["name"],
-  unnamed: 1,
+  moreKept: 1,
   predecessor: { pid: 6, generation: 2, connections: 0 },
 };
 
@@ -129,7 +129,7 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
   "status.sockets[0].connections": { frame: "report", values: [...notInteger, undefined] },
   "status.sockets[0].name": { frame: "report", values: notText },
   "status.sockets[0].elsewhere": { frame: "report", values: [null, {}, [], "", 1, false] },
-  "status.unnamed": { frame: "report", values: notInteger },
+  "status.moreKept": { frame: "report", values: notInteger },
   "status.kept": { frame: "report", values: [...notList, undefined] },
   "status.kept[0]": { frame: "report", values: notText },
   "status.predecessor": { frame: "report", values: [null, [], "", 1, true] },
@@ -221,7 +221,7 @@ Deno.test("an offer is in one frame, or in as many as its items take, in their o
 
 Deno.test("a report has room for so many names, and says how many more there are", () => {
   const kept = Array.from({ length: 300_000 }, (_, i) => `session-${i}-${"x".repeat(20)}`);
-  const { unnamed: _, ...whole } = status;
+  const { moreKept: _, ...whole } = status;
   assertEquals(reportFrame({ ...whole, kept: [] }), {
     type: "report",
     status: { ...whole, kept: [] },
@@ -229,7 +229,7 @@ Deno.test("a report has room for so many names, and says how many more there are
   const frame = decodeFrame(encodeFrame(reportFrame({ ...whole, kept })).subarray(4));
   const { status: told } = frame as Frame & { type: "report" };
   assertEquals(told.kept, kept.slice(0, told.kept.length));
-  assertEquals(told.kept.length + told.unnamed!, kept.length);
+  assertEquals(told.kept.length + told.moreKept!, kept.length);
   assert(told.kept.length > 1000);
 });
 

@@ -724,7 +724,7 @@ test(
       strange.warnings[0],
       /^The listener at 127\.0\.0\.1:\d+ .*network namespace.*control path/,
     );
-    assertMatch(strange.warnings[1], /^The datagram at 127\.0\.0\.1:\d+ /);
+    assertMatch(strange.warnings[1], /^The datagram socket at 127\.0\.0\.1:\d+ /);
     const { code, stdout } = await new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", new URL("../lib/cli.ts", import.meta.url).pathname, "status", path],
     }).output();
