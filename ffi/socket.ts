@@ -365,14 +365,24 @@ export function networkNamespace(raw: number): bigint | undefined {
   return result === 0 ? cookie[0] : undefined;
 }
 
-/** What names the network namespace of this process; undefined where the kernel does not tell it. */
+let ownNamespace: bigint | undefined;
+
+/**
+ * What names the network namespace of this process; undefined where the kernel does not tell it, or no
+ * descriptor is left to ask with.
+ */
 export function ownNetworkNamespace(): bigint | undefined {
-  const raw = deafDatagramSocket();
+  if (ownNamespace !== undefined) return ownNamespace;
+  let raw: number;
   try {
-    return networkNamespace(raw);
-  } finally {
-    closeRaw(raw);
+    raw = deafDatagramSocket();
+  } catch {
+    // The next call may find one.
+    return undefined;
   }
+  ownNamespace = networkNamespace(raw);
+  closeRaw(raw);
+  return ownNamespace;
 }
 
 /**

@@ -208,7 +208,8 @@ export class Resources {
   #isElsewhere(kind: "listener" | "datagram", raw: number): boolean {
     if (!belongsToNetwork(raw)) return false;
     const network = networkNamespace(raw);
-    if (network === undefined || network === ownNetworkNamespace()) return false;
+    const own = ownNetworkNamespace();
+    if (network === undefined || own === undefined || network === own) return false;
     if (!this.#options.isNetworkMeant()) {
       this.#options.logger.warn?.(
         `The ${words[kind]} at ${
