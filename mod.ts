@@ -49,6 +49,7 @@ export {
 } from "./lib/client.ts";
 export type {
   ConnLike,
+  DescriptorLike,
   FileLike,
   ListenerLike,
   NodeServer,
@@ -91,13 +92,23 @@ export { drain, type DrainOptions } from "./lib/drain.ts";
 export { serveHttp, type ServeHttpOptions } from "./lib/http.ts";
 export type { HttpHandler } from "./lib/serving.ts";
 export type { ReportedSocket, Status } from "./lib/frame.ts";
-export type { Place, TcpPlace, UnixPlace } from "./lib/inheritance.ts";
+export type {
+  DatagramPlace,
+  NamedPlace,
+  Place,
+  TcpPlace,
+  UdpPlace,
+  UnixDatagramPlace,
+  UnixPlace,
+} from "./lib/place.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
 export type { Logger } from "./lib/logger.ts";
 export { ResponseWriter, type SendOptions } from "./lib/response.ts";
 export { type Main, Rehearsal } from "./lib/rehearsal.ts";
 export type { Arrival } from "./lib/predecessor.ts";
-export { Generation, type Keepable, type ServeOptions, type StartOptions } from "./lib/restart.ts";
+export type { InheritedItem } from "./lib/inheritance.ts";
+export type { Keepable } from "./lib/kept.ts";
+export { Generation, type ServeOptions, type StartOptions } from "./lib/restart.ts";
 export { start } from "./lib/start.ts";
 export type { Command } from "./lib/successor.ts";
 export {

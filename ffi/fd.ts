@@ -6,7 +6,7 @@
 
 import { c, errnos } from "./abi.ts";
 import { check, errno, systemError } from "./errno.ts";
-import { libc } from "./libc.ts";
+import { cString, libc } from "./libc.ts";
 
 /**
  * Owns one file descriptor: it is closed by `close()` or by `using`, unless `take()` moves it to
@@ -96,18 +96,39 @@ function checkNumber(raw: number): number {
 }
 
 /**
- * Closes descriptor number `raw`. EINTR and EIO count as closed: Linux frees the number before it
+ * Closes descriptor number `raw`; of a standard stream, the number stays open, on /dev/null. EINTR and EIO count as closed: Linux frees the number before it
  * reports either (close(2), "Dealing with error returns from close()").
  */
 export function closeRaw(raw: number): void {
-  if (libc().close(raw) < 0 && errno() === errnos.EBADF) {
+  if (closed(raw) < 0 && errno() === errnos.EBADF) {
     throw systemError(errnos.EBADF, `Cannot close descriptor ${raw}`);
   }
 }
 
+/** close(2), which leaves the number of a standard stream open. */
+function closed(raw: number): number {
+  return raw <= lastStandardStream && isOpen(raw) && leaveNull(raw) ? 0 : libc().close(raw);
+}
+
+/** Descriptor numbers 0, 1 and 2 are standard input, output and error, whatever is open there (stdin(3)). */
+const lastStandardStream = 2;
+
+/**
+ * Puts /dev/null in the place of a standard stream. A number that is free goes to what is opened next, which
+ * would then get what any part of the program prints.
+ */
+function leaveNull(raw: number): boolean {
+  const nowhere = libc().open(cString("/dev/null"), c.O_RDWR | c.O_CLOEXEC, 0);
+  if (nowhere < 0) return false;
+  // The programs that this process starts get it, like any standard stream.
+  const isLeft = libc().dup3(nowhere, raw, 0) >= 0;
+  libc().close(nowhere);
+  return isLeft;
+}
+
 /** Closes every number in `raws` that is open. */
 export function closeAll(raws: Iterable<number>): void {
-  for (const raw of raws) libc().close(raw);
+  for (const raw of raws) closed(raw);
 }
 
 /**

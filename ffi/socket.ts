@@ -35,6 +35,7 @@ const tcpInfoView = new DataView(tcpInfo.buffer);
 const sentAgoAt = tcp_info_head.offset("tcpi_last_data_sent");
 const receivedAgoAt = tcp_info_head.offset("tcpi_last_data_recv");
 const bytesReceivedAt = tcp_info_head.offset("tcpi_bytes_received");
+const queueLengthAt = tcp_info_head.offset("tcpi_sacked");
 const byte = new Uint8Array(1);
 const option = new Int32Array(1);
 const optionBytes = new Uint8Array(option.buffer);
@@ -106,6 +107,25 @@ export function listenUnix(
     check(libc().bind(raw, name, name.length), attempt);
     if (!path.startsWith("\0")) check(libc().chmod(cString(path), mode), attempt);
     check(libc().listen(raw, backlog), attempt);
+    return raw;
+  } catch (error) {
+    closeRaw(raw);
+    throw error;
+  }
+}
+
+/** The same for a unix datagram socket: what is sent to `path` arrives on it. */
+export function bindUnixDatagram(
+  path: string,
+  attempt: string,
+  { mode = 0o600 }: { mode?: number } = {},
+): number {
+  const name = packUnix(path, attempt);
+  const raw = deafDatagramSocket();
+  try {
+    check(libc().fchmod(raw, mode), attempt);
+    check(libc().bind(raw, name, name.length), attempt);
+    if (!path.startsWith("\0")) check(libc().chmod(cString(path), mode), attempt);
     return raw;
   } catch (error) {
     closeRaw(raw);
@@ -209,6 +229,41 @@ export function noDelay(raw: number): boolean {
   return integerOption(raw, c.TCP_NODELAY, c.IPPROTO_TCP) !== 0;
 }
 
+/**
+ * How many connections wait at a listening TCP socket at most. Of one that listens, that is where TCP_INFO
+ * has the number of segments that were acknowledged out of order (net/ipv4/tcp.c, `tcp_get_info`).
+ */
+export function acceptQueueLength(raw: number): number | undefined {
+  length[0] = tcpInfo.length;
+  const result = libc().getsockopt(raw, c.IPPROTO_TCP, c.TCP_INFO, tcpInfo, lengthBytes);
+  if (result < 0 || length[0] < queueLengthAt + 4) return undefined;
+  return tcpInfoView.getUint32(queueLengthAt, true);
+}
+
+/**
+ * Lets as many connections wait at a listening socket as the system allows of `backlog` (listen(2),
+ * net.core.somaxconn): the queue of one that listens already is made longer, or shorter.
+ */
+export function setAcceptQueueLength(raw: number, backlog: number): void {
+  check(
+    libc().listen(raw, backlog),
+    () => `Cannot set how many connections wait at descriptor ${raw}`,
+  );
+}
+
+/** Whether multicast datagrams that are sent come back to this machine (ip(7), ipv6(7)). */
+export function setMulticastLoop(raw: number, on: boolean): void {
+  const isIpv6 = integerOption(raw, c.SO_DOMAIN) === c.AF_INET6;
+  const [level, name] = isIpv6
+    ? [c.IPPROTO_IPV6, c.IPV6_MULTICAST_LOOP]
+    : [c.IPPROTO_IP, c.IP_MULTICAST_LOOP];
+  option[0] = Number(on);
+  check(
+    libc().setsockopt(raw, level, name, optionBytes, option.byteLength),
+    () => `Cannot set IP_MULTICAST_LOOP of descriptor ${raw}`,
+  );
+}
+
 /** An integer option: SO_TYPE, SO_DOMAIN, SO_ACCEPTCONN, ... (socket(7)). */
 function integerOption(raw: number, name: number, level: number = c.SOL_SOCKET): number {
   length[0] = option.byteLength;
@@ -298,6 +353,45 @@ export function cookieIfSocket(raw: number): bigint | undefined {
   if (code === errnos.EBADF || code === errnos.ENOTSOCK) return undefined;
   if (code === errnos.EINVAL || code === errnos.ENOPROTOOPT) return fileStatus(raw).ino;
   throw systemError(code, `Cannot read the cookie of descriptor ${raw}`);
+}
+
+/**
+ * What names the network namespace that a socket was made in (SO_NETNS_COOKIE); undefined where the kernel
+ * does not tell it (before 5.14).
+ */
+export function networkNamespace(raw: number): bigint | undefined {
+  length[0] = cookie.byteLength;
+  const result = libc().getsockopt(raw, c.SOL_SOCKET, c.SO_NETNS_COOKIE, cookieBytes, lengthBytes);
+  return result === 0 ? cookie[0] : undefined;
+}
+
+let ownNamespace: bigint | undefined;
+
+/**
+ * What names the network namespace of this process; undefined where the kernel does not tell it, or no
+ * descriptor is left to ask with.
+ */
+export function ownNetworkNamespace(): bigint | undefined {
+  if (ownNamespace !== undefined) return ownNamespace;
+  let raw: number;
+  try {
+    raw = deafDatagramSocket();
+  } catch {
+    // The next call may find one.
+    return undefined;
+  }
+  ownNamespace = networkNamespace(raw);
+  closeRaw(raw);
+  return ownNamespace;
+}
+
+/**
+ * Whether the address of a socket means something only in the network namespace where it was made: that of
+ * TCP, of UDP, and an abstract name (network_namespaces(7), unix(7)).
+ */
+export function belongsToNetwork(raw: number): boolean {
+  const address = localAddress(raw);
+  return address !== undefined && !("path" in address && !address.path?.startsWith("\0"));
 }
 
 /** Who is at the other end of a unix connection: as of its connect() or listen() (SO_PEERCRED). */

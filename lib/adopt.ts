@@ -13,11 +13,13 @@ import { createEventfd } from "../ffi/poll.ts";
 import { describeDescriptor, openDescriptors } from "../ffi/proc.ts";
 import { type Address, formatAddress } from "../ffi/sockaddr.ts";
 import {
+  acceptQueueLength,
   connectUnix,
   holdPort,
   listenUnix,
   localAddress,
   peerAddress,
+  setAcceptQueueLength,
   type SocketKind,
   socketKind,
 } from "../ffi/socket.ts";
@@ -48,6 +50,8 @@ export interface TlsOptions {
   cert: string;
   /** PEM private key of the certificate. */
   key: string;
+  /** The format of both. @default {"pem"} */
+  keyFormat?: "pem";
   /** Protocols to agree on with the client, the preferred first: `["h2", "http/1.1"]`. */
   alpnProtocols?: string[];
 }
@@ -109,8 +113,29 @@ function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   closing(() => place(slot, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
   remember(dummy, slot.tfd);
+  growAcceptQueue(raw, kind);
   release(fd);
   return dummy;
+}
+
+/** How many connections wait at a TCP listener of Deno's own (its option `tcpBacklog`). */
+const nativeBacklog = 511;
+
+/**
+ * Lets as many connections wait at an inherited TCP listener as at one of Deno's own: whatever made it may
+ * have been content with few, and a connection that finds no room is tried again after a second. That it
+ * cannot be done is no reason not to serve.
+ */
+export function growAcceptQueue(raw: number, { domain }: SocketKind): void {
+  // To listen again on a unix socket changes the credentials that its clients see (unix(7), SO_PEERCRED).
+  if (domain === "unix") return;
+  const length = acceptQueueLength(raw);
+  if (length === undefined || length >= nativeBacklog) return;
+  try {
+    setAcceptQueueLength(raw, nativeBacklog);
+  } catch {
+    // A sandbox that refuses listen(2): it accepts all the same.
+  }
 }
 
 /**
@@ -456,7 +481,8 @@ function closing(step: () => void, dummy: { close(): void }): void {
   }
 }
 
-function wrong(raw: number, wanted: string): WrongDescriptorError {
+/** The error for a descriptor that is not of the kind that is wanted. */
+export function wrong(raw: number, wanted: string): WrongDescriptorError {
   return new WrongDescriptorError(`Descriptor ${raw} is ${describe(raw)}, not ${wanted}`);
 }
 

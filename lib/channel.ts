@@ -71,9 +71,13 @@ export class Channel implements Disposable {
       await this.conn.write(encodeFrame(frame), { signal });
       for (const bytes of state) await this.conn.write(bytes, { signal });
       if (descriptors.length === 0) return;
-      const longest = Math.max(...descriptors.map(({ meta }) => meta?.length ?? 0));
+      // Spread as arguments, many would not fit on the stack.
+      const longest = descriptors.reduce(
+        (longest, { meta }) => Math.max(longest, meta?.length ?? 0),
+        maxMetaBytes,
+      );
       using response = new ResponseWriter(this.conn, {
-        maxMetaBytes: Math.max(maxMetaBytes, longest),
+        maxMetaBytes: longest,
         signal,
       });
       for (const { fd, meta } of descriptors) await response.write(fd, meta);

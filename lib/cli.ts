@@ -187,17 +187,23 @@ function toJson(status: Status): string {
 }
 
 /** A line for each thing. */
-function describe({ generation, pid, since, state, sockets, kept, predecessor }: Status): string {
+function describe(
+  { generation, pid, since, state, sockets, kept, moreKept, predecessor }: Status,
+): string {
   const lines = [
     `generation  ${generation}, process ${pid}, ${state}`,
     `since       ${new Date(since).toISOString()} (${duration(Date.now() - since)})`,
-    ...sockets.map(({ kind, address, connections }) =>
-      kind === "datagram"
-        ? `datagrams   ${escaped(address)}`
-        : `listens     ${escaped(address)}, ${count(connections, "connection")}`
+    ...sockets.map(({ kind, address, connections, name, elsewhere }) =>
+      [
+        `${kind === "datagram" ? "datagrams " : "listens   "}  ${escaped(address)}`,
+        ...name === undefined ? [] : [quoted(name)],
+        ...kind === "datagram" ? [] : [count(connections, "connection")],
+        ...elsewhere ? ["in another network namespace"] : [],
+      ].join(", ")
     ),
     ...kept.map((name) => `keeps       ${quoted(name)}`),
   ];
+  if (moreKept) lines.push(`keeps       ${moreKept} more`);
   if (predecessor) {
     const { pid, generation, connections } = predecessor;
     lines.push(

@@ -19,6 +19,7 @@ import {
   type SocketKind,
   socketPair,
 } from "../ffi/socket.ts";
+import { pause } from "../ffi/time.ts";
 import { exchange, slots } from "./capture.ts";
 import { NoDescriptorError } from "./errors.ts";
 import { UnixConn } from "./conn.ts";
@@ -61,6 +62,17 @@ export type PacketConnLike = Deno.DatagramConn | NodeServer | Fd | number;
 
 /** A file, pipe or terminal, as Deno's object, node's `FileHandle`, or by its descriptor. */
 export type FileLike = Deno.FsFile | { readonly fd: number } | Fd | number;
+
+/** Whatever has a descriptor that can be sent to another process. */
+export type DescriptorLike = ListenerLike | ConnLike | PacketConnLike | FileLike;
+
+/** A descriptor, and the way to leave what stands on it to whoever gets that. */
+export interface Found {
+  /** A duplicate that is the caller's. */
+  fd: Fd;
+  /** Has what is done to the object from here on no effect on the other process. */
+  passOn?(): void;
+}
 
 /** Which open socket or file a number meant when it was written down. */
 interface Remembered {
@@ -236,6 +248,70 @@ function known(object: unknown): Fd | undefined {
   if (object instanceof UnixListener || object instanceof UnixConn) return object.fd.dup();
   const raw = typeof object === "object" && object ? remembered(object) : undefined;
   return raw === undefined ? undefined : new Fd(dup(raw));
+}
+
+/**
+ * Finds the descriptor of anything that has one.
+ *
+ * @throws {NoDescriptorError} When it cannot be told for certain, or it is a TLS connection.
+ */
+export function findAny(object: DescriptorLike): Found {
+  if (typeof object === "number" || object instanceof Fd) return { fd: fileDescriptor(object) };
+  if (typeof object !== "object" || object === null) {
+    throw new NoDescriptorError(`Nothing with a descriptor: ${String(object)}`);
+  }
+  if (object instanceof UnixListener) {
+    return {
+      fd: object.fd.dup(),
+      passOn: () => object.keepPath(),
+    };
+  }
+  if (isConn(object)) {
+    const { fd, detach } = findConn(object);
+    return { fd, passOn: detach };
+  }
+  // What both have, and files have not: node's datagram sockets send.
+  if ("receive" in object || "send" in object) {
+    return { fd: packetConnDescriptor(object as PacketConnLike) };
+  }
+  if ("addr" in object || "address" in object) {
+    return { fd: listenerDescriptor(object), passOn: () => notePassedOn(object) };
+  }
+  if ("statSync" in object || "fd" in object) return { fd: fileDescriptor(object) };
+  throw new NoDescriptorError(
+    "No listener, server, connection, datagram socket or file of Deno's, node's or this library's: " +
+      Object.prototype.toString.call(object),
+  );
+}
+
+function isConn(object: DescriptorLike & object): object is ConnLike & object {
+  return object instanceof UnixConn || "localAddr" in object ||
+    "destroy" in object && "remotePort" in object;
+}
+
+/**
+ * Whether a descriptor that was not found may be found in a later turn: a unix connection is not before its
+ * runtime has looked at it once, and a file is busy while it is read or written.
+ */
+export function isLate(object: DescriptorLike, error: unknown): boolean {
+  if (!(error instanceof NoDescriptorError)) return false;
+  if (typeof object !== "object" || object === null) return false;
+  if (error.cause !== undefined) return error.cause instanceof Deno.errors.Busy;
+  if ("localAddr" in object) return object.localAddr.transport === "unix";
+  return isConn(object) && "destroy" in object && object.localPort === undefined;
+}
+
+/** What `find` gives, now or some turns later. */
+export async function settled<T>(find: () => T): Promise<T> {
+  for (let turns = 0; turns < 10; turns++) {
+    try {
+      return find();
+    } catch (error) {
+      if (!(error instanceof NoDescriptorError)) throw error;
+      await pause(0);
+    }
+  }
+  return find();
 }
 
 function search(

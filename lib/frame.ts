@@ -3,7 +3,8 @@
  * bytes of JSON. The descriptors that a frame announces follow it, as records of `wire.ts`.
  *
  *     next -> running   hello      asks for everything, with the token if it was started by it
- *     running -> next   offer      what there is; then its state and its descriptors
+ *     running -> next   offer      what there is, in frames `items` if it is much; then its state and its
+ *                                  descriptors
  *                       refused    not now, or not at all
  *     next -> running   ready      accepts: from here on the other one may leave
  *                       failed     gives up
@@ -27,12 +28,20 @@ export const protocolVersion = 1;
 /** The longest frame, in bytes. */
 export const maxFrameBytes: number = 16 << 20;
 
+/** How many bytes of items, or of names, go into one frame; what is behind that goes into another one. */
+const fullFrameBytes = 1 << 20;
+
+/** The longest name of anything that is handed over, in UTF-16 units: of each, JSON makes up to 6 bytes. */
+export const maxNameLength: number = 1 << 20;
+
 /** What is handed over, beside descriptors that nobody named: see `inheritance.ts`. */
 export interface OfferedItem {
   /** What it becomes. */
   kind: "control" | "listener" | "datagram" | "file" | "kept" | "state" | "stdout" | "stderr";
   /** By what the next generation finds it: what it listens on, its path, or its name. */
   key: string;
+  /** What the program calls a listener or datagram socket, if it has named it: found by that first. */
+  name?: string;
   /** Where a unix listener is reached, which the socket itself may not know. */
   path?: string;
   /** Which file a unix socket is bound to: what else may be at the path is not its own. */
@@ -75,6 +84,10 @@ export interface ReportedSocket {
   address: string;
   /** How many are connected. */
   connections: number;
+  /** Its name, if the program has given it one. */
+  name?: string;
+  /** Set when it was inherited from another network namespace: only there it is reached at its address. */
+  elsewhere?: true;
 }
 
 /** What a generation says of itself. */
@@ -91,6 +104,8 @@ export interface Status {
   sockets: ReportedSocket[];
   /** Names of kept descriptors, state and files. */
   kept: string[];
+  /** How many more are kept than `kept` names: a report that another process asks for has room for so many. */
+  moreKept?: number;
   /** The generation before it, while that has not left. */
   predecessor?: { pid: number; generation: number; connections: number };
 }
@@ -104,7 +119,9 @@ export type Frame =
     generation: number;
     pid: number;
     items: OfferedItem[];
+    more?: number;
   }
+  | { type: "items"; items: OfferedItem[] }
   | { type: "refused"; reason: string; code: "busy" | "version" | "leaving" | "peer" }
   | { type: "ready"; probation: number }
   | { type: "failed"; message: string }
@@ -213,6 +230,11 @@ function oneOf<Word extends string>(allowed: Record<Word, true>): Check<Word> {
   };
 }
 
+const always: Check<true> = (value, where) => {
+  if (value === true) return value;
+  throw new WrongField(value, where, "true");
+};
+
 function optional<T>(check: Check<T>): Check<T | undefined> {
   return (value, where) => value === undefined ? undefined : check(value, where);
 }
@@ -252,6 +274,7 @@ const anyItem = object<OfferedItem>({
     stderr: true,
   }),
   key: name,
+  name: optional(name),
   path: optional(path),
   file: optional(object<OfferedFile>({ path: filePath, dev: digits, ino: digits })),
   donor: optional(donor),
@@ -270,9 +293,23 @@ const item: Check<OfferedItem> = (value, where) => {
 
 const allItems = list(item);
 
+/** There is one of these at most, in the offer itself. */
+const single = { control: true, stdout: true, stderr: true };
+
+const moreItems: Check<OfferedItem[]> = (value, where) => {
+  const checked = allItems(value, where);
+  const first = checked.findIndex(({ kind }) => Object.hasOwn(single, kind));
+  if (first < 0) return checked;
+  throw new WrongField(
+    checked[first].kind,
+    `${where}[${first}].kind`,
+    "a kind of which there may be many",
+  );
+};
+
 const items: Check<OfferedItem[]> = (value, where) => {
   const checked = allItems(value, where);
-  for (const kind of ["control", "stdout", "stderr"] as const) {
+  for (const kind of Object.keys(single)) {
     const { length } = checked.filter((item) => item.kind === kind);
     if (length > 1) throw new WrongField(value, where, `one item of kind "${kind}" at most`);
     if (length < 1 && kind === "control") {
@@ -297,8 +334,11 @@ const status = object<Status>({
     kind: oneOf({ listener: true, datagram: true }),
     address: name,
     connections: count,
+    name: optional(name),
+    elsewhere: optional(always),
   })),
   kept: list(name),
+  moreKept: optional(count),
   predecessor: optional(object<Required<Status>["predecessor"]>({
     pid,
     generation,
@@ -310,7 +350,14 @@ type Fields<Type extends Frame["type"]> = Omit<Extract<Frame, { type: Type }>, "
 
 const frames: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
   hello: object<Fields<"hello">>({ version, pid, token: optional(name) }),
-  offer: object<Fields<"offer">>({ version, generation: offering, pid, items }),
+  offer: object<Fields<"offer">>({
+    version,
+    generation: offering,
+    pid,
+    items,
+    more: optional(count),
+  }),
+  items: object<Fields<"items">>({ items: moreItems }),
   refused: object<Fields<"refused">>({
     reason: words,
     code: oneOf({ busy: true, version: true, leaving: true, peer: true }),
@@ -332,6 +379,53 @@ const frames: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
 /** The error for a frame that has no place in the conversation. */
 export function unexpected({ type }: Frame): HandoverError {
   return new HandoverError(`A frame of type "${type}" was not expected`, "ERR_HANDOVER_PROTOCOL");
+}
+
+/**
+ * An offer in as many frames as it takes: the first of them says how many items the others have.
+ *
+ * @param items In the order in which their descriptors follow; the control socket is among the first.
+ */
+export function offerFrames(
+  offer: { generation: number; pid: number },
+  items: OfferedItem[],
+): Frame[] {
+  const [first, ...rest] = inParts(items);
+  const more = items.length - first.length;
+  return [
+    {
+      type: "offer",
+      version: protocolVersion,
+      ...offer,
+      items: first,
+      ...more > 0 && { more },
+    },
+    ...rest.map((items): Frame => ({ type: "items", items })),
+  ];
+}
+
+/** A report that fits into a frame: with as many names as there is room for, and the number of the others. */
+export function reportFrame(status: Status): Frame {
+  const [kept = []] = inParts(status.kept);
+  const moreKept = status.kept.length - kept.length;
+  return { type: "report", status: { ...status, kept, ...moreKept > 0 && { moreKept } } };
+}
+
+/** What fits into one frame each, of values that are not longer than a name may be. */
+function inParts<T>(values: T[]): T[][] {
+  const parts: T[][] = [];
+  let left = 0;
+  for (const value of values) {
+    // UTF-8 has 3 bytes for a UTF-16 unit at most.
+    const bytes = 3 * JSON.stringify(value).length;
+    left -= bytes;
+    if (left < 0) {
+      parts.push([]);
+      left = fullFrameBytes - bytes;
+    }
+    parts.at(-1)!.push(value);
+  }
+  return parts;
 }
 
 /**

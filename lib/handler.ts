@@ -5,7 +5,6 @@
  */
 
 import type { Fd } from "../ffi/fd.ts";
-import { pause } from "../ffi/time.ts";
 import {
   type ConnLike,
   fileDescriptor,
@@ -16,8 +15,8 @@ import {
   notePassedOn,
   packetConnDescriptor,
   type PacketConnLike,
+  settled,
 } from "./descriptor.ts";
-import { NoDescriptorError } from "./errors.ts";
 import type { MetaLike } from "./meta.ts";
 import type { ResponseWriter } from "./response.ts";
 import type { UnixConn } from "./conn.ts";
@@ -268,20 +267,4 @@ export async function sendFile(
   meta?: MetaLike,
 ): Promise<void> {
   await response.give(await settled(() => fileDescriptor(file)), meta);
-}
-
-/**
- * A connection of this very turn is not found before its runtime has looked at it once, and a file that
- * is read or written at the moment is busy.
- */
-async function settled<T>(search: () => T): Promise<T> {
-  for (let turns = 0; turns < 10; turns++) {
-    try {
-      return search();
-    } catch (error) {
-      if (!(error instanceof NoDescriptorError)) throw error;
-      await pause(0);
-    }
-  }
-  return search();
 }

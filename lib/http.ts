@@ -6,12 +6,20 @@
 
 import { Fd, rawOf } from "../ffi/fd.ts";
 import { localAddress } from "../ffi/socket.ts";
-import { captureListener, listenerKind, proveInBackground, release } from "./adopt.ts";
+import {
+  captureListener,
+  growAcceptQueue,
+  listenerKind,
+  proveInBackground,
+  release,
+  wrong,
+} from "./adopt.ts";
 import { place } from "./capture.ts";
 import { listenerDescriptor, remember, wasPassedOn } from "./descriptor.ts";
 import { lookAfter } from "./donor.ts";
 import { closeNativeListener, fileOfNative } from "./listener.ts";
 import { printError } from "./logger.ts";
+import { checkOptions } from "./place.ts";
 import { type HttpHandler, Serving } from "./serving.ts";
 
 /** Options of {@linkcode serveHttp}: those of `Deno.serve` that do not say where to listen. */
@@ -20,6 +28,8 @@ export interface ServeHttpOptions {
   cert?: string;
   /** PEM private key of the certificate. */
   key?: string;
+  /** The format of both. @default {"pem"} */
+  keyFormat?: "pem";
   /** Compresses answers when the client and the answer's headers allow it. @default {false} */
   automaticCompression?: boolean;
   /** Answers when the handler throws. */
@@ -29,6 +39,17 @@ export interface ServeHttpOptions {
   /** Shuts the server down. */
   signal?: AbortSignal;
 }
+
+/** Every one of them: what is not among them would be dropped, or say where to listen. */
+export const serveHttpOptions: readonly string[] = [
+  "cert",
+  "key",
+  "keyFormat",
+  "automaticCompression",
+  "onError",
+  "onListen",
+  "signal",
+] satisfies (keyof ServeHttpOptions)[];
 
 const servers = new WeakMap<Deno.HttpServer, Serving>();
 
@@ -83,7 +104,9 @@ export function serveHttp(
     ? [{}, optionsOrHandler]
     : [optionsOrHandler, maybeHandler];
   if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
+  checkOptions("Cannot serve HTTP", options, serveHttpOptions);
   if (typeof listener === "number" || listener instanceof Fd) {
+    growAcceptQueue(rawOf(listener), listenerKind(rawOf(listener)));
     return serveOn(listener, options, handler);
   }
   using fd = listenerDescriptor(listener);
@@ -104,9 +127,11 @@ function serveOn(
 ): Deno.HttpServer {
   const raw = rawOf(fd);
   const kind = listenerKind(raw);
+  const isTls = options.cert !== undefined || options.key !== undefined;
+  if (isTls && kind.domain === "unix") throw wrong(raw, "a listening TCP socket, as TLS needs");
   const address = localAddress(raw);
   const { onListen, onError = internalServerError, ...rest } = options;
-  const serving = new Serving(handler, onError, { tls: options.cert !== undefined, address });
+  const serving = new Serving(handler, onError, { tls: isTls, address });
   const { handle, handleError } = serving;
 
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart

@@ -5,48 +5,29 @@
  * @module
  */
 
+import { isBoundTo } from "../ffi/diag.ts";
 import { Fd } from "../ffi/fd.ts";
 import { type FileIdentity, isSameFile, locate, pathStatus } from "../ffi/file.ts";
-import { isBoundTo } from "../ffi/diag.ts";
 import { quoted } from "../ffi/quote.ts";
-import type { Address } from "../ffi/sockaddr.ts";
+import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, isUnixStream, localAddress, socketKind } from "../ffi/socket.ts";
 import { fileOf, type OfferedItem } from "./frame.ts";
-import { UnixListener } from "./listener.ts";
+import { DatagramPath, UnixListener } from "./listener.ts";
+import type { DatagramPlace, Place } from "./place.ts";
 
-/** A TCP address to listen on, as in `Deno.listen`. */
-export interface TcpPlace {
-  /** The address or name to bind to. @default {"0.0.0.0"} */
-  hostname?: string;
-  /** The port; with 0 the first generation gets a free one, and the others inherit it. */
-  port: number;
-  /**
-   * Whether other sockets may listen there too (socket(7), SO_REUSEPORT). The kernel deals connections
-   * out to all of them, from the moment in which they are bound: with another number of them than the
-   * generation before, those that queue at one too many are lost. @default {false}
-   */
-  reusePort?: boolean;
+/** Where a listener or datagram socket is. */
+export type AnyPlace = Place | DatagramPlace;
+
+/** Whether the kernel chooses the port. */
+export function isAtAnyPort(place: AnyPlace): boolean {
+  return !("path" in place) && !place.port;
 }
-
-/** A unix path to listen on. */
-export interface UnixPlace {
-  /**
-   * The path; it is never missing while one generation takes over from another, and put back when it is removed
-   * from under the one that accepts. A socket of another process there is left as it is.
-   */
-  path: string;
-  /** Permissions of the socket's file. @default {0o600} */
-  mode?: number;
-}
-
-/** Where a listener listens. */
-export type Place = TcpPlace | UnixPlace;
 
 /** What names a listener or datagram socket in every generation: where it was asked to listen. */
-export function keyOf(place: Place): string {
+export function keyOf(place: AnyPlace): string {
   if ("path" in place) return `unix ${place.path}`;
-  const { hostname = "0.0.0.0", port, reusePort } = place;
-  return `${hostname} ${port}${reusePort ? " reusePort" : ""}`;
+  const { hostname = "0.0.0.0", port = 0 } = place;
+  return `${hostname} ${port}${"reusePort" in place && place.reusePort ? " reusePort" : ""}`;
 }
 
 /** One thing that was inherited. */
@@ -56,24 +37,54 @@ export interface Inherited {
   fd?: Fd;
   /** What was kept of state; others have none. */
   state?: Uint8Array;
-  /** Which file a unix listener is bound to, as far as that is known. */
+  /** Which file a unix socket is bound to, as far as that is known. */
   file?: FileIdentity;
 }
 
+/** Something that was inherited, and that the program has not asked for. */
+export interface InheritedItem {
+  /** What it is: state are bytes that were kept, and "kept" are descriptors that were. */
+  kind: "listener" | "datagram" | "file" | "kept" | "state";
+  /** Its name; that of a file is its path. */
+  name?: string;
+  /** Where a listener or datagram socket is bound. */
+  address?: string;
+}
+
+const itemKinds = ["listener", "datagram", "file", "kept", "state"] as const;
+
 /** Things of one kind and one key are given out in the order in which they came. */
 export class Inheritance implements Disposable {
-  #left: Inherited[] = [];
+  /** By kind and by name or key: to find one costs the same, however many there are. */
+  readonly #left = new Map<OfferedItem["kind"], Map<string, Inherited[]>>();
 
   /** Takes the descriptor over. */
   add(inherited: Inherited): void {
     const { item: { kind, file }, fd } = inherited;
-    if (kind === "listener") inherited.file = file ? fileOf(file) : fileByName(fd!);
-    this.#left.push(inherited);
+    if (kind === "listener" || kind === "datagram") {
+      inherited.file = file ? fileOf(file) : fileByName(fd!);
+    }
+    this.#queueOf(inherited.item).push(inherited);
   }
 
   /** Takes back what `take` or `takeBound` gave: of its key it is the first again. */
   putBack(inherited: Inherited): void {
-    this.#left.unshift(inherited);
+    this.#queueOf(inherited.item).unshift(inherited);
+  }
+
+  /** Where an item belongs; made if need be. */
+  #queueOf(item: OfferedItem): Inherited[] {
+    const { kind } = item;
+    const index = indexOf(item);
+    const queues = this.#left.get(kind) ?? new Map<string, Inherited[]>();
+    const queue = queues.get(index) ?? [];
+    this.#left.set(kind, queues.set(index, queue));
+    return queue;
+  }
+
+  /** What is left of some kinds, by kind and key in the order in which they came. */
+  #all(...kinds: OfferedItem["kind"][]): Inherited[] {
+    return kinds.flatMap((kind) => [...this.#left.get(kind)?.values() ?? []].flat());
   }
 
   /**
@@ -92,47 +103,92 @@ export class Inheritance implements Disposable {
 
   /** What was inherited under that name, if anything is left of it. */
   take(kind: OfferedItem["kind"], key: string): Inherited | undefined {
-    return this.#remove(({ item }) => item.kind === kind && item.key === key);
+    const queues = this.#left.get(kind);
+    const queue = queues?.get(key);
+    const first = queue?.shift();
+    if (queue?.length === 0) queues!.delete(key);
+    return first;
   }
 
   /**
-   * The listener or datagram socket that is to listen there: one that its path leads to, whatever it was
-   * called; or one that was asked for in the same words, or else one that is bound to the very same address.
+   * Those that could as well be taken for one at a port that the kernel has chosen: nothing but the order in
+   * which they are asked for tells them apart.
    */
-  takeBound(kind: "listener" | "datagram", place: Place): Inherited | undefined {
-    return ("path" in place ? this.#takeAt(place.path) : undefined) ??
-      this.take(kind, keyOf(place)) ??
-      this.#remove(({ item, fd }) =>
-        item.kind === kind && isAt(place, localAddress(fd!.raw), item.key === bound)
-      );
+  alike(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
+    const all = isAtAnyPort(place) ? this.#candidates(kind, place) : [];
+    return all.length > 1 ? all : [];
   }
 
-  /** The listener that a path leads to. */
-  #takeAt(path: string): Inherited | undefined {
+  /** The listener or datagram socket that is to be there: the first of `candidates`. */
+  takeBound(kind: "listener" | "datagram", place: AnyPlace): Inherited | undefined {
+    const [first] = this.#candidates(kind, place);
+    return first && this.#remove(first);
+  }
+
+  /**
+   * What `takeBound` chooses from: the one that its path leads to, whatever it was called; or else the one of
+   * the same name, if that may listen there; or else those that were asked for in the same words; or else
+   * those that are bound to the very same address.
+   */
+  #candidates(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
+    const there = "path" in place && this.#at(kind, place.path);
+    if (there) return [there];
+    const rest = this.#elsewhere(kind, place);
+    // A datagram socket that its path does not lead to is bound anew: no client waits at the old one.
+    return kind === "datagram" && "path" in place ? rest.filter(({ file }) => !file) : rest;
+  }
+
+  /** The socket that a path leads to. */
+  #at(kind: "listener" | "datagram", path: string): Inherited | undefined {
     const there = pathStatus(path);
     if (there?.kind !== "socket") return undefined;
-    return this.#remove((inherited) => {
-      const { item: { kind }, fd, file } = inherited;
-      if (kind !== "listener") return false;
+    return this.#all(kind).find((inherited) => {
+      const { fd, file } = inherited;
       if (file) return isSameFile(file, there);
-      if (!isUnixStream(fd!.raw, { listening: true }) || !isBoundTo(fd!.raw, there)) return false;
+      if (kind === "listener" && !isUnixStream(fd!.raw, { listening: true })) return false;
+      if (!isBoundTo(fd!.raw, there)) return false;
       inherited.file = locate(path);
       return true;
     });
   }
 
+  /** The same, where no path leads to one. */
+  #elsewhere(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
+    const queue = (index: string) => this.#left.get(kind)?.get(index) ?? [];
+    const { name } = place;
+    const own = name === undefined ? [] : queue(quoted(name));
+    const fitting = own.filter((inherited) => fits(place, inherited, { anyPort: true }));
+    if (fitting.length > 0) return fitting;
+    const same = queue(keyOf(place));
+    if (same.length > 0) return same;
+    // At a port that the kernel chooses, one of another name is another one.
+    if (name !== undefined && isAtAnyPort(place)) return [];
+    return this.#all(kind).filter((inherited) => fits(place, inherited));
+  }
+
+  /** What nobody has asked for. */
+  items(): InheritedItem[] {
+    return this.#all(...itemKinds).map(({ item, fd }) => {
+      const { name, key, path } = item;
+      const kind = item.kind as InheritedItem["kind"];
+      if (kind !== "listener" && kind !== "datagram") return { kind, name: key };
+      const address = path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
+      return { kind, ...name !== undefined && { name }, address };
+    });
+  }
+
   /** Where a socket with the same port is bound that nobody has asked for. */
-  boundBeside(place: Place): Address | undefined {
+  boundBeside(place: AnyPlace): Address | undefined {
     if ("path" in place) return undefined;
-    const addresses = this.#left.map(({ item: { kind }, fd }) =>
-      kind === "listener" || kind === "datagram" ? localAddress(fd!.raw) : undefined
-    );
+    const addresses = this.#all("listener", "datagram").map(({ fd }) => localAddress(fd!.raw));
     return addresses.find((address) => address && "port" in address && address.port === place.port);
   }
 
-  #remove(fits: (inherited: Inherited) => boolean): Inherited | undefined {
-    const at = this.#left.findIndex(fits);
-    return at < 0 ? undefined : this.#left.splice(at, 1)[0];
+  #remove(inherited: Inherited): Inherited {
+    const queue = this.#queueOf(inherited.item);
+    queue.splice(queue.indexOf(inherited), 1);
+    if (queue.length === 0) this.#left.get(inherited.item.kind)!.delete(indexOf(inherited.item));
+    return inherited;
   }
 
   /**
@@ -140,13 +196,13 @@ export class Inheritance implements Disposable {
    * that was, in words.
    */
   clear(): string[] {
-    const left = this.#left.map((inherited) => {
+    const left = this.#all(...this.#left.keys()).map((inherited) => {
       const { item, fd } = inherited;
       let words = describe(inherited);
-      if (item.kind !== "listener" || item.path === undefined) return words;
+      if (item.path === undefined) return words;
       try {
         // Another service may have the path by now.
-        new UnixListener(fd!, item.path, inherited.file).leave();
+        guardPath(item.kind, fd!, item.path, inherited.file).leave();
       } catch (error) {
         // Whether this process may remove it is up to its directory.
         words += ` (its path stays: ${(error as Error).message})`;
@@ -159,11 +215,23 @@ export class Inheritance implements Disposable {
 
   /** Closes what is left; the paths are another generation's. */
   [Symbol.dispose](): void {
-    for (const { fd } of this.#left.splice(0)) fd?.[Symbol.dispose]();
+    const left = this.#all(...this.#left.keys());
+    this.#left.clear();
+    for (const { fd } of left) fd?.[Symbol.dispose]();
   }
 }
 
-/** The file of a listener whose offer does not tell: the one that is where the socket is bound. */
+/** Takes over a unix socket with its path, for the time when nobody needs them any more. */
+export function guardPath(
+  kind: OfferedItem["kind"],
+  fd: Fd,
+  path: string,
+  file?: FileIdentity,
+): UnixListener | DatagramPath {
+  return kind === "datagram" ? new DatagramPath(fd, path, file) : new UnixListener(fd, path, file);
+}
+
+/** The file of a socket whose offer does not tell: the one that is where the socket is bound. */
 function fileByName(fd: Fd): FileIdentity | undefined {
   const address = localAddress(fd.raw);
   const name = address && "path" in address ? address.path : null;
@@ -176,18 +244,35 @@ function fileByName(fd: Fd): FileIdentity | undefined {
 /** The key of what is known by where it is bound alone. */
 const bound = "";
 
+/** By what an item is found. No key of a socket begins like a name in quotes. */
+function indexOf({ name, key }: Pick<OfferedItem, "name" | "key">): string {
+  return name === undefined ? key : quoted(name);
+}
+
 function describe({ item }: Inherited): string {
   return item.key === bound ? item.kind : `${item.kind} ${quoted(item.key)}`;
+}
+
+/** Whether one that was inherited is what listening at `place` would give. */
+function fits(place: AnyPlace, { item, fd }: Inherited, { anyPort = false } = {}): boolean {
+  if (item.key === keyOf(place)) return true;
+  const isForeign = item.key === bound;
+  return isAt(place, localAddress(fd!.raw), { isForeign, anyPort });
 }
 
 /**
  * Whether a socket that is bound to `address` is what listening at `place` would give; or, of a foreign
  * one, as good: Go's ":8000" is all addresses of IPv4 as well.
  */
-function isAt(place: Place, address: Address | undefined, isForeign: boolean): boolean {
+function isAt(
+  place: AnyPlace,
+  address: Address | undefined,
+  { isForeign, anyPort }: { isForeign: boolean; anyPort: boolean },
+): boolean {
   if (!address) return false;
   if ("path" in place) return "path" in address && address.path === place.path;
-  if (!("port" in address) || address.port !== place.port) return false;
+  if (!("port" in address)) return false;
+  if (address.port !== place.port && !(anyPort && isAtAnyPort(place))) return false;
   const { hostname = "0.0.0.0" } = place;
   if (hostname === "localhost") return loopback.has(address.hostname);
   return hostname === address.hostname ||

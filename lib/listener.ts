@@ -21,7 +21,14 @@ import {
 } from "../ffi/file.ts";
 import { abandon, breathe, hasten, isReady, ready, refreshKeepAlive } from "../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../ffi/sockaddr.ts";
-import { accept, isBound, isUnixStream, listenUnix, localAddress } from "../ffi/socket.ts";
+import {
+  accept,
+  bindUnixDatagram,
+  isBound,
+  isUnixStream,
+  listenUnix,
+  localAddress,
+} from "../ffi/socket.ts";
 import { makeAlarm } from "./alarm.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
 import { lookAfter } from "./donor.ts";
@@ -80,6 +87,68 @@ export function listenWhereFree(path: string, { mode }: { mode?: number } = {}):
     moveWhereFree,
   );
   return new UnixListener(new Fd(raw), path, file);
+}
+
+/**
+ * A unix datagram socket at `path`, in place of a file that outlived its socket. It is bound there, and not
+ * beside it and renamed: the name that it is bound by is the address that its datagrams come from.
+ *
+ * @param mode Permissions of the socket's file.
+ * @throws {Deno.errors.AddrInUse} When a socket is bound there, or the file is none.
+ */
+export function bindDatagrams(path: string, mode?: number): Fd {
+  const attempt = `Cannot receive datagrams at ${formatPath(path)}`;
+  const isStale = !path.startsWith("\0") && pathStatus(path)?.kind === "socket" && !isBound(path);
+  if (isStale) unlink(path);
+  return new Fd(bindUnixDatagram(path, attempt, { mode }));
+}
+
+/** A unix datagram socket and its path, which is removed when no socket is bound to it any more. */
+export class DatagramPath implements Disposable {
+  readonly #fd: Fd;
+  readonly #path: string;
+  #file: FileIdentity | undefined;
+
+  /**
+   * Takes `fd` over.
+   *
+   * @param file Which file it is bound to. @default {the one that is at `path`}
+   */
+  constructor(fd: Fd, path: string, file?: FileIdentity) {
+    this.#fd = fd;
+    this.#path = path;
+    if (!path.startsWith("\0")) this.#file = file ?? ownFile(path, fd.raw);
+  }
+
+  /** Which file it is bound to, if that is known. */
+  get file(): FileIdentity | undefined {
+    return this.#file;
+  }
+
+  /** Gives the file that mode, if the path leads to it. */
+  setMode(mode: number): void {
+    const file = this.#file;
+    if (file && isSameFile(pathStatus(this.#path), file)) setMode(this.#path, mode, file);
+  }
+
+  /** Leaves the path alone from here on: the socket was passed on and lives elsewhere. */
+  keepPath(): void {
+    this.#file = undefined;
+  }
+
+  /** Closes the socket, and removes the path unless another process has it. */
+  leave(): void {
+    const file = this.#file;
+    this[Symbol.dispose]();
+    if (file && isSameFile(pathStatus(this.#path), file) && !isBound(this.#path)) {
+      unlink(this.#path);
+    }
+  }
+
+  /** Closes the socket. */
+  [Symbol.dispose](): void {
+    this.#fd[Symbol.dispose]();
+  }
 }
 
 /**

@@ -9,8 +9,17 @@ import { isBoundTo } from "../ffi/diag.ts";
 import { dup, Fd } from "../ffi/fd.ts";
 import { fileStatus, pathStatus } from "../ffi/file.ts";
 import { isRunning } from "../ffi/proc.ts";
+import { quoted } from "../ffi/quote.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
-import { isBound, localAddress } from "../ffi/socket.ts";
+import {
+  belongsToNetwork,
+  isBound,
+  localAddress,
+  networkNamespace,
+  ownNetworkNamespace,
+  setAcceptQueueLength,
+  setMulticastLoop,
+} from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
 import { fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
@@ -19,16 +28,10 @@ import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } from "./drain.ts";
 import { offeredFile, type OfferedItem, type ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
-import {
-  type Inheritance,
-  type Inherited,
-  keyOf,
-  type Place,
-  type TcpPlace,
-  type UnixPlace,
-} from "./inheritance.ts";
-import { listenWhereFree, UnixListener } from "./listener.ts";
+import { type AnyPlace, type Inheritance, type Inherited, keyOf } from "./inheritance.ts";
+import { bindDatagrams, DatagramPath, listenWhereFree, UnixListener } from "./listener.ts";
 import type { Logger } from "./logger.ts";
+import type { DatagramPlace, Place, UdpPlace } from "./place.ts";
 import type { Serving } from "./serving.ts";
 
 /** A native object on a listener. */
@@ -38,8 +41,26 @@ export interface Listening<T> {
   announce?(): void;
   /** How to close the object. */
   close(): void;
+  /** Closes it when it is aborted. */
+  signal?: AbortSignal;
   /** What leaving has to know, if it answers HTTP. */
   serving?: Serving;
+}
+
+/** What a generation knows of itself. */
+export interface ResourceOptions {
+  /**
+   * Whether the generation before was ended just now: its addresses may take a moment to be free.
+   */
+  isRecent: () => boolean;
+  /**
+   * Whether a socket of another network namespace is what the service has on purpose: its generations share
+   * one, and were given a socket of another one.
+   */
+  isNetworkMeant: () => boolean;
+  /** What to do about an address that is in use. @default {nothing to say} */
+  inUseAdvice?: string;
+  logger: Logger;
 }
 
 /** How long leaving may take, in milliseconds. */
@@ -66,8 +87,10 @@ interface Resource {
   address?: Address;
   /** Where it was bound before its path was restored. */
   formerAddresses?: Address[];
+  /** Whether its address is one of another network namespace than that of this process. */
+  isElsewhere: boolean;
   /** Who removes its path, if it has one. */
-  unix?: UnixListener;
+  unix?: UnixListener | DatagramPath;
   /** What was bound at its path in its place: it goes there when no client waits at the old socket. */
   next?: UnixListener;
   close(): void;
@@ -79,10 +102,10 @@ interface Bound extends Pick<Resource, "fd" | "unix" | "next"> {}
 /** Everything that one generation has open; nothing is accepted before `open()`. */
 export class Resources {
   readonly #inheritance: Inheritance;
-  readonly #isRecent: () => boolean;
-  readonly #inUseAdvice: string;
-  readonly #logger: Logger;
+  readonly #options: ResourceOptions;
   readonly #all = new Set<Resource>();
+  /** What was said once. */
+  readonly #warned = new Set<string>();
   #isOpen = false;
   #hasLeft = false;
   /** Who was connected at the moment in which it stopped accepting. */
@@ -91,45 +114,26 @@ export class Resources {
   #found: Clients[] = [];
 
   /** Looks for what is asked for in `inheritance` first. */
-  constructor(
-    inheritance: Inheritance,
-    { isRecent, inUseAdvice = "", logger }: {
-      /** Whether the generation before was ended just now: its addresses may take a moment to be free. */
-      isRecent: () => boolean;
-      /** What to do about an address that is in use. */
-      inUseAdvice?: string;
-      logger: Logger;
-    },
-  ) {
+  constructor(inheritance: Inheritance, options: ResourceOptions) {
     this.#inheritance = inheritance;
-    this.#isRecent = isRecent;
-    this.#inUseAdvice = inUseAdvice;
-    this.#logger = logger;
+    this.#options = options;
   }
 
   /** Makes a native object on the listener at `place`, inherited or new. */
   listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.fd.dup();
-      const { object, serving, announce, close } = make(used);
-      return this.#add(object, bound, { announce, close }, () => {
-        const key = keyOf(place);
-        if (!("path" in place)) return { item: { kind: "listener", key }, serving };
-        const { path } = place;
-        Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path });
-        const { unix, next } = bound;
-        return { item: { kind: "listener", key, path }, serving, unix, next };
-      });
+      const { object, serving, ...rest } = make(used);
+      return this.#add("listener", place, object, bound, rest, serving);
     });
   }
 
   /** Makes a native object on the datagram socket at `place`, inherited or new. */
-  datagram(place: TcpPlace): Deno.DatagramConn {
-    return this.#claim("datagram", place, (place) => ({ fd: bindUdp(place) }), (bound) => {
+  datagram(place: DatagramPlace): Deno.DatagramConn {
+    return this.#claim("datagram", place, bindDatagram, (bound) => {
       using used = bound.fd.dup();
       const socket = fdPacketConn(used);
-      const item = { kind: "datagram", key: keyOf(place) } as const;
-      return this.#add(socket, bound, { close: () => socket.close() }, () => ({ item }));
+      return this.#add("datagram", place, socket, bound, { close: () => socket.close() });
     });
   }
 
@@ -140,7 +144,8 @@ export class Resources {
     const fd = unfinished.use(fileDescriptor(file));
     const before = [...this.#all].find(({ item }) => item.kind === "file" && item.key === path);
     if (before) this.#drop(before);
-    const resource = { item: { kind: "file", key: path }, fd, close: () => {} } as const;
+    const item = { kind: "file", key: path } as const;
+    const resource = { item, fd, isElsewhere: false, close: () => {} };
     this.#all.add(resource);
     whenClosed(file, () => this.#drop(resource));
     unfinished.move();
@@ -157,7 +162,7 @@ export class Resources {
   }
 
   /** Has `make` make something of a socket that was inherited, which stays so if that fails, or is new. */
-  #claim<P extends Place, T>(
+  #claim<P extends AnyPlace, T>(
     kind: "listener" | "datagram",
     place: P,
     bind: (place: P) => Bound,
@@ -166,10 +171,12 @@ export class Resources {
     if (this.#hasLeft) {
       throw new TypeError("Cannot listen: this generation has left, or is leaving");
     }
+    this.#checkName(kind, place);
+    this.#warnOfOrder(kind, place);
     using claimed = new DisposableStack();
     const inherited = this.#inheritance.takeBound(kind, place);
     if (inherited) claimed.defer(() => this.#inheritance.putBack(inherited));
-    const bound = inherited ? this.#inherit(inherited, place) : this.#bind(place, bind);
+    const bound = inherited ? this.#inherit(kind, inherited, place) : this.#bind(place, bind);
     claimed.defer(() => {
       // What was inherited is still the other generation's.
       if (inherited) bound.unix?.keepPath();
@@ -185,10 +192,15 @@ export class Resources {
   }
 
   /** What was inherited, with its path leading to it. */
-  #inherit({ fd, file }: Inherited, place: Place): Bound {
+  #inherit(kind: "listener" | "datagram", { fd, file }: Inherited, place: AnyPlace): Bound {
     if (!("path" in place) || place.path.startsWith("\0")) return { fd: fd! };
-    using unfinished = new DisposableStack();
     const { path, mode } = place;
+    if (kind === "datagram") {
+      const unix = new DatagramPath(fd!.dup(), path, file);
+      if (mode !== undefined) unix.setMode(mode);
+      return { fd: fd!, unix };
+    }
+    using unfinished = new DisposableStack();
     const isAnothers = !file && !leadsTo(path, fd!);
     const unix = new UnixListener(fd!.dup(), path, file);
     unfinished.defer(() => {
@@ -207,24 +219,74 @@ export class Resources {
     const restored = unix.restorePath(mode);
     if (!restored) return undefined;
     const path = formatPath(unix.addr.path!);
+    const { logger } = this.#options;
     if (restored.by === "link") {
       // As when a link in the path leads to another release.
-      this.#logger.info?.(`${path} led to another place: the listener was linked there`);
+      logger.info?.(`${path} led to another place: the listener was linked there`);
       return undefined;
     }
-    this.#logger.warn?.(
+    logger.warn?.(
       `The socket file ${path} was removed, so that no client could connect: the path was bound anew; ` +
         "keep cleaners of temporary files away from it",
     );
     return restored.listener;
   }
 
+  /** @throws {TypeError} When a name would stand for two sockets. */
+  #checkName(kind: "listener" | "datagram", { name }: AnyPlace): void {
+    const isTaken = ({ item, gate }: Resource) =>
+      item.kind === kind && item.name === name && !gate?.closed;
+    if (name === undefined || ![...this.#all].some(isTaken)) return;
+    throw new TypeError(
+      `Cannot listen: this generation has a ${words[kind]} with the name ${
+        quoted(name)
+      } already; ` +
+        "give each one its own `name`",
+    );
+  }
+
+  /** Says of several inherited sockets that another order would swap them. */
+  #warnOfOrder(kind: "listener" | "datagram", place: AnyPlace): void {
+    const alike = this.#inheritance.alike(kind, place);
+    const said = `${kind} ${keyOf(place)}`;
+    if (alike.length === 0 || this.#warned.has(said)) return;
+    this.#warned.add(said);
+    const where = formatAddress({ transport: "tcp", hostname: "0.0.0.0", port: 0, ...place });
+    const all = alike.map(({ fd }) => formatAddress(localAddress(fd!.raw))).join(", ");
+    this.#options.logger.warn?.(
+      `The generation before asked for ${alike.length} ${
+        words[kind]
+      }s at ${where}: ${all}. They are given out in ` +
+        "the order in which they are asked for, so another order swaps them; give each one a `name`",
+    );
+  }
+
+  /** Whether only another network namespace leads to a socket; says so, unless that is meant. */
+  #isElsewhere(kind: "listener" | "datagram", raw: number): boolean {
+    if (!belongsToNetwork(raw)) return false;
+    const network = networkNamespace(raw);
+    const own = ownNetworkNamespace();
+    if (network === undefined || own === undefined || network === own) return false;
+    if (!this.#options.isNetworkMeant()) {
+      this.#options.logger.warn?.(
+        `The ${words[kind]} at ${
+          formatAddress(localAddress(raw))
+        } was inherited from a process of another network ` +
+          "namespace, and is reached only there: in the one of this process nothing listens at that " +
+          "address. Containers with a network each need a control path each",
+      );
+    }
+    return true;
+  }
+
   /** Adds what is on `bound`, which stays the caller's; closes the object if it cannot. */
   #add<T extends object>(
+    kind: "listener" | "datagram",
+    place: AnyPlace,
     object: T,
     bound: Bound,
-    { announce, close }: Pick<Listening<T>, "announce" | "close">,
-    describe: () => Pick<Resource, "item" | "serving" | "unix" | "next">,
+    { announce, close, signal }: Pick<Listening<T>, "announce" | "close" | "signal">,
+    serving?: Serving,
   ): T {
     using unfinished = new DisposableStack();
     unfinished.defer(close);
@@ -233,40 +295,67 @@ export class Resources {
     // A server lets go of its socket a turn after it is closed.
     unfinished.defer(() => gate.shut());
     if (!this.#isOpen) gate.shut();
-    const address = localAddress(fd.raw);
-    const resource: Resource = { ...describe(), fd, gate, address, close };
+    if ("backlog" in place && place.backlog !== undefined) {
+      // After adoption, which has made it as long as that of Deno's own listeners.
+      setAcceptQueueLength(fd.raw, place.backlog);
+      if (bound.next) setAcceptQueueLength(bound.next.fd.raw, place.backlog);
+    }
+    if ("loopback" in place && place.loopback !== undefined) {
+      setMulticastLoop(fd.raw, place.loopback);
+    }
+    const item: OfferedItem = { kind, key: keyOf(place), name: place.name };
+    const resource: Resource = {
+      item,
+      fd,
+      gate,
+      serving,
+      address: localAddress(fd.raw),
+      isElsewhere: this.#isElsewhere(kind, fd.raw),
+      unix: bound.unix,
+      next: bound.next,
+      close,
+    };
+    if ("path" in place) {
+      item.path = place.path;
+      Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path: place.path });
+    }
     this.#all.add(resource);
     unfinished.defer(() => this.#all.delete(resource));
     announce?.();
-    whenClosed(object, () => this.#dropClosed());
+    const notice = () => this.#dropClosed();
+    whenClosed(object, notice);
+    // Deno closes the listener of a server in that turn, or later: at the latest when the server has finished.
+    signal?.addEventListener("abort", () => void pause(0).then(notice), { once: true });
+    if (signal) serving?.server.finished.then(notice, notice);
     unfinished.move();
-    resource.unix?.followFile();
+    if (resource.unix instanceof UnixListener) resource.unix.followFile();
     if (this.#isOpen) this.#goToNext(resource);
     return object;
   }
 
   /** Binds anew; what a predecessor that was killed has left behind may take a moment to go. */
-  #bind<P extends Place>(place: P, bind: (place: P) => Bound): Bound {
+  #bind<P extends AnyPlace>(place: P, bind: (place: P) => Bound): Bound {
     const end = performance.now() + bindPatience;
     for (;;) {
       try {
         return bind(place);
       } catch (error) {
         if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-        if (this.#isRecent() && performance.now() < end) sleep(10);
+        if (this.#options.isRecent() && performance.now() < end) sleep(10);
         else throw this.#inUse(place, error);
       }
     }
   }
 
   /** An error that says so when it is what was inherited that is in the way. */
-  #inUse(place: Place, error: Error): Error {
+  #inUse(place: AnyPlace, error: Error): Error {
     if ("path" in place) return error;
     const beside = this.#inheritance.boundBeside(place);
     const where = `${place.hostname ?? "0.0.0.0"}:${place.port}`;
     if (!beside) {
-      if (!this.#inUseAdvice) return error;
-      const what = `Cannot listen on ${where}: another process listens there; ${this.#inUseAdvice}`;
+      const { inUseAdvice } = this.#options;
+      if (!inUseAdvice) return error;
+      const what = `Cannot listen on ${where}: another process listens there; ${inUseAdvice}`;
       return Object.assign(new Deno.errors.AddrInUse(what), { code: "EADDRINUSE", cause: error });
     }
     return new Deno.errors.AddrInUse(
@@ -299,7 +388,7 @@ export class Resources {
     this.#dropClosed();
     for (const resource of this.#all) {
       const { unix, next } = resource;
-      if (!unix) continue;
+      if (!(unix instanceof UnixListener)) continue;
       try {
         const restored = this.#restorePath(next ?? unix);
         if (restored) {
@@ -317,7 +406,8 @@ export class Resources {
   /** Puts a listener on the socket that was bound in its place, as soon as no client waits at the old one. */
   #goToNext(resource: Resource): void {
     const { fd, gate, unix, next, address } = resource;
-    if (!next || !gate || !unix || !this.#isOpen || !this.#all.has(resource) || gate.closed) return;
+    if (!next || !gate || !(unix instanceof UnixListener)) return;
+    if (!this.#isOpen || !this.#all.has(resource) || gate.closed) return;
     // The one that serves here accepts them at once, as a rule.
     if (!unix.isIdle) {
       Deno.unrefTimer(setTimeout(() => this.#goToNext(resource), queueInterval));
@@ -430,10 +520,12 @@ export class Resources {
   sockets(): ReportedSocket[] {
     const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
     const counts = countConnections(all);
-    return all.map(({ item: { kind, path }, address }, i) => ({
+    return all.map(({ item: { kind, path, name }, address, isElsewhere }, i) => ({
       kind: kind as ReportedSocket["kind"],
       address: path === undefined ? formatAddress(address) : formatPath(path),
       connections: kind === "listener" ? counts[i] : 0,
+      ...name !== undefined && { name },
+      ...isElsewhere && { elsewhere: true as const },
     }));
   }
 
@@ -451,6 +543,9 @@ function leadsTo(path: string, { raw }: Fd): boolean {
 
 /** Milliseconds between two looks at whether clients still wait at a socket. */
 const queueInterval = 20;
+
+/** What each kind of socket is called in messages. */
+const words = { listener: "listener", datagram: "datagram socket" };
 
 /** Milliseconds for which an address may still be in use after its owner was killed. */
 const bindPatience = 1000;
@@ -497,16 +592,26 @@ function sleep(milliseconds: number): void {
 
 function bindListener(place: Place): Bound {
   if (!("path" in place)) {
-    return { fd: bindNative(() => Deno.listen(place as Deno.TcpListenOptions)) };
+    const { hostname, port = 0, reusePort } = place;
+    const options: Deno.TcpListenOptions & { reusePort?: boolean } = { hostname, port, reusePort };
+    return { fd: bindNative(() => Deno.listen(options)) };
   }
-  const unix = listenWhereFree((place as UnixPlace).path, { mode: (place as UnixPlace).mode });
+  const { path, mode } = place;
+  const unix = listenWhereFree(path, { mode });
   return { fd: unix.fd.dup(), unix };
 }
 
-function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {
-  return bindNative(() =>
-    Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress: reusePort })
-  );
+function bindDatagram(place: DatagramPlace): Bound {
+  if ("path" in place) {
+    const fd = bindDatagrams(place.path, place.mode);
+    return { fd, unix: new DatagramPath(fd.dup(), place.path) };
+  }
+  const { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpPlace = place;
+  return {
+    fd: bindNative(() =>
+      Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback })
+    ),
+  };
 }
 
 /** What a native object is bound to, without the object. */

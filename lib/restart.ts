@@ -9,32 +9,44 @@
  * @module
  */
 
-import { dup, Fd, replace } from "../ffi/fd.ts";
+import { type Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { networkNamespace, ownNetworkNamespace } from "../ffi/socket.ts";
 import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
-import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
+import { type ConnLike, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import {
   type Frame,
+  maxNameLength,
   offeredFile,
   type OfferedItem,
+  offerFrames,
   protocolVersion,
+  reportFrame,
   type Status,
   unexpected,
 } from "./frame.ts";
-import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
-import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
+import { serveHttp, type ServeHttpOptions, serveHttpOptions, servingOf } from "./http.ts";
+import type { Inheritance, InheritedItem } from "./inheritance.ts";
+import { type Keepable, Kept } from "./kept.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
 import { isOutOfDescriptors, Reserve } from "./reserve.ts";
+import {
+  type DatagramPlace,
+  type NamedPlace,
+  type Place,
+  splitPlace,
+  type TcpPlace,
+} from "./place.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
@@ -104,22 +116,25 @@ export interface StartOptions extends DrainOptions {
   signal?: AbortSignal;
 }
 
-/** Options of {@linkcode Generation.serve}. */
-export interface ServeOptions extends ServeHttpOptions {
+/** Options of {@linkcode Generation.serve}: those of `Deno.serve`, and of {@linkcode Place}. */
+export interface ServeOptions extends ServeHttpOptions, NamedPlace {
+  /** The transport. @default {"unix" with a path, "tcp" without} */
+  transport?: "tcp" | "unix";
   /** The address or name to bind to. @default {"0.0.0.0"} */
   hostname?: string;
   /** The port; with 0 the first generation gets a free one. @default {8000} */
   port?: number;
   /** Whether other sockets may listen there too. @default {false} */
   reusePort?: boolean;
-  /** A unix path to listen on, in place of hostname and port. */
+  /** A unix path to listen on, in place of hostname and port; without TLS. */
   path?: string;
   /** Permissions of that path. @default {0o600} */
   mode?: number;
+  /** How many connections may wait to be accepted; see {@linkcode TcpPlace} and {@linkcode UnixPlace}. */
+  backlog?: number;
+  /** The same, under Deno's name. */
+  tcpBacklog?: number;
 }
-
-/** What can be kept under a name. */
-export type Keepable = Fd | number | Deno.FsFile | Uint8Array | (() => Uint8Array);
 
 /** How a generation came to be. */
 export interface Origin {
@@ -173,7 +188,8 @@ export class Generation implements AsyncDisposable {
   readonly #foreign: UnixConn | undefined;
   readonly #resources: Resources;
   readonly #reserve: Reserve;
-  readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
+  readonly #kept = new Map<string, Kept>();
+  readonly #alone = Promise.withResolvers<void>();
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
   #pathTimer: ReturnType<typeof setTimeout> | undefined;
@@ -219,25 +235,32 @@ export class Generation implements AsyncDisposable {
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
-    this.#resources = new Resources(origin.inheritance, {
-      isRecent: () => origin.predecessor !== undefined && origin.predecessor.gone,
-      inUseAdvice: origin.predecessor
+    const { control, inheritance, predecessor } = origin;
+    this.#resources = new Resources(inheritance, {
+      logger: this.#logger,
+      isRecent: () => predecessor !== undefined && predecessor.gone,
+      // The control socket is one that a generation has made.
+      isNetworkMeant: () =>
+        predecessor !== undefined && networkNamespace(control.fd.raw) === ownNetworkNamespace(),
+      inUseAdvice: predecessor
         ? undefined
         : `nothing listened at the control path ${
           formatPath(path)
         }. If that was removed from under a generation of this service, it puts it back within ${
           pathInterval / 1000
         } s, or at a signal of its \`restartOn\`: start again then`,
-      logger: this.#logger,
     });
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
     this.#reserve = new Reserve();
     this.#control.followFile();
     running.add(this);
+    // That nobody waits for it must not end the process.
+    this.#alone.promise.catch(() => {});
     if (this.#predecessor) {
       void this.#follow(this.#predecessor);
     } else {
+      this.#alone.resolve();
       // What started this one may have ended by now.
       this.#takeStreams();
       // Whoever comes to the first generation before it is ready is told so.
@@ -263,13 +286,22 @@ export class Generation implements AsyncDisposable {
   serve(handler: HttpHandler): Deno.HttpServer;
   /** Serves HTTP, with options. */
   serve(options: ServeOptions, handler: HttpHandler): Deno.HttpServer;
-  serve(optionsOrHandler: ServeOptions | HttpHandler, maybeHandler?: HttpHandler): Deno.HttpServer {
-    const [options, handler] = typeof optionsOrHandler === "function"
-      ? [{}, optionsOrHandler]
-      : [optionsOrHandler, maybeHandler];
+  /** Serves HTTP, with options and the handler among them. */
+  serve(options: ServeOptions & { handler: HttpHandler }): Deno.HttpServer;
+  serve(
+    optionsOrHandler: ServeOptions & { handler?: HttpHandler } | HttpHandler,
+    maybeHandler?: HttpHandler,
+  ): Deno.HttpServer {
+    const given = typeof optionsOrHandler === "function" ? {} : optionsOrHandler;
+    const { handler: own, ...options } = given;
+    const handler = typeof optionsOrHandler === "function" ? optionsOrHandler : maybeHandler ?? own;
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
-    const { hostname, port = 8000, reusePort, path, mode, onListen, ...rest } = options;
-    const place = path === undefined ? { hostname, port, reusePort } : { path, mode };
+    const { place, rest: { onListen, ...rest } } = splitPlace<Place, ServeHttpOptions>(
+      "Cannot serve",
+      options,
+      { tcp: serveHttpOptions, unix: plainHttpOptions },
+      8000,
+    );
     return this.#resources.listener(place, (fd) => {
       const server = serveHttp(fd, rest, handler);
       return {
@@ -277,12 +309,14 @@ export class Generation implements AsyncDisposable {
         serving: servingOf(server),
         announce: () => onListen?.(server.addr),
         close: () => void server.shutdown(),
+        signal: rest.signal,
       };
     });
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
-  listen(place: TcpPlace | UnixPlace): Deno.Listener {
+  listen(options: Place): Deno.Listener {
+    const { place } = splitPlace<Place>("Cannot listen", options, { tcp: [], unix: [] });
     return this.#resources.listener(place, (fd) => {
       const listener = fdListener(fd);
       return { object: listener, close: () => listener.close() };
@@ -291,16 +325,21 @@ export class Generation implements AsyncDisposable {
 
   /** Listens for TLS connections, from `ready()` on; the certificate may be another one each time. */
   listenTls(options: TcpPlace & TlsOptions): Deno.TlsListener {
-    const { cert, key, alpnProtocols, ...place } = options;
-    const tls = alpnProtocols ? { cert, key, alpnProtocols } : { cert, key };
+    const { place, rest } = splitPlace<TcpPlace, TlsOptions>("Cannot listen for TLS", options, {
+      tcp: ["cert", "key", "keyFormat", "alpnProtocols"],
+    });
     return this.#resources.listener(place, (fd) => {
-      const listener = fdListener(fd, tls);
+      const listener = fdListener(fd, rest);
       return { object: listener, close: () => listener.close() };
     });
   }
 
-  /** Receives UDP datagrams, from `ready()` on; needs `--unstable-net`. */
-  listenDatagram(place: TcpPlace): Deno.DatagramConn {
+  /** Receives UDP or unix datagrams, from `ready()` on; needs `--unstable-net`. */
+  listenDatagram(options: DatagramPlace): Deno.DatagramConn {
+    const { place } = splitPlace<DatagramPlace>("Cannot receive datagrams", options, {
+      udp: [],
+      unixpacket: [],
+    });
     return this.#resources.datagram(place);
   }
 
@@ -313,14 +352,50 @@ export class Generation implements AsyncDisposable {
   }
 
   /**
-   * Keeps something for the next generation, under a name: a descriptor, which stays the caller's, or
+   * Keeps something for the next generation, under a name: whatever `sendListener`, `sendConn`,
+   * `sendPacketConn` and `sendFile` take, of which a duplicate is kept, so that it stays the caller's; or
    * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
+   *
+   * A connection goes to the next generation when this one leaves: from then on nothing is read or written
+   * here, and closing it ends nothing there. A listener of Deno's own on a unix path removes that when it is
+   * closed: {@linkcode Generation.listen} makes one that does not.
+   *
+   * @throws {NoDescriptorError} When a descriptor cannot be told for certain, or it is a TLS connection: its
+   * keys live in this process.
    */
   keep(name: string, value: Keepable): void {
-    const kept = toKeep(value);
-    const before = this.#kept.get(name);
+    if (name.length > maxNameLength) {
+      throw new RangeError(
+        `Cannot keep something under a name of ${name.length} characters: it may have ${maxNameLength}`,
+      );
+    }
+    const kept = new Kept(value, (error) => {
+      if (this.#kept.get(name) !== kept) return;
+      this.#kept.delete(name);
+      this.#logger.error?.(
+        `Cannot keep ${quoted(name)}; the next generation does not get it`,
+        error,
+      );
+    });
+    this.#kept.get(name)?.[Symbol.dispose]();
     this.#kept.set(name, kept);
-    if (before instanceof Fd) before[Symbol.dispose]();
+  }
+
+  /**
+   * What this generation has inherited, and has not asked for yet: that is closed at the end of the
+   * probation. A service that does not know what there is, for example a proxy with a listener for each of its
+   * customers, finds it here.
+   */
+  get inherited(): InheritedItem[] {
+    return this.#inheritance.items();
+  }
+
+  /**
+   * Resolves when no generation before this one is left: it has answered its clients and hung up, or was
+   * ended; at once for the first one. Rejects when this generation leaves before, or is rolled back.
+   */
+  get alone(): Promise<void> {
+    return this.#alone.promise;
   }
 
   /** What the generation before kept under that name, once: bytes, or a descriptor that is the caller's. */
@@ -503,9 +578,11 @@ export class Generation implements AsyncDisposable {
     try {
       const takenBack = await predecessor.follow();
       if (takenBack) {
+        this.#alone.reject(takenBack);
         if (this.#state === "serving") await this.#rolledBack(takenBack);
         return;
       }
+      this.#alone.resolve();
       if (this.#state === "starting") this.#takeStreams();
       this.#logger.info?.(`Process ${pid}, the generation before, has left`);
       // Whoever comes to the control socket has nobody else to ask.
@@ -513,6 +590,7 @@ export class Generation implements AsyncDisposable {
     } catch (error) {
       // When this one leaves, it hangs up itself.
       if (this.#hasLeft) return;
+      this.#alone.reject(error);
       this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
     }
   }
@@ -725,7 +803,7 @@ export class Generation implements AsyncDisposable {
     if (asked.type === "hello") {
       await this.#handOver(channel, asked);
     } else if (asked.type === "status") {
-      await channel.send({ type: "report", status: this.status() });
+      await channel.send(reportFrame(this.status()));
     } else if (asked.type === "restart") {
       const answer: Frame = await this.restart().then(
         (outcome) => ({ type: "done", ...outcome }),
@@ -869,25 +947,20 @@ export class Generation implements AsyncDisposable {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
     }
+    // Nothing waits once the others are looked at: what is kept is as of one moment.
+    for (const { settled } of this.#kept.values()) if (settled) await settled;
     for (const { item, fd } of this.#resources.offered()) pass(item, fd);
-    for (const [name, value] of this.#kept) {
-      if (value instanceof Fd) {
-        pass({ kind: "kept", key: name }, value);
-        continue;
-      }
+    for (const [name, { fd, state: value }] of this.#kept) {
+      if (fd) pass({ kind: "kept", key: name }, fd);
+      if (!value) continue;
       const bytes = stateOf(name, value);
       state.push(bytes);
       items.push({ kind: "state", key: name, bytes: bytes.length });
     }
-    const { generation } = this;
-    const offer: Frame = {
-      type: "offer",
-      version: protocolVersion,
-      generation,
-      pid: Deno.pid,
-      items,
-    };
-    await this.#send(channel, offer, { state, descriptors, signal });
+    const frames = offerFrames({ generation: this.generation, pid: Deno.pid }, items);
+    const last = frames.pop()!;
+    for (const frame of frames) await this.#send(channel, frame, { signal });
+    await this.#send(channel, last, { state, descriptors, signal });
   }
 
   /** Stops accepting, in a way that can be undone. */
@@ -956,6 +1029,10 @@ export class Generation implements AsyncDisposable {
     // In this order. One that fails does not keep those behind it from being taken.
     const steps: Record<string, () => void | Promise<void>> = {
       "stop accepting": () => this.#withdraw(),
+      "leave what was kept to the next generation": () => {
+        // Before the program closes it.
+        if (successor) { for (const kept of this.#kept.values()) kept.passOn(); }
+      },
       "tell the program": () => {
         this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
       },
@@ -1007,10 +1084,11 @@ export class Generation implements AsyncDisposable {
         if (successor) await this.#send(successor.channel, frame).catch(() => {});
       },
       "close what was kept": () => {
-        for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
+        for (const kept of this.#kept.values()) kept[Symbol.dispose]();
       },
       "leave the signals to Deno": () => this.#forgetSignals(),
       "hang up on the other generations": () => {
+        this.#alone.reject(new HandoverError("This generation has left before the one before it"));
         this.#predecessor?.[Symbol.dispose]();
         successor?.channel[Symbol.dispose]();
       },
@@ -1238,6 +1316,11 @@ export function isStarting(path: string): boolean {
   return [...running].some((app) => app.path === path && app.status().state === "starting");
 }
 
+/** Those of a server that has no TLS: Deno drops the others where the server is on a unix path. */
+const plainHttpOptions = serveHttpOptions.filter((name) =>
+  !["cert", "key", "keyFormat"].includes(name)
+);
+
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;
 const longestDelay = 1000;
@@ -1260,14 +1343,6 @@ const reportInterval = 1000;
  * not accept, whatever becomes of the other one.
  */
 const longestProbation = 300_000;
-
-/** What is kept of something, so that whoever keeps it may close it. */
-function toKeep(value: Keepable): Fd | (() => Uint8Array) {
-  if (typeof value === "function") return value;
-  if (value instanceof Uint8Array) return () => value;
-  if (value instanceof Fd) return value.dup();
-  return typeof value === "number" ? new Fd(dup(value)) : fileDescriptor(value);
-}
 
 /** The bytes of what is kept. */
 function stateOf(name: string, value: () => Uint8Array): Uint8Array {

@@ -235,7 +235,7 @@ async function takeOver(
 /** Receives what an offer announces; gives undefined when the process that offers it has ended. */
 async function receiveOffered(
   channel: Channel,
-  { pid, items }: Frame & { type: "offer" },
+  { pid, items: first, more = 0 }: Frame & { type: "offer" },
   { answerTimeout = 10_000, signal }: StartOptions,
 ): Promise<Inheritance | undefined> {
   using received = new DisposableStack();
@@ -246,6 +246,14 @@ async function receiveOffered(
   });
   try {
     const waiting = { signal: either(late.signal, signal) };
+    const items = [...first];
+    for (let left = more; left > 0;) {
+      const frame = await channel.receive(waiting);
+      if (!frame) return undefined;
+      if (frame.type !== "items" || frame.items.length > left) throw unexpected(frame);
+      for (const item of frame.items) items.push(item);
+      left -= frame.items.length;
+    }
     for (const item of items) {
       if (item.bytes === undefined) continue;
       inheritance.add({ item, state: await channel.receiveBytes(item.bytes, waiting) });

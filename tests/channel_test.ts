@@ -86,3 +86,18 @@ test("descriptors of a sender that dies half-way are closed", async () => {
   assertEquals(sockets.others(), []);
   b[Symbol.dispose]();
 });
+
+test("more descriptors are sent than arguments fit on the stack", async () => {
+  using sockets = new Sockets(1);
+  const [a, b] = channels();
+  const [fd] = sockets.raws;
+  const sending = assertRejects(
+    () => a.send({ type: "stop" }, { descriptors: Array(500_000).fill({ fd }) }),
+    Deno.errors.BrokenPipe,
+  );
+  // They are on their way when there is a frame before them.
+  assertEquals(await b.receive(), { type: "stop" });
+  b[Symbol.dispose]();
+  await sending;
+  a[Symbol.dispose]();
+});

@@ -6,6 +6,10 @@ import {
   type Frame,
   frameLength,
   maxFrameBytes,
+  maxNameLength,
+  type OfferedItem,
+  offerFrames,
+  reportFrame,
   type Status,
 } from "../lib/frame.ts";
 
@@ -14,8 +18,15 @@ const status: Status = {
   pid: 7,
   since: 1,
   state: "serving",
-  sockets: [{ kind: "listener", address: "127.0.0.1:80", connections: 2 }],
+  sockets: [{
+    kind: "listener",
+    address: "127.0.0.1:80",
+    connections: 2,
+    name: "web",
+    elsewhere: true,
+  }],
   kept: ["name"],
+  moreKept: 1,
   predecessor: { pid: 6, generation: 2, connections: 0 },
 };
 
@@ -33,13 +44,16 @@ const frames: Frame[] = [
       {
         kind: "listener",
         key: "unix /run/a",
+        name: "web",
         path: "/run/a",
         donor: 0,
         file: { path: "/run/a", dev: "26", ino: "18446744073709551615" },
       },
       { kind: "state", key: "ümlaut", bytes: 0 },
     ],
+    more: 1,
   },
+  { type: "items", items: [{ kind: "kept", key: "a" }] },
   { type: "refused", reason: "another", code: "busy" },
   { type: "ready", probation: 5000 },
   { type: "failed", message: "no" },
@@ -93,6 +107,14 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
     frame: "offer",
     values: [...notText, "", "a\0b", "x".repeat(108), `\0${"x".repeat(108)}`, "ü".repeat(54)],
   },
+  "items[1].name": { frame: "offer", values: notText },
+  "more": { frame: "offer", values: notInteger },
+  "items of items": { frame: "items", values: [...notList, undefined] },
+  "items[0].kind of items": {
+    frame: "items",
+    values: [...notText, undefined, "", "pipe", "control", "stdout", "stderr"],
+  },
+  "items[0].key of items": { frame: "items", values: [...notText, undefined] },
   "items[1].donor": { frame: "offer", values: [...notInteger, 2 ** 31, 2 ** 40] },
   "items[1].file": { frame: "offer", values: [null, true, "", 1, [{}], {}] },
   "items[1].file.path": {
@@ -125,6 +147,9 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
   "status.sockets[0].kind": { frame: "report", values: [...notText, undefined, "file"] },
   "status.sockets[0].address": { frame: "report", values: [...notText, undefined] },
   "status.sockets[0].connections": { frame: "report", values: [...notInteger, undefined] },
+  "status.sockets[0].name": { frame: "report", values: notText },
+  "status.sockets[0].elsewhere": { frame: "report", values: [null, {}, [], "", 1, false] },
+  "status.moreKept": { frame: "report", values: notInteger },
   "status.kept": { frame: "report", values: [...notList, undefined] },
   "status.kept[0]": { frame: "report", values: notText },
   "status.predecessor": { frame: "report", values: [null, [], "", 1, true] },
@@ -188,6 +213,44 @@ Deno.test("there is one control socket in an offer, and one of each stream at mo
   for (const items of [[], [stream], [control, control], [control, stream, stream]]) {
     assertThrows(() => decodeFrame(offer(items)), HandoverError, "items is an array of");
   }
+});
+
+Deno.test("an offer is in one frame, or in as many as its items take, in their order", () => {
+  const offer = { generation: 1, pid: 1 };
+  const control: OfferedItem = { kind: "control", key: "" };
+  assertEquals(offerFrames(offer, [control]), [
+    { type: "offer", version: 1, ...offer, items: [control] },
+  ]);
+  const many = Array.from({ length: 100_000 }, (_, i): OfferedItem => ({
+    kind: "state",
+    // What UTF-8 and JSON make longest.
+    key: i % 1000 === 0 ? "\0€".repeat(1000) : `session ${i}`,
+    bytes: i,
+  }));
+  const longest: OfferedItem = { kind: "kept", key: "\0".repeat(maxNameLength) };
+  const all = [control, ...many, longest];
+  const frames = offerFrames(offer, all).map((frame) =>
+    decodeFrame(encodeFrame(frame).subarray(4))
+  );
+  assert(frames.length > 10);
+  assertEquals(frames.flatMap((frame) => "items" in frame ? frame.items : []), all);
+  const [first, ...rest] = frames as [Frame & { type: "offer" }, ...Frame[]];
+  assertEquals(first.items.length + first.more!, all.length);
+  assert(rest.every(({ type }) => type === "items"));
+});
+
+Deno.test("a report has room for so many names, and says how many more there are", () => {
+  const kept = Array.from({ length: 300_000 }, (_, i) => `session-${i}-${"x".repeat(20)}`);
+  const { moreKept: _, ...whole } = status;
+  assertEquals(reportFrame({ ...whole, kept: [] }), {
+    type: "report",
+    status: { ...whole, kept: [] },
+  });
+  const frame = decodeFrame(encodeFrame(reportFrame({ ...whole, kept })).subarray(4));
+  const { status: told } = frame as Frame & { type: "report" };
+  assertEquals(told.kept, kept.slice(0, told.kept.length));
+  assertEquals(told.kept.length + told.moreKept!, kept.length);
+  assert(told.kept.length > 1000);
 });
 
 Deno.test("fields that the protocol does not know are left out, however deep they are", () => {
