@@ -69,7 +69,9 @@ export class Channel implements Disposable {
   ): Promise<void> {
     const sent = this.#sending.then(async () => {
       await this.conn.write(encodeFrame(frame), { signal });
-      for (const bytes of state) await this.conn.write(bytes, { signal });
+      for (const part of partsOf(state.map(({ length }) => length))) {
+        await this.conn.write(joined(state.slice(part.start, part.end), part.length), { signal });
+      }
       if (descriptors.length === 0) return;
       // Spread as arguments, many would not fit on the stack.
       const longest = descriptors.reduce(
@@ -141,9 +143,24 @@ export class Channel implements Disposable {
     }
   }
 
-  /** The bytes that an item of an offer announced. */
-  async receiveBytes(length: number, options: WaitOptions = {}): Promise<Uint8Array<ArrayBuffer>> {
-    return await this.conn.readFull(new Uint8Array(length), options);
+  /** The bytes that the items of an offer announced: so many of each. */
+  async receiveState(
+    lengths: number[],
+    options: WaitOptions = {},
+  ): Promise<Uint8Array<ArrayBuffer>[]> {
+    const all: Uint8Array<ArrayBuffer>[] = [];
+    for (const { start, end, length } of partsOf(lengths)) {
+      const bytes = await this.conn.readFull(new Uint8Array(length), options);
+      if (end === start + 1) {
+        all.push(bytes);
+        continue;
+      }
+      // Each its own: one that is kept is not to keep the others.
+      for (let i = start, at = 0; i < end; at += lengths[i++]) {
+        all.push(bytes.slice(at, at + lengths[i]));
+      }
+    }
+    return all;
   }
 
   /**
@@ -179,6 +196,29 @@ export class Channel implements Disposable {
     this.#receiving?.catch(() => {});
     this.conn[Symbol.dispose]();
   }
+}
+
+/** How many bytes of small states are written and read at once. */
+const fullPart = 1 << 16;
+
+/** What is written and read at once, of states of such lengths: one that is large, or several small ones. */
+function* partsOf(lengths: number[]): Generator<{ start: number; end: number; length: number }> {
+  for (let start = 0, end = 0; start < lengths.length; start = end) {
+    let length = lengths[end++];
+    while (end < lengths.length && length + lengths[end] <= fullPart) length += lengths[end++];
+    yield { start, end, length };
+  }
+}
+
+function joined(parts: Uint8Array[], length: number): Uint8Array {
+  if (parts.length === 1) return parts[0];
+  const whole = new Uint8Array(length);
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }
 
 /** Whether an error of a connection is the end of the process at its other end. */

@@ -254,10 +254,9 @@ async function receiveOffered(
       for (const item of frame.items) items.push(item);
       left -= frame.items.length;
     }
-    for (const item of items) {
-      if (item.bytes === undefined) continue;
-      inheritance.add({ item, state: await channel.receiveBytes(item.bytes, waiting) });
-    }
+    const announced = items.filter(({ bytes }) => bytes !== undefined);
+    const states = await channel.receiveState(announced.map(({ bytes }) => bytes!), waiting);
+    for (const [i, item] of announced.entries()) inheritance.add({ item, state: states[i] });
     const open = items.filter(({ bytes }) => bytes === undefined);
     const descriptors = await channel.receiveDescriptors(open.length, waiting);
     for (const { fd } of descriptors) received.use(fd);
