@@ -13,9 +13,9 @@ import { dup, Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
-import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
+import { expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
-import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
+import { Channel, type Passed } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
@@ -54,7 +54,10 @@ export interface StartOptions extends DrainOptions {
    * than its own. @default {5000}
    */
   probation?: number;
-  /** How long the other generation may take for an answer, or to read one. @default {10_000} */
+  /**
+   * How long the other generation may take for an answer, or to read one: a state that takes longer, and
+   * flows, is neither. @default {10_000}
+   */
   answerTimeout?: number;
   /**
    * How long a process may take to end by itself after its generation has left, when that was replaced by
@@ -354,7 +357,7 @@ export class Generation implements AsyncDisposable {
       detach();
       await pause(0);
       const meta = typeof state === "function" ? state() : state;
-      await this.#send(channel, { type: "moved", name }, { descriptors: [{ fd, meta }] });
+      await channel.send({ type: "moved", name }, { descriptors: [{ fd, meta }] });
       return true;
     } finally {
       leave();
@@ -671,7 +674,7 @@ export class Generation implements AsyncDisposable {
   /** Serves one client of the control socket; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
     const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
-    const channel = new Channel(conn);
+    const channel = new Channel(conn, answerTimeout);
     try {
       checkPeer(conn, allow, `At ${formatPath(this.path)}`);
       const asked = await channel.receive({ timeout: answerTimeout });
@@ -679,7 +682,7 @@ export class Generation implements AsyncDisposable {
     } catch (error) {
       if (error instanceof PeerNotAllowedError) {
         const refused: Frame = { type: "refused", reason: error.message, code: "peer" };
-        await this.#send(channel, refused).catch(() => {});
+        await channel.send(refused).catch(() => {});
       }
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
@@ -861,7 +864,7 @@ export class Generation implements AsyncDisposable {
       pid: Deno.pid,
       items,
     };
-    await this.#send(channel, offer, { state, descriptors, signal });
+    await channel.send(offer, { state, descriptors, signal });
   }
 
   /** Stops accepting, in a way that can be undone. */
@@ -889,7 +892,7 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.("The handover failed; this generation goes on", error);
     }
     // If it lives after all, it is to leave.
-    await this.#send(channel, { type: "rollback", reason: error.message }).catch(() => {});
+    await channel.send({ type: "rollback", reason: error.message }).catch(() => {});
     if (!attempt) return;
     attempt.failure = error;
     const { successor, isReady, outcome } = attempt;
@@ -899,17 +902,6 @@ export class Generation implements AsyncDisposable {
     using late = expiring(lastWordsTime, () => error);
     await unlessAborted(successor.ended, late.signal).catch(() => {});
     if (late.signal.aborted) outcome.reject(error);
-  }
-
-  /** Sends something that the other process may not read. */
-  async #send(channel: Channel, frame: Frame, options: SendFrameOptions = {}): Promise<void> {
-    const { answerTimeout = 10_000 } = this.#options;
-    using late = expiring(answerTimeout, () => {
-      const what = `The other generation has read nothing for ${answerTimeout} ms`;
-      return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
-    });
-    const signal = either(late.signal, options.signal);
-    await channel.send(frame, { ...options, signal });
   }
 
   // The end.
@@ -975,7 +967,7 @@ export class Generation implements AsyncDisposable {
       // What was moved is on its way before.
       "tell the next generation": async () => {
         const frame: Frame = { type: "progress", connections: 0 };
-        if (successor) await this.#send(successor.channel, frame).catch(() => {});
+        if (successor) await successor.channel.send(frame).catch(() => {});
       },
       "close what was kept": () => {
         for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();

@@ -13,7 +13,7 @@ import { either, expiring, pause } from "../ffi/time.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
 import { type ReceiveCallback, receiveFrom } from "./client.ts";
-import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "./conn.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
@@ -181,13 +181,22 @@ async function takeOver(
 ): Promise<Generation | string> {
   const { logger, answerTimeout = 10_000, signal } = options;
   using taken = new DisposableStack();
-  const channel = taken.use(new Channel(conn));
+  const channel = taken.use(new Channel(conn, answerTimeout));
   logPhase(logger, "connected", began);
   const token = ownToken();
   await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token });
   logPhase(logger, "asked", began);
   prepare();
-  const answer = await channel.receive({ timeout: answerTimeout, signal }).catch((cause) => {
+  using late = channel.stalling(
+    answerTimeout,
+    `The generation that runs at ${
+      formatPath(path)
+    }, process ${conn.peer.pid}, has sent nothing for ` +
+      `${answerTimeout} ms, on which this one waits: it hangs, or was stopped (SIGSTOP); end that ` +
+      "process, or start this one with a longer `answerTimeout`",
+  );
+  const waiting = { signal: either(late.signal, signal) };
+  const answer = await channel.receive(waiting).catch((cause) => {
     if (cause.code !== "ERR_HANDOVER_PROTOCOL") throw cause;
     const what = `What listens at ${
       formatPath(path)
@@ -207,7 +216,7 @@ async function takeOver(
     const what = `it offers version ${answer.version} of the handover, not ${protocolVersion}`;
     throw new HandoverError(`Cannot take over: ${what}`, "ERR_HANDOVER_VERSION");
   }
-  const inheritance = answer && await receiveOffered(channel, answer, options);
+  const inheritance = answer && await receiveOffered(channel, answer, waiting);
   if (!inheritance) return "the process that listens there hung up";
   taken.use(inheritance);
   const passed = inheritance.take("control", "");
@@ -228,17 +237,12 @@ async function takeOver(
 /** Receives what an offer announces; gives undefined when the process that offers it has ended. */
 async function receiveOffered(
   channel: Channel,
-  { pid, items }: Frame & { type: "offer" },
-  { answerTimeout = 10_000, signal }: StartOptions,
+  { items }: Frame & { type: "offer" },
+  waiting: WaitOptions,
 ): Promise<Inheritance | undefined> {
   using received = new DisposableStack();
   const inheritance = received.use(new Inheritance());
-  using late = expiring(answerTimeout, () => {
-    const what = `Process ${pid} has not sent what it offered for ${answerTimeout} ms`;
-    return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
-  });
   try {
-    const waiting = { signal: either(late.signal, signal) };
     for (const item of items) {
       if (item.bytes === undefined) continue;
       inheritance.add({ item, state: await channel.receiveBytes(item.bytes, waiting) });
