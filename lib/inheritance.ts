@@ -7,7 +7,7 @@
 
 import { Fd } from "../ffi/fd.ts";
 import { quoted } from "../ffi/quote.ts";
-import type { Address } from "../ffi/sockaddr.ts";
+import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { localAddress, socketKind } from "../ffi/socket.ts";
 import type { OfferedItem } from "./frame.ts";
 import { UnixListener } from "./listener.ts";
@@ -51,6 +51,14 @@ export interface Inherited {
   fd?: Fd;
   /** What was kept of state; others have none. */
   state?: Uint8Array;
+}
+
+/** Something that nobody asked for. */
+export interface Unclaimed {
+  /** What it is. */
+  kind: OfferedItem["kind"];
+  /** The same with its address, path or name. */
+  words: string;
 }
 
 /** Things of one kind and one key are given out in the order in which they came. */
@@ -100,9 +108,7 @@ export class Inheritance implements Disposable {
   /** Where a socket with the same port is bound that nobody has asked for. */
   boundBeside(place: Place): Address | undefined {
     if ("path" in place) return undefined;
-    const addresses = this.#left.map(({ item: { kind }, fd }) =>
-      kind === "listener" || kind === "datagram" ? localAddress(fd!.raw) : undefined
-    );
+    const addresses = this.#left.filter(isSocket).map(({ fd }) => localAddress(fd!.raw));
     return addresses.find((address) => address && "port" in address && address.port === place.port);
   }
 
@@ -111,23 +117,28 @@ export class Inheritance implements Disposable {
     return at < 0 ? undefined : this.#left.splice(at, 1)[0];
   }
 
+  /** Where the listeners and datagram sockets are bound that nobody has asked for yet. */
+  addresses(): string[] {
+    return this.#left.filter(isSocket).map(addressOf);
+  }
+
   /**
    * Closes what nobody asked for, and removes the paths that nobody listens on any more; gives what
-   * that was, in words.
+   * that was.
    */
-  clear(): string[] {
+  clear(): Unclaimed[] {
     const left = this.#left.map((inherited) => {
       const { item, fd } = inherited;
-      let words = describe(inherited);
-      if (item.kind !== "listener" || item.path === undefined) return words;
+      const unclaimed = { kind: item.kind, words: describe(inherited) };
+      if (item.kind !== "listener" || item.path === undefined) return unclaimed;
       try {
         // Another service may have the path by now.
         new UnixListener(fd!, item.path).leave();
       } catch (error) {
         // Whether this process may remove it is up to its directory.
-        words += ` (its path stays: ${(error as Error).message})`;
+        unclaimed.words += ` (its path stays: ${(error as Error).message})`;
       }
-      return words;
+      return unclaimed;
     });
     this[Symbol.dispose]();
     return left;
@@ -142,8 +153,20 @@ export class Inheritance implements Disposable {
 /** The key of what is known by where it is bound alone. */
 const bound = "";
 
-function describe({ item }: Inherited): string {
-  return item.key === bound ? item.kind : `${item.kind} ${quoted(item.key)}`;
+function describe(inherited: Inherited): string {
+  const { kind, key } = inherited.item;
+  if (kind === "listener") return `the listener at ${addressOf(inherited)}`;
+  if (kind === "datagram") return `the datagram socket at ${addressOf(inherited)}`;
+  return `the ${kind === "kept" ? "descriptor" : kind} ${quoted(key)}`;
+}
+
+function isSocket({ item: { kind } }: Inherited): boolean {
+  return kind === "listener" || kind === "datagram";
+}
+
+/** Where a socket is bound: by a path, where it is known by that. */
+function addressOf({ item: { path }, fd }: Inherited): string {
+  return path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
 }
 
 /**

@@ -11,7 +11,7 @@ import { isRunning } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
-import { fdFile, fdPacketConn } from "./adopt.ts";
+import { checkDatagrams, fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
 import { DisposableStack } from "./disposable_stack.ts";
@@ -64,6 +64,7 @@ interface Resource {
 export class Resources {
   readonly #inheritance: Inheritance;
   readonly #isRecent: () => boolean;
+  readonly #onSocket: (address: string, isInherited: boolean) => void;
   readonly #all = new Set<Resource>();
   #isOpen = false;
   #hasLeft = false;
@@ -77,10 +78,16 @@ export class Resources {
    *
    * @param isRecent Whether the generation before was ended just now: its addresses may take a moment
    * to be free.
+   * @param onSocket Called for each listener and datagram socket that was made, with its address.
    */
-  constructor(inheritance: Inheritance, isRecent: () => boolean) {
+  constructor(
+    inheritance: Inheritance,
+    isRecent: () => boolean,
+    onSocket: (address: string, isInherited: boolean) => void,
+  ) {
     this.#inheritance = inheritance;
     this.#isRecent = isRecent;
+    this.#onSocket = onSocket;
   }
 
   /** Makes a native object on the listener at `place`, inherited or new. */
@@ -150,6 +157,10 @@ export class Resources {
     else if ("path" in place && place.mode !== undefined) setMode(place.path, place.mode);
     const made = make(bound);
     claimed.move();
+    const address = "path" in place
+      ? formatPath(place.path)
+      : formatAddress(localAddress(bound.raw));
+    this.#onSocket(address, inherited !== undefined);
     bound[Symbol.dispose]();
     return made;
   }
@@ -313,17 +324,26 @@ export class Resources {
   sockets(): ReportedSocket[] {
     const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
     const counts = countConnections(all);
-    return all.map(({ item: { kind, path }, address }, i) => ({
-      kind: kind as ReportedSocket["kind"],
-      address: path === undefined ? formatAddress(address) : formatPath(path),
-      connections: kind === "listener" ? counts[i] : 0,
+    return all.map((resource, i) => ({
+      kind: resource.item.kind as ReportedSocket["kind"],
+      address: addressOf(resource),
+      connections: resource.item.kind === "listener" ? counts[i] : 0,
     }));
+  }
+
+  /** Where every listener and datagram socket is bound. */
+  addresses(): string[] {
+    return [...this.#all].filter(({ gate }) => gate && !gate.closed).map(addressOf);
   }
 
   /** The paths of every file. */
   files(): string[] {
     return [...this.#all].flatMap(({ item: { kind, key } }) => kind === "file" ? [key] : []);
   }
+}
+
+function addressOf({ item: { path }, address }: Resource): string {
+  return path === undefined ? formatAddress(address) : formatPath(path);
 }
 
 /** Milliseconds for which an address may still be in use after its owner was killed. */
@@ -390,6 +410,7 @@ function unbind(bound: Fd, place: Place): void {
 }
 
 function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {
+  checkDatagrams();
   return bindNative(() =>
     Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress: reusePort })
   );

@@ -21,7 +21,14 @@ import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descr
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
+import {
+  type Frame,
+  maxStateBytes,
+  type OfferedItem,
+  protocolVersion,
+  type Status,
+  unexpected,
+} from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
@@ -83,6 +90,12 @@ export interface StartOptions extends DrainOptions {
    * half a second; when they are served it is told "ready", and hung up on. `allow` is asked about it.
    */
   predecessor?: string;
+  /**
+   * The name of the service: a generation of another name is refused, with the code
+   * "ERR_HANDOVER_SERVICE". A generation without a name follows any, and is followed by any, so that a
+   * release may introduce one. @default {none}
+   */
+  service?: string;
   /** Permissions of the control socket. @default {0o600} */
   mode?: number;
   /**
@@ -180,6 +193,8 @@ export class Generation implements AsyncDisposable {
   #probation: AbortController | undefined;
   /** Ends a handover that can still be taken back. */
   #handover: AbortController | undefined;
+  /** The process that a handover is under way to, or was last. */
+  #next: number | undefined;
   /** The one that is ready, to which the clients of this one go. */
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
@@ -188,6 +203,15 @@ export class Generation implements AsyncDisposable {
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
+  /** Runs from the first listener on until `ready()`. */
+  #reminder: ReturnType<typeof setTimeout> | undefined;
+  /** When `ready()` was called. */
+  #readyAt: number | undefined;
+  /** Whether it has had a listener or datagram socket, and one that was inherited. */
+  #hasListened = false;
+  #hasInherited = false;
+  /** Whether it was logged that `ready()` was called too early. */
+  #isEarlyLogged = false;
   /** Whether somebody outside of the program has asked for its end. */
   #isAskedToEnd = false;
   /** Aborted when idle clients are not to be waited for any more. */
@@ -212,6 +236,7 @@ export class Generation implements AsyncDisposable {
     this.#resources = new Resources(
       origin.inheritance,
       () => origin.predecessor !== undefined && origin.predecessor.gone,
+      (address, isInherited) => this.#noticeSocket(address, isInherited),
     );
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
@@ -299,7 +324,10 @@ export class Generation implements AsyncDisposable {
    * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
    */
   keep(name: string, value: Keepable): void {
-    const kept = toKeep(value);
+    if (typeof name !== "string") {
+      throw new TypeError(`Cannot keep a value: its name is of type ${typeof name}, not a text`);
+    }
+    const kept = toKeep(name, value);
     const before = this.#kept.get(name);
     this.#kept.set(name, kept);
     if (before instanceof Fd) before[Symbol.dispose]();
@@ -371,8 +399,8 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Says that this generation is ready: it accepts from here on, and the one before it stops.
-   * Resolves when that has. What was inherited and not asked for is closed at the end of the probation.
-   * One that was stopped meanwhile resolves when it has left.
+   * Resolves when that has. To be called after `serve()` and `listen()`: what was inherited and not asked for
+   * is closed at the end of the probation, with a warning. One that was stopped meanwhile resolves when it has left.
    *
    * @throws {HandoverError} When the one before has not waited for it, and goes on.
    */
@@ -384,7 +412,8 @@ export class Generation implements AsyncDisposable {
       throw new TypeError(`Cannot be ready: this generation is ${why}`);
     }
     this.#committing = true;
-    const began = performance.now();
+    const began = this.#readyAt = performance.now();
+    clearTimeout(this.#reminder);
     const predecessor = this.#predecessor;
     if (predecessor) await this.#commit(predecessor, began);
     else this.#accept();
@@ -394,6 +423,7 @@ export class Generation implements AsyncDisposable {
     // Before the first answer: there is no other handover before it has proved itself.
     if (predecessor && !predecessor.gone) this.#probation = new AbortController();
     void this.#answer();
+    this.#warnOfUnserved();
     await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
     if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
@@ -406,14 +436,102 @@ export class Generation implements AsyncDisposable {
     this.#resources.open();
   }
 
+  /** Takes note of a listener or datagram socket that was made: a program may do so late, and be ready early. */
+  #noticeSocket(address: string, isInherited: boolean): void {
+    const isFirst = !this.#hasListened;
+    this.#hasListened = true;
+    this.#hasInherited ||= isInherited;
+    if (this.#readyAt === undefined) this.#remindOfReady();
+    // A further address that nobody was waiting at may be listened on at any time.
+    else if ((isInherited || isFirst) && !this.#isEarlyLogged) {
+      this.#isEarlyLogged = true;
+      const passed = Math.round(performance.now() - this.#readyAt);
+      const why = isInherited
+        ? "for as long, no generation has accepted there"
+        : "at the next restart no generation accepts there for as long";
+      this.#logger.warn?.(
+        `The program asked for ${address} ${passed} ms after it had called ready(): ${why}. ` +
+          "Call ready() after the last serve() or listen()",
+      );
+    }
+  }
+
+  /** A program that forgets `ready()` has the address, and answers nobody there. */
+  #remindOfReady(): void {
+    if (this.#reminder !== undefined) return;
+    const { readyTimeout = 60_000 } = this.#options;
+    const began = performance.now();
+    this.#reminder = setTimeout(() => {
+      const passed = Math.round(performance.now() - began);
+      const predecessor = this.#predecessor;
+      const until = predecessor && !predecessor.gone
+        ? `process ${predecessor.pid}, the generation before, is the one that accepts`
+        : "what connects there waits";
+      this.#logger.warn?.(
+        `The program has not called ready() for ${passed} ms since it made its first listener: this ` +
+          `generation accepts from then on at ${
+            this.#resources.addresses().join(", ")
+          }, and until then ` +
+          `${until}. Call ready() when the program can serve; where that takes longer, make its ` +
+          "listeners later",
+      );
+    }, Math.min(longestSilence, readyTimeout));
+    Deno.unrefTimer(this.#reminder);
+  }
+
+  /** Where nothing of what was inherited is served at `ready()`, it may be that it is asked for too late. */
+  #warnOfUnserved(): void {
+    const predecessor = this.#predecessor;
+    const addresses = this.#inheritance.addresses();
+    // Without a probation it is closed at once, with a warning.
+    if (!predecessor || !this.#probation || this.#hasListened || addresses.length === 0) return;
+    this.#isEarlyLogged = true;
+    const { probation = 5000 } = this.#options;
+    this.#logger.warn?.(
+      `The program has called ready(), and asked for no listener: nobody accepts at ${
+        addresses.join(", ")
+      }, where generation ${predecessor.generation}, process ${predecessor.pid}, did until now. What is ` +
+        `not asked for is closed in ${probation} ms, at the end of the probation. Call ready() after serve() and listen()`,
+    );
+  }
+
   #closeUnclaimed(): void {
     try {
       const unclaimed = this.#inheritance.clear();
-      if (unclaimed.length === 0) return;
-      this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
+      const words = (isFile: boolean) =>
+        unclaimed.filter(({ kind }) => (kind === "file") === isFile).map(({ words }) => words);
+      const [files, others] = [words(true), words(false)];
+      // A file of another name each day is no mistake.
+      if (files.length > 0) {
+        this.#logger.info?.(
+          `Closed files that this generation has not opened: ${files.join(", ")}`,
+        );
+      }
+      if (others.length === 0) return;
+      const { predecessor } = this.#options;
+      const from = this.#predecessor
+        ? `generation ${this.#predecessor.generation}, process ${this.#predecessor.pid},`
+        : `the server at ${formatPath(predecessor ?? "")}`;
+      const hasSocket = unclaimed.some(({ kind }) => kind === "listener" || kind === "datagram");
+      this.#logger.warn?.(
+        `Closed what ${from} had handed over and this generation has not asked for: ${
+          others.join(", ")
+        }. Where this release has dropped it on purpose, nothing is to be done; where it has not, call ` +
+          `serve(), listen() or take() before ready()${
+            hasSocket ? `. ${this.#asAnotherService()}` : ""
+          }`,
+      );
     } catch (error) {
       this.#logger.error?.("Cannot close what was inherited and not asked for", error);
     }
+  }
+
+  /** What to do about two services that take over from each other. */
+  #asAnotherService(): string {
+    return `Where another service has the same control path, ${
+      formatPath(this.path)
+    }, give each one of ` +
+      'its own, and a name: start(path, { service: "name" })';
   }
 
   /** A plain server that sent the first listeners learns by a word, and the end, that they are served. */
@@ -467,7 +585,9 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     try {
       await pause(probation, signal).catch(() => {});
-      await predecessor.say({ type: "healthy" });
+      const addresses = this.#hasInherited ? [] : this.#inheritance.addresses();
+      const dropped = addresses.length > 0 ? addresses : undefined;
+      await predecessor.say({ type: "healthy", dropped });
       this.#log("healthy", began, { predecessor: predecessor.pid });
     } catch (error) {
       this.#logger.debug?.("The generation before has gone already", error);
@@ -485,6 +605,12 @@ export class Generation implements AsyncDisposable {
       const takenBack = await predecessor.follow();
       if (takenBack) {
         if (this.#state === "serving") await this.#rolledBack(takenBack);
+        else if (!this.#hasLeft) {
+          this.#logger.warn?.(
+            `This generation, ${this.generation}, cannot take over any more, and its ready() is going to ` +
+              `reject: ${takenBack.message}. Start it again`,
+          );
+        }
         return;
       }
       if (this.#state === "starting") this.#takeStreams();
@@ -560,7 +686,11 @@ export class Generation implements AsyncDisposable {
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {
       if (attempt.isReady) return;
-      const why = attempt.failure ? `; when it tried: ${attempt.failure.message}` : "";
+      const why = attempt.failure
+        ? `; when it tried: ${attempt.failure.message}`
+        : attempt.handover
+        ? `: ${this.#unready()}`
+        : `: it has not called start() with ${formatPath(this.path)}`;
       const what = `${named(successor)} was not ready after ${readyTimeout} ms${why}`;
       const words = saying(successor.lastWords);
       const error = new HandoverError(what + words, "ERR_HANDOVER_TIMEOUT");
@@ -621,6 +751,7 @@ export class Generation implements AsyncDisposable {
     return {
       generation: this.generation,
       pid: Deno.pid,
+      ...(this.#options.service !== undefined && { service: this.#options.service }),
       since: this.since.getTime(),
       state: this.#state,
       sockets: this.#resources.sockets(),
@@ -725,7 +856,11 @@ export class Generation implements AsyncDisposable {
     const refused = this.#refusal(hello);
     if (refused) {
       const pid = processOf(hello, channel.conn);
-      this.#logger.info?.(`Refused process ${pid}: ${refused.reason}`);
+      // That two services have one control path is to be changed; that one is busy is not.
+      const level = refused.type === "refused" && refused.code === "service" ? "warn" : "info";
+      this.#logger[level]?.(
+        `Refused process ${pid} at ${formatPath(this.path)}: ${refused.reason}`,
+      );
       await channel.send(refused);
       return;
     }
@@ -733,7 +868,8 @@ export class Generation implements AsyncDisposable {
     const attempt = this.#attempt && isFrom(hello, channel.conn, this.#attempt)
       ? this.#attempt
       : undefined;
-    const handover = this.#goThrough(channel, processOf(hello, channel.conn), attempt);
+    this.#next = processOf(hello, channel.conn);
+    const handover = this.#goThrough(channel, this.#next, attempt);
     if (attempt) attempt.handover = handover;
     try {
       await handover;
@@ -782,7 +918,7 @@ export class Generation implements AsyncDisposable {
       await this.#offer(channel, attempt !== undefined, handover.signal);
       this.#log("offered", began, details);
       const late = `Process ${details.successor}, the next generation, was not ready after ` +
-        `${readyTimeout} ms: the \`readyTimeout\` of the generation that runs`;
+        `${readyTimeout} ms, the \`readyTimeout\` of the generation that runs: ${this.#unready()}`;
       ({ probation } = await expect(channel, "ready", readyTimeout, late, handover.signal));
     } finally {
       this.#handover = undefined;
@@ -811,16 +947,36 @@ export class Generation implements AsyncDisposable {
     const late =
       `Process ${details.successor}, the next generation, did not say that it is healthy in ` +
       limits;
-    await expect(channel, "healthy", probation + answerTimeout, late);
+    const { dropped } = await expect(channel, "healthy", probation + answerTimeout, late);
+    if (!dropped) return;
+    this.#logger.warn?.(
+      `Process ${details.successor}, the next generation, has asked for none of the listeners of this one, ` +
+        `and closes them: ${dropped.map(indented).join(", ")}. ${this.#asAnotherService()}`,
+    );
+  }
+
+  /** What the next generation has not done. */
+  #unready(): string {
+    const addresses = this.#resources.addresses();
+    const where = addresses.length > 0 ? `, of ${addresses.join(", ")}` : "";
+    return `it has the offer${where}, and has not called ready()`;
   }
 
   #refusal(
-    { version, token }: { version: number; token?: string },
+    { version, token, service }: { version: number; token?: string; service?: string },
   ): Frame & { type: "refused" | "rollback" } | undefined {
     if (version !== protocolVersion) {
       const reason =
         `it speaks version ${version} of the handover, and the generation that runs version ${protocolVersion}`;
       return { type: "refused", code: "version", reason };
+    }
+    const { service: own } = this.#options;
+    // A name may be introduced by a release, and dropped when that is rolled back.
+    if (own !== undefined && service !== undefined && service !== own) {
+      const reason =
+        `it is of the service ${quoted(service)}, and the generation that runs there of ` +
+        `${quoted(own)}: give each service a control path of its own`;
+      return { type: "refused", code: "service", reason };
     }
     if (token !== undefined && this.#failedTokens.has(token)) {
       // An answer on which start() does not try again.
@@ -830,7 +986,15 @@ export class Generation implements AsyncDisposable {
     if (this.#hasLeft) {
       return { type: "refused", code: "leaving", reason: "the generation that runs is leaving" };
     }
-    return { type: "refused", code: "busy", reason: "another handover is under way" };
+    return { type: "refused", code: "busy", reason: this.#busy() };
+  }
+
+  /** Why another handover cannot begin. */
+  #busy(): string {
+    const here = `the generation there, process ${Deno.pid},`;
+    if (this.#state === "starting") return `${here} has not called ready() yet`;
+    if (this.#probation) return `${here} has not lived through its probation yet`;
+    return `another handover is under way, to process ${this.#next}`;
   }
 
   async #offer(channel: Channel, withOutput: boolean, signal: AbortSignal): Promise<void> {
@@ -910,6 +1074,7 @@ export class Generation implements AsyncDisposable {
   async #leave({ reason }: { reason?: unknown } = {}): Promise<void> {
     if (this.#hasLeft) return;
     this.#state = "leaving";
+    clearTimeout(this.#reminder);
     const began = performance.now();
     const successor = this.#successor;
     // Where nobody takes over there is nobody to go to: only who is busy is told to leave.
@@ -1152,6 +1317,9 @@ export function isStarting(path: string): boolean {
   return [...running].some((app) => app.path === path && app.status().state === "starting");
 }
 
+/** Milliseconds from the first listener on after which it is logged that `ready()` was not called. */
+const longestSilence = 10_000;
+
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;
 const longestDelay = 1000;
@@ -1166,19 +1334,40 @@ const reportInterval = 1000;
 const longestProbation = 300_000;
 
 /** What is kept of something, so that whoever keeps it may close it. */
-function toKeep(value: Keepable): Fd | (() => Uint8Array) {
+function toKeep(name: string, value: Keepable): Fd | (() => Uint8Array) {
   if (typeof value === "function") return value;
+  const what = misfit(value);
+  if (what !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${what}`);
   if (value instanceof Uint8Array) return () => value;
   if (value instanceof Fd) return value.dup();
   return typeof value === "number" ? new Fd(dup(value)) : fileDescriptor(value);
+}
+
+/** Why something is neither bytes nor a descriptor, as far as that shows without looking for one. */
+function misfit(value: unknown): string | undefined {
+  if (value instanceof Uint8Array) {
+    if (value.length <= maxStateBytes) return undefined;
+    return `it has ${value.length} bytes, and ${maxStateBytes} at most are handed over under one name; ` +
+      "keep it in parts, or in a file that you keep";
+  }
+  const isBuffer = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
+  if (typeof value === "number" || typeof value === "object" && value !== null && !isBuffer) {
+    if (!(value instanceof Promise)) return undefined;
+    return "it is a promise; await it before, for the next generation does not wait for it";
+  }
+  const kind = isBuffer ? value.constructor.name : value === null ? "null" : typeof value;
+  return `it is of type ${kind}; bytes (a Uint8Array), a function that gives them, or a descriptor can be kept. ` +
+    "A text is made bytes by new TextEncoder().encode(text)";
 }
 
 /** The bytes of what is kept. */
 function stateOf(name: string, value: () => Uint8Array): Uint8Array {
   try {
     const bytes = value();
+    const what = misfit(bytes);
+    if (what !== undefined) throw new TypeError(what);
     if (bytes instanceof Uint8Array) return bytes;
-    throw new TypeError("it is no Uint8Array");
+    throw new TypeError("what its function gives is no Uint8Array");
   } catch (cause) {
     const what = `${quoted(name)} cannot be handed over: ${(cause as Error).message}`;
     throw new HandoverError(what, undefined, { cause });

@@ -5,10 +5,11 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
-import { setMode } from "../ffi/file.ts";
+import { pathStatus, setMode } from "../ffi/file.ts";
+import { checkProc } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
-import { formatPath } from "../ffi/sockaddr.ts";
-import { socketKind } from "../ffi/socket.ts";
+import { formatPath, packUnix } from "../ffi/sockaddr.ts";
+import { effectiveUser, socketKind } from "../ffi/socket.ts";
 import { either, expiring, pause } from "../ffi/time.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
@@ -17,7 +18,13 @@ import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "./conn
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
+import {
+  type Frame,
+  maxServiceName,
+  type OfferedItem,
+  protocolVersion,
+  unexpected,
+} from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
 import { locked } from "./lock.ts";
@@ -42,11 +49,16 @@ import { endStarter, keepOutput, ownToken } from "./successor.ts";
  * await app.stop(); // in a service: await app.finished
  * ```
  *
- * @throws {HandoverError} When the running generation refuses, or does not answer.
+ * @throws {HandoverError} When the running generation refuses, or does not answer, or is of a service of
+ * another name.
  * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
+  checkPath(path);
+  checkProc(`Cannot start at ${formatPath(path)}`);
+  checkDirectory(path);
   checkDrainOptions(options);
+  checkService(options.service);
   for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
     checkDuration(name, options[name] ?? 0);
   }
@@ -94,15 +106,87 @@ async function takePath(
   path: string,
   { allow = sameUserOrRoot, mode, signal }: StartOptions,
 ): Promise<UnixConn | UnixListener> {
-  return await locked<UnixConn | UnixListener>(path, async () => {
-    try {
-      return await connect(path, { allow, signal });
-    } catch (error) {
-      const { NotFound, ConnectionRefused } = Deno.errors;
-      if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
-      return listen(path, { mode, replace: true });
-    }
-  }, signal);
+  try {
+    return await locked<UnixConn | UnixListener>(path, async () => {
+      try {
+        return await connect(path, { allow, signal });
+      } catch (error) {
+        const { NotFound, ConnectionRefused } = Deno.errors;
+        if (!(error instanceof NotFound || error instanceof ConnectionRefused)) throw error;
+        return listen(path, { mode, replace: true });
+      }
+    }, signal);
+  } catch (error) {
+    throw error instanceof Deno.errors.PermissionDenied ? denied(path, error) : error;
+  }
+}
+
+/** The same error, with what to do. */
+function denied(path: string, cause: Deno.errors.PermissionDenied & { code?: string }): Error {
+  const what =
+    `${cause.message}. User ${effectiveUser()} has to be able to write in its directory, ` +
+    `${
+      quoted(directoryOf(path))
+    }, and to be the user of the generation that runs there, if one does: ` +
+    "change the owner of the directory (RuntimeDirectory= under systemd), or the user of the service";
+  return Object.assign(new Deno.errors.PermissionDenied(what), { code: cause.code, cause });
+}
+
+/** @throws {TypeError | RangeError} When `path` cannot be that of a control socket. */
+function checkPath(path: unknown): asserts path is string {
+  if (path instanceof URL || typeof path === "string" && /^[a-z][a-z\d+.-]*:\/\//i.test(path)) {
+    throw new TypeError(
+      `Cannot start at ${quoted(String(path))}: the control socket has a path, such as ` +
+        `"/run/app.sock", and no URL; give the \`pathname\` of a file URL`,
+    );
+  }
+  if (typeof path !== "string" || path === "") {
+    const what = path === "" ? "empty" : path === null ? "null" : `of type ${typeof path}`;
+    throw new TypeError(
+      `Cannot start a generation: the path of its control socket is ${what}, where one such as ` +
+        '"/run/app.sock" belongs; if it is read from the environment or an argument, set that',
+    );
+  }
+  const attempt = `Cannot start at ${formatPath(path)}`;
+  if (path.startsWith("\0")) {
+    throw new TypeError(
+      `${attempt}: an abstract name has no owner, and every user could take it; give a path, such as ` +
+        '"/run/app.sock"',
+    );
+  }
+  packUnix(path, attempt);
+}
+
+/** @throws {Deno.errors.NotFound | Deno.errors.NotADirectory} When there is no directory for it. */
+function checkDirectory(path: string): void {
+  const directory = directoryOf(path);
+  const kind = pathStatus(directory)?.kind;
+  if (kind === "directory") return;
+  const attempt = `Cannot start at ${formatPath(path)}`;
+  if (kind !== undefined) {
+    const what = `${attempt}: ${
+      quoted(directory)
+    } is no directory, but a file (${kind}); give another path`;
+    throw Object.assign(new Deno.errors.NotADirectory(what), { code: "ENOTDIR" });
+  }
+  const what =
+    `${attempt}: user ${effectiveUser()} finds no directory ${quoted(directory)}; create it, ` +
+    "with that user as its owner (RuntimeDirectory= under systemd)";
+  throw Object.assign(new Deno.errors.NotFound(what), { code: "ENOENT" });
+}
+
+function directoryOf(path: string): string {
+  const end = path.lastIndexOf("/");
+  return end < 0 ? "." : path.slice(0, end) || "/";
+}
+
+/** @throws {TypeError | RangeError} When it is no name of a service. */
+function checkService(name: unknown): void {
+  if (name === undefined) return;
+  const attempt = "Cannot start a generation: `service` is a name";
+  if (typeof name !== "string") throw new TypeError(`${attempt}, not of type ${typeof name}`);
+  if (name.length > 0 && name.length <= maxServiceName) return;
+  throw new RangeError(`${attempt} of 1 to ${maxServiceName} characters, not of ${name.length}`);
 }
 
 async function first(
@@ -184,7 +268,8 @@ async function takeOver(
   const channel = taken.use(new Channel(conn, answerTimeout));
   logPhase(logger, "connected", began);
   const token = ownToken();
-  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token });
+  const { service } = options;
+  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token, service });
   logPhase(logger, "asked", began);
   prepare();
   using late = channel.stalling(
@@ -205,11 +290,15 @@ async function takeOver(
   });
   if (answer?.type === "refused") {
     if (answer.code === "peer") throw new PeerNotAllowedError(`Cannot take over: ${answer.reason}`);
-    if (answer.code !== "version") return answer.reason;
+    if (answer.code === "busy" || answer.code === "leaving") return answer.reason;
   }
   if (answer?.type === "refused" || answer?.type === "rollback") {
-    const code = answer.type === "refused" ? "ERR_HANDOVER_VERSION" : "ERR_HANDOVER_FAILED";
-    throw new HandoverError(`Cannot take over: ${answer.reason}`, code);
+    const code = answer.type === "rollback"
+      ? "ERR_HANDOVER_FAILED"
+      : answer.code === "service"
+      ? "ERR_HANDOVER_SERVICE"
+      : "ERR_HANDOVER_VERSION";
+    throw new HandoverError(`Cannot take over at ${formatPath(path)}: ${answer.reason}`, code);
   }
   if (answer && answer.type !== "offer") throw unexpected(answer);
   if (answer && answer.version !== protocolVersion) {

@@ -227,7 +227,10 @@ test("what is no service is named", async () => {
   const late = await run("status", silent.addr.path!, "--timeout", "0.2");
   assertEquals([late.code, late.stderr], [
     1,
-    `The service at ${JSON.stringify(silent.addr.path)} has not answered after 0.2 s\n`,
+    `The service at ${
+      JSON.stringify(silent.addr.path)
+    } has not answered after 0.2 s: its process hangs, ` +
+    "was stopped (SIGSTOP), or has no descriptor left; see its log\n",
   ]);
 });
 
