@@ -153,7 +153,7 @@ test("what is not asked for is closed with a warning that names it, and both sid
   const udp = old.app.listenDatagram(here);
   old.app.keep("state", new Uint8Array(1));
   old.app.keep("socket", sockets.raws[0]);
-  old.app.open(directory.join("log"), { create: true, append: true });
+  using _file = old.app.open(directory.join("log"), { create: true, append: true });
   await old.app.ready();
   const next = await logged(path);
   next.app.listen({ hostname: "127.0.0.9", port: 0 });
