@@ -200,7 +200,7 @@ export class Resources {
       try {
         return bind(place);
       } catch (error) {
-        if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+        if (!(error instanceof Deno.errors.AddrInUse)) throw located(place, error);
         if (this.#isRecent() && performance.now() < end) sleep(10);
         else throw this.#inUse(place, error);
       }
@@ -210,10 +210,16 @@ export class Resources {
   /** An error that says so when it is what was inherited that is in the way. */
   #inUse(place: Place, error: Error): Error {
     const beside = this.#inheritance.boundBeside(place);
-    if (!beside) return error;
-    const where = `${(place as TcpPlace).hostname ?? "0.0.0.0"}:${(place as TcpPlace).port}`;
+    if (!beside) {
+      const what =
+        "another socket has that address: end its process (`ss -ltunp` names it), or ask for " +
+        "another port";
+      return located(place, error, what);
+    }
     return new Deno.errors.AddrInUse(
-      `Cannot listen on ${where}: the generation before listens on ${formatAddress(beside)}, ` +
+      `Cannot listen on ${addressAsked(place)}: the generation before listens on ${
+        formatAddress(beside)
+      }, ` +
         "which covers some of it; ask for that, or stop the service before this change",
     );
   }
@@ -344,6 +350,21 @@ export class Resources {
 
 function addressOf({ item: { path }, address }: Resource): string {
   return path === undefined ? formatAddress(address) : formatPath(path);
+}
+
+function addressAsked(place: Place): string {
+  if ("path" in place) return formatPath(place.path);
+  const { hostname = "0.0.0.0", port } = place;
+  return formatAddress({ transport: "tcp", hostname, port });
+}
+
+/** The same error, with the address that was asked for, which Deno's own do not name. */
+function located<E>(place: Place, error: E, what?: string): E {
+  if (!("path" in place) && error instanceof Error) {
+    const why = what === undefined ? "" : `; ${what}`;
+    error.message = `Cannot listen on ${addressAsked(place)}: ${error.message}${why}`;
+  }
+  return error;
 }
 
 /** Milliseconds for which an address may still be in use after its owner was killed. */

@@ -324,10 +324,8 @@ export class Generation implements AsyncDisposable {
    * bytes (2 GiB at most), or a function that is asked for them when the next generation comes.
    */
   keep(name: string, value: Keepable): void {
-    if (typeof name !== "string") {
-      throw new TypeError(`Cannot keep a value: its name is of type ${typeof name}, not a text`);
-    }
-    const kept = toKeep(name, value);
+    checkKeepable(name, value);
+    const kept = toKeep(value);
     const before = this.#kept.get(name);
     this.#kept.set(name, kept);
     if (before instanceof Fd) before[Symbol.dispose]();
@@ -793,7 +791,13 @@ export class Generation implements AsyncDisposable {
         // What lasts is said once.
         const { message } = error as Error;
         if (message !== failure) {
-          this.#logger.error?.(`Cannot accept on ${formatPath(this.path)}; trying again`, error);
+          const what = isOutOfDescriptors(error)
+            ? ": the process has no descriptor left; raise its limit (ulimit -n, LimitNOFILE= under systemd)"
+            : "";
+          this.#logger.error?.(
+            `Cannot accept on ${formatPath(this.path)}; trying again${what}`,
+            error,
+          );
         }
         failure = message;
         delay = Math.min(2 * delay || shortestDelay, longestDelay);
@@ -1334,13 +1338,20 @@ const reportInterval = 1000;
 const longestProbation = 300_000;
 
 /** What is kept of something, so that whoever keeps it may close it. */
-function toKeep(name: string, value: Keepable): Fd | (() => Uint8Array) {
+function toKeep(value: Keepable): Fd | (() => Uint8Array) {
   if (typeof value === "function") return value;
-  const what = misfit(value);
-  if (what !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${what}`);
   if (value instanceof Uint8Array) return () => value;
   if (value instanceof Fd) return value.dup();
   return typeof value === "number" ? new Fd(dup(value)) : fileDescriptor(value);
+}
+
+/** @throws {TypeError} When that cannot be handed over, which the next generation would be the one to find out. */
+function checkKeepable(name: unknown, value: unknown): void {
+  if (typeof name !== "string") {
+    throw new TypeError(`Cannot keep a value: its name is of type ${typeof name}, not a text`);
+  }
+  const what = typeof value === "function" ? undefined : misfit(value);
+  if (what !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${what}`);
 }
 
 /** Why something is neither bytes nor a descriptor, as far as that shows without looking for one. */

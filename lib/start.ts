@@ -285,11 +285,16 @@ async function takeOver(
     if (cause.code !== "ERR_HANDOVER_PROTOCOL") throw cause;
     const what = `What listens at ${
       formatPath(path)
-    } is no generation of a service: ${cause.message}`;
+    } is no generation of a service: ${cause.message}; end it, or choose another path`;
     throw new HandoverError(what, cause.code, { cause });
   });
   if (answer?.type === "refused") {
-    if (answer.code === "peer") throw new PeerNotAllowedError(`Cannot take over: ${answer.reason}`);
+    if (answer.code === "peer") {
+      throw new PeerNotAllowedError(
+        `Cannot take over: ${answer.reason}. Run it as the user of the generation that runs there, or have ` +
+          "the `allow` of that one let it in",
+      );
+    }
     if (answer.code === "busy" || answer.code === "leaving") return answer.reason;
   }
   if (answer?.type === "refused" || answer?.type === "rollback") {
@@ -306,7 +311,9 @@ async function takeOver(
     throw new HandoverError(`Cannot take over: ${what}`, "ERR_HANDOVER_VERSION");
   }
   const inheritance = answer && await receiveOffered(channel, answer, waiting);
-  if (!inheritance) return "the process that listens there hung up";
+  if (!inheritance) {
+    return "the process that listens there hung up: it has ended just now, or is no generation of a service";
+  }
   taken.use(inheritance);
   const passed = inheritance.take("control", "");
   if (!passed) {

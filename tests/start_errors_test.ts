@@ -150,6 +150,35 @@ test("listenDatagram() without --unstable-net names the flag", async () => {
   assertEquals(await outcome([path, "datagram"], { deno: [...deno, "--unstable-net"] }), {});
 });
 
+test("an address that cannot be listened on is named", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = taken.addr;
+  const serve = (hostname: string, port: number) =>
+    app.serve({ hostname, port }, () => new Response());
+  for (
+    const listen of [serve, (hostname: string, port: number) => app.listen({ hostname, port })]
+  ) {
+    const error = assertThrows(() => listen("127.0.0.1", port), Deno.errors.AddrInUse);
+    assertStringIncludes(
+      error.message,
+      `Cannot listen on 127.0.0.1:${port}: Address already in use`,
+    );
+    assertStringIncludes(error.message, "`ss -ltunp` names it");
+    assertEquals((error as { code?: string }).code, "EADDRINUSE");
+  }
+  // An address for documentation (RFC 5737), which no host has.
+  const { message } = assertThrows(() => serve("192.0.2.1", 0), Deno.errors.AddrNotAvailable);
+  assertStringIncludes(message, "Cannot listen on 192.0.2.1:0: ");
+  const udp = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  const place = { hostname: "127.0.0.1", port: (udp.addr as Deno.NetAddr).port };
+  const error = assertThrows(() => app.listenDatagram(place), Deno.errors.AddrInUse);
+  assertStringIncludes(error.message, `Cannot listen on 127.0.0.1:${place.port}: `);
+  udp.close();
+  await app.stop();
+});
+
 test("keep() refuses at once what could not be handed over", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
