@@ -320,8 +320,17 @@ export function unexpected({ type }: Frame): HandoverError {
 export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
   checked(frame);
   const body = new TextEncoder().encode(JSON.stringify(frame));
+  if (body.length > maxFrameBytes) {
+    const what = frame.type === "offer"
+      ? `; it names all ${frame.items.length} things that are handed over: keep fewer, or under shorter names`
+      : "";
+    throw new HandoverError(
+      `A frame of type "${frame.type}" has ${body.length} bytes, and ${maxFrameBytes} at most${what}`,
+      "ERR_HANDOVER_PROTOCOL",
+    );
+  }
   const whole = new Uint8Array(4 + body.length);
-  new DataView(whole.buffer).setUint32(0, checkFrameLength(body.length), true);
+  new DataView(whole.buffer).setUint32(0, body.length, true);
   whole.set(body, 4);
   return whole;
 }
@@ -332,10 +341,7 @@ export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
  * @throws {HandoverError} When no frame is so long.
  */
 export function frameLength(head: Uint8Array): number {
-  return checkFrameLength(new DataView(head.buffer, head.byteOffset, 4).getUint32(0, true));
-}
-
-function checkFrameLength(length: number): number {
+  const length = new DataView(head.buffer, head.byteOffset, 4).getUint32(0, true);
   if (length > 0 && length <= maxFrameBytes) return length;
   throw new HandoverError(
     `Invalid frame length ${length}: must be 1 to ${maxFrameBytes}`,

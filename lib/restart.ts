@@ -406,8 +406,10 @@ export class Generation implements AsyncDisposable {
     // Stopped before it was ready, it has nothing to be ready for.
     if (this.#hasLeft) return await this.finished;
     if (this.#state !== "starting" || this.#committing) {
-      const why = this.#committing ? "about to be" : this.#state;
-      throw new TypeError(`Cannot be ready: this generation is ${why}`);
+      const why = this.#committing ? "about to be ready" : this.#state;
+      throw new TypeError(
+        `Cannot be ready: ready() was called before, and this generation is ${why}`,
+      );
     }
     this.#committing = true;
     const began = this.#readyAt = performance.now();
@@ -642,7 +644,11 @@ export class Generation implements AsyncDisposable {
   async restart(command?: Command): Promise<{ pid: number; generation: number }> {
     if (this.#state !== "serving" || this.#attempt) {
       const isBusy = this.#attempt || this.#state === "handing over";
-      const why = isBusy ? "another handover is under way" : `this generation is ${this.#state}`;
+      const why = isBusy
+        ? "another handover is under way"
+        : this.#state === "starting"
+        ? "this generation has not called ready() yet"
+        : `this generation is ${this.#state}`;
       this.#logger.error?.(`Cannot restart: ${why}`);
       throw new HandoverError(`Cannot restart: ${why}`, "ERR_HANDOVER_BUSY");
     }

@@ -6,6 +6,7 @@ import {
   type Frame,
   frameLength,
   maxFrameBytes,
+  type OfferedItem,
   type Status,
 } from "../lib/frame.ts";
 
@@ -255,6 +256,15 @@ Deno.test("a length of nothing, or over the limit, is refused before anything is
   assertThrows(
     () => encodeFrame({ type: "failed", message: long }),
     HandoverError,
-    "Invalid frame length",
+    `A frame of type "failed" has ${maxFrameBytes + 30} bytes, and 16777216 at most`,
+  );
+  const items: OfferedItem[] = [
+    { kind: "control", key: "" },
+    { kind: "state", key: long, bytes: 1 },
+  ];
+  assertThrows(
+    () => encodeFrame({ type: "offer", version: 1, generation: 1, pid: 1, items }),
+    HandoverError,
+    "it names all 2 things that are handed over: keep fewer, or under shorter names",
   );
 });

@@ -179,6 +179,23 @@ test("an address that cannot be listened on is named", async () => {
   await app.stop();
 });
 
+test("ready() for a second time, and restart() before it, say what was called when", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  await assertRejects(
+    () => app.restart(),
+    HandoverError,
+    "Cannot restart: this generation has not called ready() yet",
+  );
+  await app.ready();
+  await assertRejects(
+    () => app.ready(),
+    TypeError,
+    "Cannot be ready: ready() was called before, and this generation is serving",
+  );
+  await app.stop();
+});
+
 test("keep() refuses at once what could not be handed over", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
