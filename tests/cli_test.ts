@@ -309,6 +309,8 @@ test("wrong arguments are named, and the help is referred to", async () => {
     "begin /run/a": `There is no command "begin"`,
     "status": "The path of the control socket is missing",
     "status ": "The path of the control socket is missing",
+    "status file:///run/a":
+      "The control socket has a path, such as /run/app.sock, and no URL: file:///run/a",
     "status /run/a /run/b": `There is one path too many: "/run/b"`,
     "status /run/a --verbose": "There is no option --verbose",
     "status /run/a --timeout": "--timeout takes seconds, not nothing",
