@@ -11,11 +11,33 @@ import { closeAll, isOpen } from "./fd.ts";
 import { openText, readDirectory, readLink, readText, reread } from "./file.ts";
 import { libc } from "./libc.ts";
 
+/**
+ * Descriptors and processes are looked for in /proc: there is no other place that tells of them.
+ *
+ * @throws {Deno.errors.NotFound} When it is not mounted.
+ */
+export function checkProc(attempt: string): void {
+  if (readLink("/proc/self") !== undefined) return;
+  const what = `${attempt}: /proc is not mounted, which descriptors are found through; mount it ` +
+    "(mount -t proc proc /proc), in a chroot or container too";
+  throw Object.assign(new Deno.errors.NotFound(what), { code: "ENOENT" });
+}
+
+/** The names in a directory of /proc. */
+function names(directory: string, attempt: string): string[] {
+  try {
+    return readDirectory(directory, attempt);
+  } catch (error) {
+    checkProc(attempt);
+    throw error;
+  }
+}
+
 /** The numbers of every open descriptor, in order. */
 export function openDescriptors(): number[] {
-  const names = readDirectory("/proc/self/fd", "Cannot list this process's descriptors");
+  const open = names("/proc/self/fd", "Cannot list this process's descriptors");
   // The one that the directory was read through is listed, and closed by now.
-  return names.map(Number).filter(isOpen).sort((a, b) => a - b);
+  return open.map(Number).filter(isOpen).sort((a, b) => a - b);
 }
 
 /** What a descriptor is, as /proc names it: "socket:[8123]", "anon_inode:[eventpoll]", "/etc/hosts". */
@@ -85,7 +107,7 @@ export function killAllWith(variable: string): void {
   let before: number;
   do {
     before = killed.size;
-    for (const name of readDirectory("/proc", "Cannot list the processes")) {
+    for (const name of names("/proc", "Cannot list the processes")) {
       const pid = Number(name);
       if (!Number.isInteger(pid) || killed.has(pid)) continue;
       const process = identify(pid);

@@ -25,6 +25,8 @@ import {
 } from "../ffi/socket.ts";
 import { expiring, unlessAborted } from "../ffi/time.ts";
 import {
+  abstractFlag,
+  anyPortFlag,
   atFirst,
   capture,
   captureConn,
@@ -194,7 +196,7 @@ async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: 
       first ??= { error };
     }
   }
-  throw explained(first!.error);
+  throw explained(first!.error, anyPortFlag);
 }
 
 /**
@@ -255,14 +257,13 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
   const raw = rawOf(fd);
   const kind = socketKind(raw);
   if (kind?.type !== "datagram" || kind.domain === "other") throw wrong(raw, "a datagram socket");
-  if (typeof Deno.listenDatagram !== "function") {
-    throw new UnsupportedRuntimeError(
-      "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
-    );
-  }
+  checkDatagrams();
   const udp = (hostname: string) => Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   const { dummy, slot } = capture<Deno.DatagramConn>(
-    () => kind.domain === "unix" ? listenUnixpacket() : atFirst(standInHosts(raw), udp),
+    () =>
+      kind.domain === "unix"
+        ? atFirst([privateName()], listenUnixpacket, abstractFlag)
+        : atFirst(standInHosts(raw), udp),
     (conn) => conn.close(),
   );
   lookAfter(fd, slot.tfd);
@@ -274,9 +275,17 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
   return dummy;
 }
 
-function listenUnixpacket(): Deno.DatagramConn {
+/** @throws {UnsupportedRuntimeError} Without `--unstable-net`. */
+export function checkDatagrams(): void {
+  if (typeof Deno.listenDatagram === "function") return;
+  throw new UnsupportedRuntimeError(
+    "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
+  );
+}
+
+function listenUnixpacket(path: string): Deno.DatagramConn {
   try {
-    return Deno.listenDatagram({ transport: "unixpacket", path: privateName() });
+    return Deno.listenDatagram({ transport: "unixpacket", path });
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     // Deno 2.3 to 2.6 take no abstract names here.
@@ -365,7 +374,10 @@ export function captureListener<T>(
 ): { dummy: T; slot: Slot } {
   const inet = (hostname: string) => make({ hostname, port: 0 });
   return capture(
-    () => domain === "unix" ? make({ path: privateName() }) : atFirst(standInHosts(raw), inet),
+    () =>
+      domain === "unix"
+        ? atFirst([privateName()], (path) => make({ path }), abstractFlag)
+        : atFirst(standInHosts(raw), inet),
     discard,
   );
 }

@@ -157,6 +157,8 @@ export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; slot: Slot }
   const listening = listenUnix(path, "Cannot make a connection to stand in");
   try {
     return await captureConn(() => Deno.connect({ transport: "unix", path }), keep);
+  } catch (error) {
+    throw explained(error, abstractFlag);
   } finally {
     // Nothing accepts the connection: its far end goes with the listener.
     closeRaw(listening);
@@ -173,13 +175,20 @@ export function privateName(): string {
  * wants the whole network for that, and before 2.8.3 every path too (even then it takes -A).
  */
 export function mayBeAbstract(): boolean {
-  const paths = /^2\.([0-7]|8\.[0-2])\b/.test(Deno.version.deno);
-  const names = paths ? ["read", "write", "net"] as const : ["net"] as const;
+  const names = needsAll() ? ["read", "write", "net"] as const : ["net"] as const;
   return names.every((name) => Deno.permissions.querySync({ name }).state === "granted");
 }
 
-/** What `make` makes in the first of `places` where it can; where it can nowhere, the first error. */
-export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
+function needsAll(): boolean {
+  return /^2\.([0-7]|8\.[0-2])\b/.test(Deno.version.deno);
+}
+
+/**
+ * What `make` makes in the first of `places` where it can; where it can nowhere, the first error.
+ *
+ * @param flag What permits the first place.
+ */
+export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T, flag = newPortFlag): T {
   let first: { error: unknown } | undefined;
   for (const place of places) {
     try {
@@ -189,14 +198,35 @@ export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T): T {
       first ??= { error };
     }
   }
-  throw explained(first!.error);
+  throw explained(first!.error, flag);
 }
 
 /** Why no socket can be made at an address; what else Deno refuses, a certificate for one, it explains. */
 const addressErrors = ["EADDRINUSE", "EADDRNOTAVAIL", "ENETUNREACH", "EAFNOSUPPORT"];
 
-/** The same error, with what was attempted and what to do: Deno's own says neither. */
-export function explained(error: unknown): unknown {
+/** What permits a listener or datagram socket to stand in for another one. */
+const newPortFlag = "--allow-net=127.0.0.1:0";
+
+/** What permits a TCP connection to stand in for another one: to a port that is not known before. */
+export const anyPortFlag = "--allow-net=127.0.0.1";
+
+/** What permits a unix socket to stand in for another one, as far as there is a flag for it. */
+export const abstractFlag = needsAll() ? "-A" : "--allow-net";
+
+/**
+ * The same error, with what was attempted and what to do: Deno's own says neither, or names an address that
+ * is none of the program's.
+ *
+ * @param flag What permits what was attempted.
+ */
+export function explained(error: unknown, flag = newPortFlag): unknown {
+  if (error instanceof Deno.errors.NotCapable) {
+    const what =
+      "Cannot adopt a descriptor: this process may not make the socket that stands in for it " +
+      `for an instant; run it with ${flag}` +
+      (flag.includes("=") ? ", beside the addresses of the service itself" : "");
+    return Object.assign(new Deno.errors.NotCapable(what), { cause: error });
+  }
   if (error instanceof Error && addressErrors.includes((error as { code?: string }).code ?? "")) {
     error.message = "Cannot adopt a descriptor: no socket can be made to stand in for it for an " +
       `instant, at 127.0.0.1 or at another address that is permitted (${error.message}). ` +

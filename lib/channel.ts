@@ -48,29 +48,39 @@ const lookInterval = 20;
 export class Channel implements Disposable {
   /** The connection. */
   readonly conn: UnixConn;
+  readonly #stallTimeout: number;
   #sending: Promise<void> = Promise.resolve();
   /** A frame that is waited for, by whoever asks first: a wait that times out does not lose it. */
   #receiving: Promise<Frame | undefined> | undefined;
 
-  /** Takes `conn` over. */
-  constructor(conn: UnixConn) {
+  /**
+   * Takes `conn` over.
+   *
+   * @param stallTimeout Milliseconds in which the peer must read some of what is sent: a large state may
+   * take as long as it likes while it flows.
+   */
+  constructor(conn: UnixConn, stallTimeout = Infinity) {
     // What generations have to say to each other takes its time, in which there is something to do.
     conn.expectant = false;
     this.conn = conn;
+    this.#stallTimeout = stallTimeout;
   }
 
   /**
-   * Sends a frame, and what it announces; whole, whoever else sends meanwhile. One that is aborted on its
-   * way leaves the connection of no use.
+   * Sends a frame, and what it announces; whole, whoever else sends meanwhile. One that fails or is aborted
+   * on its way leaves the connection of no use.
+   *
+   * @throws {HandoverError} When the peer reads nothing for as long as `stallTimeout`.
    */
   async send(
     frame: Frame,
     { state = [], descriptors = [], signal }: SendFrameOptions = {},
   ): Promise<void> {
+    const options = { signal, stallTimeout: this.#stallTimeout };
     const sent = this.#sending.then(async () => {
-      await this.conn.write(encodeFrame(frame), { signal });
+      await this.conn.write(encodeFrame(frame), options);
       for (const part of partsOf(state.map(({ length }) => length))) {
-        await this.conn.write(joined(state.slice(part.start, part.end), part.length), { signal });
+        await this.conn.write(joined(state.slice(part.start, part.end), part.length), options);
       }
       if (descriptors.length === 0) return;
       // Spread as arguments, many would not fit on the stack.
@@ -80,13 +90,19 @@ export class Channel implements Disposable {
       );
       using response = new ResponseWriter(this.conn, {
         maxMetaBytes: longest,
-        signal,
+        ...options,
       });
       for (const { fd, meta } of descriptors) await response.write(fd, meta);
       await response.flush();
     });
     this.#sending = sent.catch(() => {});
-    await unlessAborted(sent, signal);
+    try {
+      await unlessAborted(sent, signal);
+    } catch (cause) {
+      if (!(cause instanceof Deno.errors.TimedOut)) throw cause;
+      const what = `The other generation has read nothing for ${this.#stallTimeout} ms`;
+      throw new HandoverError(what, "ERR_HANDOVER_TIMEOUT", { cause });
+    }
   }
 
   /** Sends a frame to a process that may not read any more: what it said before, and its end, tell why. */
@@ -105,18 +121,9 @@ export class Channel implements Disposable {
    */
   async receive({ timeout, signal }: ReceiveFrameOptions = {}): Promise<Frame | undefined> {
     const receiving = this.#receiving ??= this.#receive();
-    let looks = 0;
-    using late = timeout === undefined ? undefined : expiring(
+    using late = timeout === undefined ? undefined : this.#expiring(
       timeout,
-      () => {
-        const what = `The other generation has not answered for ${timeout} ms`;
-        return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
-      },
-      () => {
-        // A process that was stopped finds its timers due before it sees what has come meanwhile.
-        const come = this.conn.fd.owned && unreadBytes(this.conn.fd.raw) > 0;
-        return looks++ === 0 || come && looks <= maxLooks ? lookInterval : 0;
-      },
+      `The other generation has not answered for ${timeout} ms`,
     );
     try {
       const frame = await unlessAborted(receiving, late ? either(late.signal, signal) : signal);
@@ -127,6 +134,38 @@ export class Channel implements Disposable {
       if (!signal?.aborted && !late?.signal.aborted) this.#receiving = undefined;
       throw error;
     }
+  }
+
+  /**
+   * A signal that is aborted with a {@linkcode HandoverError} when nothing has come for so many
+   * milliseconds: one for all that is waited for, however many values that are.
+   */
+  stalling(milliseconds: number, what: string): { signal: AbortSignal } & Disposable {
+    let before = this.conn.received;
+    return this.#expiring(milliseconds, what, () => {
+      const { received } = this.conn;
+      const more = received > before;
+      before = received;
+      return more;
+    });
+  }
+
+  /** @param hasProgressed Whether the time begins anew when it is up. */
+  #expiring(
+    milliseconds: number,
+    what: string,
+    hasProgressed: () => boolean = () => false,
+  ): { signal: AbortSignal } & Disposable {
+    let looks = 0;
+    return expiring(milliseconds, () => new HandoverError(what, "ERR_HANDOVER_TIMEOUT"), () => {
+      if (hasProgressed()) {
+        looks = 0;
+        return milliseconds;
+      }
+      // A process that was stopped finds its timers due before it sees what has come meanwhile.
+      const come = this.conn.fd.owned && unreadBytes(this.conn.fd.raw) > 0;
+      return looks++ === 0 || come && looks <= maxLooks ? lookInterval : 0;
+    });
   }
 
   async #receive(): Promise<Frame | undefined> {

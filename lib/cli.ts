@@ -85,13 +85,21 @@ function parse(args: string[]): Request {
     throw new UsageError(command ? `There is no command "${command}"` : "A command is missing");
   }
   if (!path) throw new UsageError("The path of the control socket is missing");
+  if (/^[a-z][a-z\d+.-]*:\/\//i.test(path)) {
+    throw new UsageError(
+      `The control socket has a path, such as /run/app.sock, and no URL: ${path}`,
+    );
+  }
   if (rest.length > 0) throw new UsageError(`There is one path too many: "${rest[0]}"`);
   if (json && command !== "status") throw new UsageError("--json is for status");
   seconds ??= command === "status" ? 10 : Infinity;
-  const what = command === "status"
-    ? `The service at ${formatPath(path)} has not answered`
-    : "Not done";
-  const signal = expiring(seconds, what);
+  const signal = command === "status"
+    ? expiring(
+      seconds,
+      `The service at ${formatPath(path)} has not answered`,
+      ": its process hangs, was stopped (SIGSTOP), or has no descriptor left; see its log",
+    )
+    : expiring(seconds, "Not done");
   return { command: command as Request["command"], path, json, signal };
 }
 
@@ -103,11 +111,11 @@ function toSeconds(value: string | undefined): number {
   );
 }
 
-function expiring(seconds: number, what: string): AbortSignal {
+function expiring(seconds: number, what: string, why = ""): AbortSignal {
   const controller = new AbortController();
   if (seconds === Infinity) return controller.signal;
   const timer = setTimeout(() => {
-    controller.abort(new Error(`${what} after ${seconds} s`));
+    controller.abort(new Error(`${what} after ${seconds} s${why}`));
   }, Math.min(1000 * seconds, longestPause));
   Deno.unrefTimer(timer);
   return controller.signal;
@@ -188,9 +196,10 @@ function toJson(status: Status): string {
 
 /** A line for each thing. */
 function describe(
-  { generation, pid, since, state, sockets, kept, moreKept, predecessor }: Status,
+  { service, generation, pid, since, state, sockets, kept, moreKept, predecessor }: Status,
 ): string {
   const lines = [
+    ...service === undefined ? [] : [`service     ${quoted(service)}`],
     `generation  ${generation}, process ${pid}, ${state}`,
     `since       ${new Date(since).toISOString()} (${duration(Date.now() - since)})`,
     ...sockets.map(({ kind, address, connections, name, elsewhere }) =>

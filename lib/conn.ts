@@ -173,6 +173,7 @@ export class UnixConn implements Disposable {
   #peer: Credentials | undefined;
   /** How often in a row there was something to read without waiting. */
   #immediate = 0;
+  #received = 0;
   #wrote = false;
   /** Whether a write has gone out in part. */
   #unfinished = false;
@@ -198,6 +199,15 @@ export class UnixConn implements Disposable {
   /** The other process, by the kernel's word (unix(7), SO_PEERCRED). */
   get peer(): Credentials {
     return this.#peer ??= peerCredentials(this.fd.raw);
+  }
+
+  /**
+   * How many bytes have come so far, of records too.
+   *
+   * @ignore
+   */
+  get received(): number {
+    return this.#received;
   }
 
   /**
@@ -395,6 +405,7 @@ export class UnixConn implements Disposable {
   }
 
   #take(buffers: IncomingMessage, n: number): void {
+    this.#received += n;
     const descriptors = buffers.descriptors.subarray(0, buffers.count);
     this.#reader.push(buffers.data.subarray(0, n), descriptors);
     if (buffers.truncated) {

@@ -114,8 +114,9 @@ export class PeerNotAllowedError extends GracefulError {
  * A handover between two generations of a service did not come about; the running one goes on. `code`
  * says why: "ERR_HANDOVER_BUSY" another handover is under way, "ERR_HANDOVER_VERSION" they do not
  * speak the same protocol, "ERR_HANDOVER_PROTOCOL" one of them broke it, "ERR_HANDOVER_TIMEOUT" one did
- * not answer in time, "ERR_HANDOVER_FAILED" the next one gave up or died, "ERR_HANDOVER_ROLLED_BACK"
- * the running one changed its mind.
+ * not answer in time, "ERR_HANDOVER_SERVICE" they are of services of different names,
+ * "ERR_HANDOVER_FAILED" the next one gave up or died, "ERR_HANDOVER_ROLLED_BACK" the running one changed
+ * its mind.
  */
 export class HandoverError extends GracefulError {
   /** Makes an error with `code`. */

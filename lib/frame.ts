@@ -9,7 +9,8 @@
  *     next -> running   ready      accepts: from here on the other one may leave
  *                       failed     gives up
  *     running -> next   draining   has stopped accepting
- *     next -> running   healthy    has lived on for a while: the other one lets go
+ *     next -> running   healthy    has lived on for a while, and where it listens at none of the addresses of
+ *                                  the other one, which those are: the other one lets go
  *                       stop       is stopped itself: the other one is not to wait for idle clients
  *     running -> next   moved      one connection, which follows
  *                       rollback   has changed its mind: the next one is to leave
@@ -96,6 +97,8 @@ export interface Status {
   generation: number;
   /** Its process. */
   pid: number;
+  /** The name of the service, if it was started with one. */
+  service?: string;
   /** When it began, in milliseconds since 1970. */
   since: number;
   /** What it is doing: one that is handing over still accepts. */
@@ -112,7 +115,7 @@ export interface Status {
 
 /** One frame. */
 export type Frame =
-  | { type: "hello"; version: number; pid: number; token?: string }
+  | { type: "hello"; version: number; pid: number; token?: string; service?: string }
   | {
     type: "offer";
     version: number;
@@ -122,11 +125,11 @@ export type Frame =
     more?: number;
   }
   | { type: "items"; items: OfferedItem[] }
-  | { type: "refused"; reason: string; code: "busy" | "version" | "leaving" | "peer" }
+  | { type: "refused"; reason: string; code: "busy" | "version" | "leaving" | "peer" | "service" }
   | { type: "ready"; probation: number }
   | { type: "failed"; message: string }
   | { type: "draining" }
-  | { type: "healthy" }
+  | { type: "healthy"; dropped?: string[] }
   | { type: "moved"; name: string }
   | { type: "progress"; connections: number }
   | { type: "rollback"; reason: string }
@@ -180,8 +183,10 @@ const count = integer("a number", 0, Number.MAX_SAFE_INTEGER);
 const generation = integer("the number of a generation", 1, 2 ** 32);
 /** One that another one can follow. */
 const offering = integer("the number of a generation", 1, 2 ** 32 - 1);
-/** One read or write of Linux is no longer (read(2)). */
-const bytes = integer("a number of bytes", 0, 2 ** 31 - 1);
+/** The most bytes that one value of state may have: one read or write of Linux is no longer (read(2)). */
+export const maxStateBytes: number = 2 ** 31 - 1;
+
+const bytes = integer("a number of bytes", 0, maxStateBytes);
 /** As long as a Date goes. */
 const since = integer("a time in milliseconds", 0, 8.64e15);
 
@@ -194,6 +199,15 @@ const duration: Check<number> = (value, where) => {
 const name: Check<string> = (value, where) => {
   if (typeof value === "string") return value;
   throw new WrongField(value, where, "a text");
+};
+
+/** The most characters that the name of a service may have. */
+export const maxServiceName: number = 255;
+
+const service: Check<string> = (value, where) => {
+  const { length } = name(value, where);
+  if (length > 0 && length <= maxServiceName) return value as string;
+  throw new WrongField(value, where, `the name of a service (1 to ${maxServiceName} characters)`);
 };
 
 /** Text for people, fit to be printed. */
@@ -322,6 +336,7 @@ const items: Check<OfferedItem[]> = (value, where) => {
 const status = object<Status>({
   generation,
   pid,
+  service: optional(service),
   since,
   state: oneOf({
     "starting": true,
@@ -349,7 +364,12 @@ const status = object<Status>({
 type Fields<Type extends Frame["type"]> = Omit<Extract<Frame, { type: Type }>, "type">;
 
 const frames: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
-  hello: object<Fields<"hello">>({ version, pid, token: optional(name) }),
+  hello: object<Fields<"hello">>({
+    version,
+    pid,
+    token: optional(name),
+    service: optional(service),
+  }),
   offer: object<Fields<"offer">>({
     version,
     generation: offering,
@@ -360,12 +380,12 @@ const frames: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
   items: object<Fields<"items">>({ items: moreItems }),
   refused: object<Fields<"refused">>({
     reason: words,
-    code: oneOf({ busy: true, version: true, leaving: true, peer: true }),
+    code: oneOf({ busy: true, version: true, leaving: true, peer: true, service: true }),
   }),
   ready: object<Fields<"ready">>({ probation: duration }),
   failed: object<Fields<"failed">>({ message: words }),
   draining: object<Fields<"draining">>({}),
-  healthy: object<Fields<"healthy">>({}),
+  healthy: object<Fields<"healthy">>({ dropped: optional(list(words)) }),
   moved: object<Fields<"moved">>({ name }),
   progress: object<Fields<"progress">>({ connections: count }),
   rollback: object<Fields<"rollback">>({ reason: words }),
@@ -436,8 +456,17 @@ function inParts<T>(values: T[]): T[][] {
 export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
   checked(frame);
   const body = new TextEncoder().encode(JSON.stringify(frame));
+  if (body.length > maxFrameBytes) {
+    const what = frame.type === "offer"
+      ? `; it names all ${frame.items.length} things that are handed over: keep fewer, or under shorter names`
+      : "";
+    throw new HandoverError(
+      `A frame of type "${frame.type}" has ${body.length} bytes, and ${maxFrameBytes} at most${what}`,
+      "ERR_HANDOVER_PROTOCOL",
+    );
+  }
   const whole = new Uint8Array(4 + body.length);
-  new DataView(whole.buffer).setUint32(0, checkFrameLength(body.length), true);
+  new DataView(whole.buffer).setUint32(0, body.length, true);
   whole.set(body, 4);
   return whole;
 }
@@ -448,10 +477,7 @@ export function encodeFrame(frame: Frame): Uint8Array<ArrayBuffer> {
  * @throws {HandoverError} When no frame is so long.
  */
 export function frameLength(head: Uint8Array): number {
-  return checkFrameLength(new DataView(head.buffer, head.byteOffset, 4).getUint32(0, true));
-}
-
-function checkFrameLength(length: number): number {
+  const length = new DataView(head.buffer, head.byteOffset, 4).getUint32(0, true);
   if (length > 0 && length <= maxFrameBytes) return length;
   throw new HandoverError(
     `Invalid frame length ${length}: must be 1 to ${maxFrameBytes}`,

@@ -53,6 +53,14 @@ export interface InheritedItem {
 
 const itemKinds = ["listener", "datagram", "file", "kept", "state"] as const;
 
+/** Something that nobody asked for. */
+export interface Unclaimed {
+  /** What it is. */
+  kind: OfferedItem["kind"];
+  /** The same with its address, path or name. */
+  words: string;
+}
+
 /** Things of one kind and one key are given out in the order in which they came. */
 export class Inheritance implements Disposable {
   /** By kind and by name or key: to find one costs the same, however many there are. */
@@ -168,12 +176,11 @@ export class Inheritance implements Disposable {
 
   /** What nobody has asked for. */
   items(): InheritedItem[] {
-    return this.#all(...itemKinds).map(({ item, fd }) => {
-      const { name, key, path } = item;
-      const kind = item.kind as InheritedItem["kind"];
+    return this.#all(...itemKinds).map((inherited) => {
+      const { name, key } = inherited.item;
+      const kind = inherited.item.kind as InheritedItem["kind"];
       if (kind !== "listener" && kind !== "datagram") return { kind, name: key };
-      const address = path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
-      return { kind, ...name !== undefined && { name }, address };
+      return { kind, ...name !== undefined && { name }, address: addressOf(inherited) };
     });
   }
 
@@ -191,23 +198,28 @@ export class Inheritance implements Disposable {
     return inherited;
   }
 
+  /** Where the listeners and datagram sockets are bound that nobody has asked for yet. */
+  addresses(): string[] {
+    return this.#all("listener", "datagram").map(addressOf);
+  }
+
   /**
    * Closes what nobody asked for, and removes the paths that nobody listens on any more; gives what
-   * that was, in words.
+   * that was.
    */
-  clear(): string[] {
+  clear(): Unclaimed[] {
     const left = this.#all(...this.#left.keys()).map((inherited) => {
       const { item, fd } = inherited;
-      let words = describe(inherited);
-      if (item.path === undefined) return words;
+      const unclaimed = { kind: item.kind, words: describe(inherited) };
+      if (item.path === undefined) return unclaimed;
       try {
         // Another service may have the path by now.
         guardPath(item.kind, fd!, item.path, inherited.file).leave();
       } catch (error) {
         // Whether this process may remove it is up to its directory.
-        words += ` (its path stays: ${(error as Error).message})`;
+        unclaimed.words += ` (its path stays: ${(error as Error).message})`;
       }
-      return words;
+      return unclaimed;
     });
     this[Symbol.dispose]();
     return left;
@@ -249,8 +261,16 @@ function indexOf({ name, key }: Pick<OfferedItem, "name" | "key">): string {
   return name === undefined ? key : quoted(name);
 }
 
-function describe({ item }: Inherited): string {
-  return item.key === bound ? item.kind : `${item.kind} ${quoted(item.key)}`;
+function describe(inherited: Inherited): string {
+  const { kind, key } = inherited.item;
+  if (kind === "listener") return `the listener at ${addressOf(inherited)}`;
+  if (kind === "datagram") return `the datagram socket at ${addressOf(inherited)}`;
+  return `the ${kind === "kept" ? "descriptor" : kind} ${quoted(key)}`;
+}
+
+/** Where a socket is bound: by a path, where it is known by that. */
+function addressOf({ item: { path }, fd }: Inherited): string {
+  return path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
 }
 
 /** Whether one that was inherited is what listening at `place` would give. */

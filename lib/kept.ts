@@ -5,7 +5,9 @@
  */
 
 import type { Fd } from "../ffi/fd.ts";
+import { quoted } from "../ffi/quote.ts";
 import { type DescriptorLike, findAny, isLate, settled } from "./descriptor.ts";
+import { maxStateBytes } from "./frame.ts";
 
 /**
  * What can be kept under a name: whatever has a descriptor that can be sent, or bytes, or a function that is
@@ -60,4 +62,30 @@ export class Kept implements Disposable {
     this.#isOver = true;
     this.fd?.[Symbol.dispose]();
   }
+}
+
+/** @throws {TypeError} When that cannot be handed over, which the next generation would be the one to find out. */
+export function checkKeepable(name: unknown, value: unknown): void {
+  if (typeof name !== "string") {
+    throw new TypeError(`Cannot keep a value: its name is of type ${typeof name}, not a text`);
+  }
+  const what = typeof value === "function" ? undefined : misfit(value);
+  if (what !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${what}`);
+}
+
+/** Why something is neither bytes nor a descriptor, as far as that shows without looking for one. */
+export function misfit(value: unknown): string | undefined {
+  if (value instanceof Uint8Array) {
+    if (value.length <= maxStateBytes) return undefined;
+    return `it has ${value.length} bytes, and ${maxStateBytes} at most are handed over under one name; ` +
+      "keep it in parts, or in a file that you keep";
+  }
+  const isBuffer = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
+  if (typeof value === "number" || typeof value === "object" && value !== null && !isBuffer) {
+    if (!(value instanceof Promise)) return undefined;
+    return "it is a promise; await it before, for the next generation does not wait for it";
+  }
+  const kind = isBuffer ? value.constructor.name : value === null ? "null" : typeof value;
+  return `it is of type ${kind}; bytes (a Uint8Array), a function that gives them, or a descriptor can be kept. ` +
+    "A text is made bytes by new TextEncoder().encode(text)";
 }

@@ -63,7 +63,7 @@ export async function locked<T>(
 }
 
 /** @throws {TypeError} For a name in the abstract namespace: there is nothing beside it to lock. */
-export function checkControlPath(path: string): string {
+function checkControlPath(path: string): string {
   if (!path.startsWith("\0")) return path;
   throw new TypeError(`A control socket is a path in the file system, not ${formatPath(path)}`);
 }

@@ -21,7 +21,7 @@ import {
   setMulticastLoop,
 } from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
-import { fdFile, fdPacketConn } from "./adopt.ts";
+import { checkDatagrams, fdFile, fdPacketConn } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
 import { DisposableStack } from "./disposable_stack.ts";
@@ -60,6 +60,8 @@ export interface ResourceOptions {
   isNetworkMeant: () => boolean;
   /** What to do about an address that is in use. @default {nothing to say} */
   inUseAdvice?: string;
+  /** Called for each listener and datagram socket that was made, with its address. */
+  onSocket: (address: string, isInherited: boolean) => void;
   logger: Logger;
 }
 
@@ -187,6 +189,10 @@ export class Resources {
     });
     const made = make(bound);
     claimed.move();
+    const address = "path" in place
+      ? formatPath(place.path)
+      : formatAddress(localAddress(bound.fd.raw));
+    this.#options.onSocket(address, inherited !== undefined);
     bound.fd[Symbol.dispose]();
     return made;
   }
@@ -340,7 +346,7 @@ export class Resources {
       try {
         return bind(place);
       } catch (error) {
-        if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+        if (!(error instanceof Deno.errors.AddrInUse)) throw located(place, error);
         if (this.#options.isRecent() && performance.now() < end) sleep(10);
         else throw this.#inUse(place, error);
       }
@@ -351,15 +357,17 @@ export class Resources {
   #inUse(place: AnyPlace, error: Error): Error {
     if ("path" in place) return error;
     const beside = this.#inheritance.boundBeside(place);
-    const where = `${place.hostname ?? "0.0.0.0"}:${place.port}`;
     if (!beside) {
+      const what =
+        "another socket has that address: end its process (`ss -ltunp` names it), or ask for " +
+        "another port";
       const { inUseAdvice } = this.#options;
-      if (!inUseAdvice) return error;
-      const what = `Cannot listen on ${where}: another process listens there; ${inUseAdvice}`;
-      return Object.assign(new Deno.errors.AddrInUse(what), { code: "EADDRINUSE", cause: error });
+      return located(place, error, inUseAdvice ? `${what}; ${inUseAdvice}` : what);
     }
     return new Deno.errors.AddrInUse(
-      `Cannot listen on ${where}: the generation before listens on ${formatAddress(beside)}, ` +
+      `Cannot listen on ${addressAsked(place)}: the generation before listens on ${
+        formatAddress(beside)
+      }, ` +
         "which covers some of it; ask for that, or stop the service before this change",
     );
   }
@@ -520,13 +528,18 @@ export class Resources {
   sockets(): ReportedSocket[] {
     const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
     const counts = countConnections(all);
-    return all.map(({ item: { kind, path, name }, address, isElsewhere }, i) => ({
-      kind: kind as ReportedSocket["kind"],
-      address: path === undefined ? formatAddress(address) : formatPath(path),
-      connections: kind === "listener" ? counts[i] : 0,
-      ...name !== undefined && { name },
-      ...isElsewhere && { elsewhere: true as const },
+    return all.map((resource, i) => ({
+      kind: resource.item.kind as ReportedSocket["kind"],
+      address: addressOf(resource),
+      connections: resource.item.kind === "listener" ? counts[i] : 0,
+      ...resource.item.name !== undefined && { name: resource.item.name },
+      ...resource.isElsewhere && { elsewhere: true as const },
     }));
+  }
+
+  /** Where every listener and datagram socket is bound. */
+  addresses(): string[] {
+    return [...this.#all].filter(({ gate }) => gate && !gate.closed).map(addressOf);
   }
 
   /** The paths of every file. */
@@ -546,6 +559,24 @@ const queueInterval = 20;
 
 /** What each kind of socket is called in messages. */
 const words = { listener: "listener", datagram: "datagram socket" };
+function addressOf({ item: { path }, address }: Resource): string {
+  return path === undefined ? formatAddress(address) : formatPath(path);
+}
+
+function addressAsked(place: AnyPlace): string {
+  if ("path" in place) return formatPath(place.path);
+  const { hostname = "0.0.0.0", port = 0 } = place;
+  return formatAddress({ transport: "tcp", hostname, port });
+}
+
+/** The same error, with the address that was asked for, which Deno's own do not name. */
+function located<E>(place: AnyPlace, error: E, what?: string): E {
+  if (!("path" in place) && error instanceof Error) {
+    const why = what === undefined ? "" : `; ${what}`;
+    error.message = `Cannot listen on ${addressAsked(place)}: ${error.message}${why}`;
+  }
+  return error;
+}
 
 /** Milliseconds for which an address may still be in use after its owner was killed. */
 const bindPatience = 1000;
@@ -606,6 +637,7 @@ function bindDatagram(place: DatagramPlace): Bound {
     const fd = bindDatagrams(place.path, place.mode);
     return { fd, unix: new DatagramPath(fd.dup(), place.path) };
   }
+  checkDatagrams();
   const { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpPlace = place;
   return {
     fd: bindNative(() =>

@@ -14,9 +14,9 @@ import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { networkNamespace, ownNetworkNamespace } from "../ffi/socket.ts";
-import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
+import { expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { fdListener, type TlsOptions } from "./adopt.ts";
-import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
+import { Channel, type Passed } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
@@ -35,7 +35,7 @@ import {
 } from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, serveHttpOptions, servingOf } from "./http.ts";
 import type { Inheritance, InheritedItem } from "./inheritance.ts";
-import { type Keepable, Kept } from "./kept.ts";
+import { checkKeepable, type Keepable, Kept, misfit } from "./kept.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
@@ -74,8 +74,9 @@ export interface StartOptions extends DrainOptions {
    */
   probation?: number;
   /**
-   * How long the other generation may take for an answer, or to read one; and how long another process may have
-   * the lock of the control path, a file beside it that is there while it is bound or removed. @default {10_000}
+   * How long the other generation may take for an answer, or without a byte while it reads or sends: a state
+   * that takes longer, and flows, is neither. And how long another process may have the lock of the control
+   * path, a file beside it that is there while it is bound or removed. @default {10_000}
    */
   answerTimeout?: number;
   /**
@@ -102,6 +103,12 @@ export interface StartOptions extends DrainOptions {
    * half a second; when they are served it is told "ready", and hung up on. `allow` is asked about it.
    */
   predecessor?: string;
+  /**
+   * The name of the service: a generation of another name is refused, with the code
+   * "ERR_HANDOVER_SERVICE". A generation without a name follows any, and is followed by any, so that a
+   * release may introduce one. @default {none}
+   */
+  service?: string;
   /** Permissions of the control socket. @default {0o600} */
   mode?: number;
   /**
@@ -206,6 +213,8 @@ export class Generation implements AsyncDisposable {
   #probation: AbortController | undefined;
   /** Ends a handover that can still be taken back. */
   #handover: AbortController | undefined;
+  /** The process that a handover is under way to, or was last. */
+  #next: number | undefined;
   /** The one that is ready, to which the clients of this one go. */
   #successor: { channel: Channel; pid: number } | undefined;
   #attempt: Attempt | undefined;
@@ -214,6 +223,15 @@ export class Generation implements AsyncDisposable {
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
+  /** Runs from the first listener on until `ready()`. */
+  #reminder: ReturnType<typeof setTimeout> | undefined;
+  /** When `ready()` was called. */
+  #readyAt: number | undefined;
+  /** Whether it has had a listener or datagram socket, and one that was inherited. */
+  #hasListened = false;
+  #hasInherited = false;
+  /** Whether it was logged that `ready()` was called too early. */
+  #isEarlyLogged = false;
   /** Whether somebody outside of the program has asked for its end. */
   #isAskedToEnd = false;
   /** Aborted when idle clients are not to be waited for any more. */
@@ -238,6 +256,7 @@ export class Generation implements AsyncDisposable {
     const { control, inheritance, predecessor } = origin;
     this.#resources = new Resources(inheritance, {
       logger: this.#logger,
+      onSocket: (address, isInherited) => this.#noticeSocket(address, isInherited),
       isRecent: () => predecessor !== undefined && predecessor.gone,
       // The control socket is one that a generation has made.
       isNetworkMeant: () =>
@@ -364,6 +383,7 @@ export class Generation implements AsyncDisposable {
    * keys live in this process.
    */
   keep(name: string, value: Keepable): void {
+    checkKeepable(name, value);
     if (name.length > maxNameLength) {
       throw new RangeError(
         `Cannot keep something under a name of ${name.length} characters: it may have ${maxNameLength}`,
@@ -450,7 +470,7 @@ export class Generation implements AsyncDisposable {
       detach();
       await pause(0);
       const meta = typeof state === "function" ? state() : state;
-      await this.#send(channel, { type: "moved", name }, { descriptors: [{ fd, meta }] });
+      await channel.send({ type: "moved", name }, { descriptors: [{ fd, meta }] });
       return true;
     } finally {
       leave();
@@ -464,8 +484,8 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Says that this generation is ready: it accepts from here on, and the one before it stops.
-   * Resolves when that has. What was inherited and not asked for is closed at the end of the probation.
-   * One that was stopped meanwhile resolves when it has left.
+   * Resolves when that has. To be called after `serve()` and `listen()`: what was inherited and not asked for
+   * is closed at the end of the probation, with a warning. One that was stopped meanwhile resolves when it has left.
    *
    * @throws {HandoverError} When the one before has not waited for it, and goes on.
    */
@@ -473,11 +493,14 @@ export class Generation implements AsyncDisposable {
     // Stopped before it was ready, it has nothing to be ready for.
     if (this.#hasLeft) return await this.finished;
     if (this.#state !== "starting" || this.#committing) {
-      const why = this.#committing ? "about to be" : this.#state;
-      throw new TypeError(`Cannot be ready: this generation is ${why}`);
+      const why = this.#committing ? "about to be ready" : this.#state;
+      throw new TypeError(
+        `Cannot be ready: ready() was called before, and this generation is ${why}`,
+      );
     }
     this.#committing = true;
-    const began = performance.now();
+    const began = this.#readyAt = performance.now();
+    clearTimeout(this.#reminder);
     const predecessor = this.#predecessor;
     if (predecessor) await this.#commit(predecessor, began);
     else this.#accept();
@@ -488,6 +511,7 @@ export class Generation implements AsyncDisposable {
     if (predecessor && !predecessor.gone) this.#probation = new AbortController();
     void this.#answer();
     void this.#restorePaths();
+    this.#warnOfUnserved();
     await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
     if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
@@ -500,14 +524,102 @@ export class Generation implements AsyncDisposable {
     this.#resources.open();
   }
 
+  /** Takes note of a listener or datagram socket that was made: a program may do so late, and be ready early. */
+  #noticeSocket(address: string, isInherited: boolean): void {
+    const isFirst = !this.#hasListened;
+    this.#hasListened = true;
+    this.#hasInherited ||= isInherited;
+    if (this.#readyAt === undefined) this.#remindOfReady();
+    // A further address that nobody was waiting at may be listened on at any time.
+    else if ((isInherited || isFirst) && !this.#isEarlyLogged) {
+      this.#isEarlyLogged = true;
+      const passed = Math.round(performance.now() - this.#readyAt);
+      const why = isInherited
+        ? "for as long, no generation has accepted there"
+        : "at the next restart no generation accepts there for as long";
+      this.#logger.warn?.(
+        `The program asked for ${address} ${passed} ms after it had called ready(): ${why}. ` +
+          "Call ready() after the last serve() or listen()",
+      );
+    }
+  }
+
+  /** A program that forgets `ready()` has the address, and answers nobody there. */
+  #remindOfReady(): void {
+    if (this.#reminder !== undefined) return;
+    const { readyTimeout = 60_000 } = this.#options;
+    const began = performance.now();
+    this.#reminder = setTimeout(() => {
+      const passed = Math.round(performance.now() - began);
+      const predecessor = this.#predecessor;
+      const until = predecessor && !predecessor.gone
+        ? `process ${predecessor.pid}, the generation before, is the one that accepts`
+        : "what connects there waits";
+      this.#logger.warn?.(
+        `The program has not called ready() for ${passed} ms since it made its first listener: this ` +
+          `generation accepts from then on at ${
+            this.#resources.addresses().join(", ")
+          }, and until then ` +
+          `${until}. Call ready() when the program can serve; where that takes longer, make its ` +
+          "listeners later",
+      );
+    }, Math.min(longestSilence, readyTimeout));
+    Deno.unrefTimer(this.#reminder);
+  }
+
+  /** Where nothing of what was inherited is served at `ready()`, it may be that it is asked for too late. */
+  #warnOfUnserved(): void {
+    const predecessor = this.#predecessor;
+    const addresses = this.#inheritance.addresses();
+    // Without a probation it is closed at once, with a warning.
+    if (!predecessor || !this.#probation || this.#hasListened || addresses.length === 0) return;
+    this.#isEarlyLogged = true;
+    const { probation = 5000 } = this.#options;
+    this.#logger.warn?.(
+      `The program has called ready(), and asked for no listener: nobody accepts at ${
+        addresses.join(", ")
+      }, where generation ${predecessor.generation}, process ${predecessor.pid}, did until now. What is ` +
+        `not asked for is closed in ${probation} ms, at the end of the probation. Call ready() after serve() and listen()`,
+    );
+  }
+
   #closeUnclaimed(): void {
     try {
       const unclaimed = this.#inheritance.clear();
-      if (unclaimed.length === 0) return;
-      this.#logger.info?.(`Closed what was inherited and not asked for: ${unclaimed.join(", ")}`);
+      const words = (isFile: boolean) =>
+        unclaimed.filter(({ kind }) => (kind === "file") === isFile).map(({ words }) => words);
+      const [files, others] = [words(true), words(false)];
+      // A file of another name each day is no mistake.
+      if (files.length > 0) {
+        this.#logger.info?.(
+          `Closed files that this generation has not opened: ${files.join(", ")}`,
+        );
+      }
+      if (others.length === 0) return;
+      const { predecessor } = this.#options;
+      const from = this.#predecessor
+        ? `generation ${this.#predecessor.generation}, process ${this.#predecessor.pid},`
+        : `the server at ${formatPath(predecessor ?? "")}`;
+      const hasSocket = unclaimed.some(({ kind }) => kind === "listener" || kind === "datagram");
+      this.#logger.warn?.(
+        `Closed what ${from} had handed over and this generation has not asked for: ${
+          others.join(", ")
+        }. Where this release has dropped it on purpose, nothing is to be done; where it has not, call ` +
+          `serve(), listen() or take() before ready()${
+            hasSocket ? `. ${this.#asAnotherService()}` : ""
+          }`,
+      );
     } catch (error) {
       this.#logger.error?.("Cannot close what was inherited and not asked for", error);
     }
+  }
+
+  /** What to do about two services that take over from each other. */
+  #asAnotherService(): string {
+    return `Where another service has the same control path, ${
+      formatPath(this.path)
+    }, give each one of ` +
+      'its own, and a name: start(path, { service: "name" })';
   }
 
   /** A plain server that sent the first listeners learns by a word, and the end, that they are served. */
@@ -561,7 +673,9 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     try {
       await pause(probation, signal).catch(() => {});
-      await predecessor.say({ type: "healthy" });
+      const addresses = this.#hasInherited ? [] : this.#inheritance.addresses();
+      const dropped = addresses.length > 0 ? addresses : undefined;
+      await predecessor.say({ type: "healthy", dropped });
       this.#log("healthy", began, { predecessor: predecessor.pid });
     } catch (error) {
       this.#logger.debug?.("The generation before has gone already", error);
@@ -580,6 +694,12 @@ export class Generation implements AsyncDisposable {
       if (takenBack) {
         this.#alone.reject(takenBack);
         if (this.#state === "serving") await this.#rolledBack(takenBack);
+        else if (!this.#hasLeft) {
+          this.#logger.warn?.(
+            `This generation, ${this.generation}, cannot take over any more, and its ready() is going to ` +
+              `reject: ${takenBack.message}. Start it again`,
+          );
+        }
         return;
       }
       this.#alone.resolve();
@@ -615,7 +735,11 @@ export class Generation implements AsyncDisposable {
   async restart(command?: Command): Promise<{ pid: number; generation: number }> {
     if (this.#state !== "serving" || this.#attempt) {
       const isBusy = this.#attempt || this.#state === "handing over";
-      const why = isBusy ? "another handover is under way" : `this generation is ${this.#state}`;
+      const why = isBusy
+        ? "another handover is under way"
+        : this.#state === "starting"
+        ? "this generation has not called ready() yet"
+        : `this generation is ${this.#state}`;
       this.#logger.error?.(`Cannot restart: ${why}`);
       throw new HandoverError(`Cannot restart: ${why}`, "ERR_HANDOVER_BUSY");
     }
@@ -659,7 +783,11 @@ export class Generation implements AsyncDisposable {
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {
       if (attempt.isReady) return;
-      const why = attempt.failure ? `; when it tried: ${attempt.failure.message}` : "";
+      const why = attempt.failure
+        ? `; when it tried: ${attempt.failure.message}`
+        : attempt.handover
+        ? `: ${this.#unready()}`
+        : `: it has not called start() with ${formatPath(this.path)}`;
       const what = `${named(successor)} was not ready after ${readyTimeout} ms${why}`;
       const words = saying(successor.lastWords);
       const error = new HandoverError(what + words, "ERR_HANDOVER_TIMEOUT");
@@ -720,6 +848,7 @@ export class Generation implements AsyncDisposable {
     return {
       generation: this.generation,
       pid: Deno.pid,
+      ...(this.#options.service !== undefined && { service: this.#options.service }),
       since: this.since.getTime(),
       state: this.#state,
       sockets: this.#resources.sockets(),
@@ -761,7 +890,13 @@ export class Generation implements AsyncDisposable {
         // What lasts is said once.
         const { message } = error as Error;
         if (message !== failure) {
-          this.#logger.error?.(`Cannot accept on ${formatPath(this.path)}; trying again`, error);
+          const what = isOutOfDescriptors(error)
+            ? ": the process has no descriptor left; raise its limit (ulimit -n, LimitNOFILE= under systemd)"
+            : "";
+          this.#logger.error?.(
+            `Cannot accept on ${formatPath(this.path)}; trying again${what}`,
+            error,
+          );
         }
         failure = message;
         delay = Math.min(2 * delay || shortestDelay, longestDelay);
@@ -773,7 +908,7 @@ export class Generation implements AsyncDisposable {
   /** Serves one client of the control socket; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
     const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
-    const channel = new Channel(conn);
+    const channel = new Channel(conn, answerTimeout);
     try {
       checkPeer(conn, allow, `At ${formatPath(this.path)}`);
       const asked = await channel.receive({ timeout: answerTimeout });
@@ -781,7 +916,7 @@ export class Generation implements AsyncDisposable {
     } catch (error) {
       if (error instanceof PeerNotAllowedError) {
         const refused: Frame = { type: "refused", reason: error.message, code: "peer" };
-        await this.#send(channel, refused).catch(() => {});
+        await channel.send(refused).catch(() => {});
       }
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
@@ -824,7 +959,11 @@ export class Generation implements AsyncDisposable {
     const refused = this.#refusal(hello);
     if (refused) {
       const pid = processOf(hello, channel.conn);
-      this.#logger.info?.(`Refused process ${pid}: ${refused.reason}`);
+      // That two services have one control path is to be changed; that one is busy is not.
+      const level = refused.type === "refused" && refused.code === "service" ? "warn" : "info";
+      this.#logger[level]?.(
+        `Refused process ${pid} at ${formatPath(this.path)}: ${refused.reason}`,
+      );
       await channel.send(refused);
       return;
     }
@@ -833,7 +972,8 @@ export class Generation implements AsyncDisposable {
     const attempt = this.#attempt && isFrom(hello, channel.conn, this.#attempt)
       ? this.#attempt
       : undefined;
-    const handover = this.#goThrough(channel, processOf(hello, channel.conn), attempt);
+    this.#next = processOf(hello, channel.conn);
+    const handover = this.#goThrough(channel, this.#next, attempt);
     if (attempt) attempt.handover = handover;
     try {
       await handover;
@@ -882,7 +1022,7 @@ export class Generation implements AsyncDisposable {
       await this.#offer(channel, attempt !== undefined, handover.signal);
       this.#log("offered", began, details);
       const late = `Process ${details.successor}, the next generation, was not ready after ` +
-        `${readyTimeout} ms: the \`readyTimeout\` of the generation that runs`;
+        `${readyTimeout} ms, the \`readyTimeout\` of the generation that runs: ${this.#unready()}`;
       ({ probation } = await expect(channel, "ready", readyTimeout, late, handover.signal));
     } finally {
       this.#handover = undefined;
@@ -911,16 +1051,36 @@ export class Generation implements AsyncDisposable {
     const late =
       `Process ${details.successor}, the next generation, did not say that it is healthy in ` +
       limits;
-    await expect(channel, "healthy", probation + answerTimeout, late);
+    const { dropped } = await expect(channel, "healthy", probation + answerTimeout, late);
+    if (!dropped) return;
+    this.#logger.warn?.(
+      `Process ${details.successor}, the next generation, has asked for none of the listeners of this one, ` +
+        `and closes them: ${dropped.map(indented).join(", ")}. ${this.#asAnotherService()}`,
+    );
+  }
+
+  /** What the next generation has not done. */
+  #unready(): string {
+    const addresses = this.#resources.addresses();
+    const where = addresses.length > 0 ? `, of ${addresses.join(", ")}` : "";
+    return `it has the offer${where}, and has not called ready()`;
   }
 
   #refusal(
-    { version, token }: { version: number; token?: string },
+    { version, token, service }: { version: number; token?: string; service?: string },
   ): Frame & { type: "refused" | "rollback" } | undefined {
     if (version !== protocolVersion) {
       const reason =
         `it speaks version ${version} of the handover, and the generation that runs version ${protocolVersion}`;
       return { type: "refused", code: "version", reason };
+    }
+    const { service: own } = this.#options;
+    // A name may be introduced by a release, and dropped when that is rolled back.
+    if (own !== undefined && service !== undefined && service !== own) {
+      const reason =
+        `it is of the service ${quoted(service)}, and the generation that runs there of ` +
+        `${quoted(own)}: give each service a control path of its own`;
+      return { type: "refused", code: "service", reason };
     }
     if (token !== undefined && this.#failedTokens.has(token)) {
       // An answer on which start() does not try again.
@@ -930,7 +1090,15 @@ export class Generation implements AsyncDisposable {
     if (this.#hasLeft) {
       return { type: "refused", code: "leaving", reason: "the generation that runs is leaving" };
     }
-    return { type: "refused", code: "busy", reason: "another handover is under way" };
+    return { type: "refused", code: "busy", reason: this.#busy() };
+  }
+
+  /** Why another handover cannot begin. */
+  #busy(): string {
+    const here = `the generation there, process ${Deno.pid},`;
+    if (this.#state === "starting") return `${here} has not called ready() yet`;
+    if (this.#probation) return `${here} has not lived through its probation yet`;
+    return `another handover is under way, to process ${this.#next}`;
   }
 
   async #offer(channel: Channel, withOutput: boolean, signal: AbortSignal): Promise<void> {
@@ -959,8 +1127,8 @@ export class Generation implements AsyncDisposable {
     }
     const frames = offerFrames({ generation: this.generation, pid: Deno.pid }, items);
     const last = frames.pop()!;
-    for (const frame of frames) await this.#send(channel, frame, { signal });
-    await this.#send(channel, last, { state, descriptors, signal });
+    for (const frame of frames) await channel.send(frame, { signal });
+    await channel.send(last, { state, descriptors, signal });
   }
 
   /** Stops accepting, in a way that can be undone. */
@@ -990,7 +1158,7 @@ export class Generation implements AsyncDisposable {
       void this.#restorePaths();
     }
     // If it lives after all, it is to leave.
-    await this.#send(channel, { type: "rollback", reason: error.message }).catch(() => {});
+    await channel.send({ type: "rollback", reason: error.message }).catch(() => {});
     if (!attempt) return;
     attempt.failure = error;
     const { successor, isReady, outcome } = attempt;
@@ -1002,23 +1170,13 @@ export class Generation implements AsyncDisposable {
     if (late.signal.aborted) outcome.reject(error);
   }
 
-  /** Sends something that the other process may not read. */
-  async #send(channel: Channel, frame: Frame, options: SendFrameOptions = {}): Promise<void> {
-    const { answerTimeout = 10_000 } = this.#options;
-    using late = expiring(answerTimeout, () => {
-      const what = `The other generation has read nothing for ${answerTimeout} ms`;
-      return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
-    });
-    const signal = either(late.signal, options.signal);
-    await channel.send(frame, { ...options, signal });
-  }
-
   // The end.
 
   /** Leaves: waits for the clients, and lets go of everything; never rejects. */
   async #leave({ reason }: { reason?: unknown } = {}): Promise<void> {
     if (this.#hasLeft) return;
     this.#state = "leaving";
+    clearTimeout(this.#reminder);
     const began = performance.now();
     const successor = this.#successor;
     // Where nobody takes over there is nobody to go to: only who is busy is told to leave.
@@ -1081,7 +1239,7 @@ export class Generation implements AsyncDisposable {
       // What was moved is on its way before.
       "tell the next generation": async () => {
         const frame: Frame = { type: "progress", connections: 0 };
-        if (successor) await this.#send(successor.channel, frame).catch(() => {});
+        if (successor) await successor.channel.send(frame).catch(() => {});
       },
       "close what was kept": () => {
         for (const kept of this.#kept.values()) kept[Symbol.dispose]();
@@ -1320,6 +1478,8 @@ export function isStarting(path: string): boolean {
 const plainHttpOptions = serveHttpOptions.filter((name) =>
   !["cert", "key", "keyFormat"].includes(name)
 );
+/** Milliseconds from the first listener on after which it is logged that `ready()` was not called. */
+const longestSilence = 10_000;
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;
@@ -1348,8 +1508,10 @@ const longestProbation = 300_000;
 function stateOf(name: string, value: () => Uint8Array): Uint8Array {
   try {
     const bytes = value();
+    const what = misfit(bytes);
+    if (what !== undefined) throw new TypeError(what);
     if (bytes instanceof Uint8Array) return bytes;
-    throw new TypeError("it is no Uint8Array");
+    throw new TypeError("what its function gives is no Uint8Array");
   } catch (cause) {
     const what = `${quoted(name)} cannot be handed over: ${(cause as Error).message}`;
     throw new HandoverError(what, undefined, { cause });

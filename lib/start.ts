@@ -5,21 +5,30 @@
  */
 
 import { Fd } from "../ffi/fd.ts";
+import { pathStatus } from "../ffi/file.ts";
+import { checkProc } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
-import { formatPath } from "../ffi/sockaddr.ts";
-import { socketKind } from "../ffi/socket.ts";
+import { formatPath, packUnix } from "../ffi/sockaddr.ts";
+import { effectiveUser, socketKind } from "../ffi/socket.ts";
 import { either, expiring, pause } from "../ffi/time.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
 import { type ReceiveCallback, receiveFrom } from "./client.ts";
-import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "./conn.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
-import { fileOf, type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
+import {
+  fileOf,
+  type Frame,
+  maxServiceName,
+  type OfferedItem,
+  protocolVersion,
+  unexpected,
+} from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listenWhereFree, UnixListener } from "./listener.ts";
-import { checkControlPath, locked } from "./lock.ts";
+import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
@@ -41,11 +50,16 @@ import { endStarter, keepOutput, ownToken } from "./successor.ts";
  * await app.stop(); // in a service: await app.finished
  * ```
  *
- * @throws {HandoverError} When the running generation refuses, or does not answer.
+ * @throws {HandoverError} When the running generation refuses, or does not answer, or is of a service of
+ * another name.
  * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
+  checkPath(path);
+  checkProc(`Cannot start at ${formatPath(path)}`);
+  checkDirectory(path);
   checkDrainOptions(options);
+  checkService(options.service);
   for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
     checkDuration(name, options[name] ?? 0);
   }
@@ -94,12 +108,15 @@ async function takePath(
   options: StartOptions & { logger: Logger },
 ): Promise<UnixConn | UnixListener> {
   const { mode, answerTimeout: timeout = 10_000, logger, signal } = options;
-  checkControlPath(path);
-  return await connectIfServed(path, options) ?? await locked<UnixConn | UnixListener>(
-    path,
-    async () => await connectIfServed(path, options) ?? listenWhereFree(path, { mode }),
-    { timeout, logger, signal },
-  );
+  try {
+    return await connectIfServed(path, options) ?? await locked<UnixConn | UnixListener>(
+      path,
+      async () => await connectIfServed(path, options) ?? listenWhereFree(path, { mode }),
+      { timeout, logger, signal },
+    );
+  } catch (error) {
+    throw error instanceof Deno.errors.PermissionDenied ? denied(path, error) : error;
+  }
 }
 
 /** Connects to the process that listens at `path`; gives undefined when none does. */
@@ -114,6 +131,74 @@ async function connectIfServed(
     if (error instanceof NotFound || error instanceof ConnectionRefused) return undefined;
     throw error;
   }
+}
+
+/** The same error, with what to do. */
+function denied(path: string, cause: Deno.errors.PermissionDenied & { code?: string }): Error {
+  const what =
+    `${cause.message}. User ${effectiveUser()} has to be able to write in its directory, ` +
+    `${
+      quoted(directoryOf(path))
+    }, and to be the user of the generation that runs there, if one does: ` +
+    "change the owner of the directory (RuntimeDirectory= under systemd), or the user of the service";
+  return Object.assign(new Deno.errors.PermissionDenied(what), { code: cause.code, cause });
+}
+
+/** @throws {TypeError | RangeError} When `path` cannot be that of a control socket. */
+function checkPath(path: unknown): asserts path is string {
+  if (path instanceof URL || typeof path === "string" && /^[a-z][a-z\d+.-]*:\/\//i.test(path)) {
+    throw new TypeError(
+      `Cannot start at ${quoted(String(path))}: the control socket has a path, such as ` +
+        `"/run/app.sock", and no URL; give the \`pathname\` of a file URL`,
+    );
+  }
+  if (typeof path !== "string" || path === "") {
+    const what = path === "" ? "empty" : path === null ? "null" : `of type ${typeof path}`;
+    throw new TypeError(
+      `Cannot start a generation: the path of its control socket is ${what}, where one such as ` +
+        '"/run/app.sock" belongs; if it is read from the environment or an argument, set that',
+    );
+  }
+  const attempt = `Cannot start at ${formatPath(path)}`;
+  if (path.startsWith("\0")) {
+    throw new TypeError(
+      `${attempt}: an abstract name has no owner, and every user could take it; give a path, such as ` +
+        '"/run/app.sock"',
+    );
+  }
+  packUnix(path, attempt);
+}
+
+/** @throws {Deno.errors.NotFound | Deno.errors.NotADirectory} When there is no directory for it. */
+function checkDirectory(path: string): void {
+  const directory = directoryOf(path);
+  const kind = pathStatus(directory)?.kind;
+  if (kind === "directory") return;
+  const attempt = `Cannot start at ${formatPath(path)}`;
+  if (kind !== undefined) {
+    const what = `${attempt}: ${
+      quoted(directory)
+    } is no directory, but a file (${kind}); give another path`;
+    throw Object.assign(new Deno.errors.NotADirectory(what), { code: "ENOTDIR" });
+  }
+  const what =
+    `${attempt}: user ${effectiveUser()} finds no directory ${quoted(directory)}; create it, ` +
+    "with that user as its owner (RuntimeDirectory= under systemd)";
+  throw Object.assign(new Deno.errors.NotFound(what), { code: "ENOENT" });
+}
+
+function directoryOf(path: string): string {
+  const end = path.lastIndexOf("/");
+  return end < 0 ? "." : path.slice(0, end) || "/";
+}
+
+/** @throws {TypeError | RangeError} When it is no name of a service. */
+function checkService(name: unknown): void {
+  if (name === undefined) return;
+  const attempt = "Cannot start a generation: `service` is a name";
+  if (typeof name !== "string") throw new TypeError(`${attempt}, not of type ${typeof name}`);
+  if (name.length > 0 && name.length <= maxServiceName) return;
+  throw new RangeError(`${attempt} of 1 to ${maxServiceName} characters, not of ${name.length}`);
 }
 
 async function first(
@@ -187,34 +272,55 @@ async function takeOver(
 ): Promise<Generation | string> {
   const { logger, answerTimeout = 10_000, signal } = options;
   using taken = new DisposableStack();
-  const channel = taken.use(new Channel(conn));
+  const channel = taken.use(new Channel(conn, answerTimeout));
   logPhase(logger, "connected", began);
   const token = ownToken();
-  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token });
+  const { service } = options;
+  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token, service });
   logPhase(logger, "asked", began);
   prepare();
-  const answer = await channel.receive({ timeout: answerTimeout, signal }).catch((cause) => {
+  using late = channel.stalling(
+    answerTimeout,
+    `The generation that runs at ${
+      formatPath(path)
+    }, process ${conn.peer.pid}, has sent nothing for ` +
+      `${answerTimeout} ms, on which this one waits: it hangs, or was stopped (SIGSTOP); end that ` +
+      "process, or start this one with a longer `answerTimeout`",
+  );
+  const waiting = { signal: either(late.signal, signal) };
+  const answer = await channel.receive(waiting).catch((cause) => {
     if (cause.code !== "ERR_HANDOVER_PROTOCOL") throw cause;
     const what = `What listens at ${
       formatPath(path)
-    } is no generation of a service: ${cause.message}`;
+    } is no generation of a service: ${cause.message}; end it, or choose another path`;
     throw new HandoverError(what, cause.code, { cause });
   });
   if (answer?.type === "refused") {
-    if (answer.code === "peer") throw new PeerNotAllowedError(`Cannot take over: ${answer.reason}`);
-    if (answer.code !== "version") return answer.reason;
+    if (answer.code === "peer") {
+      throw new PeerNotAllowedError(
+        `Cannot take over: ${answer.reason}. Run it as the user of the generation that runs there, or have ` +
+          "the `allow` of that one let it in",
+      );
+    }
+    if (answer.code === "busy" || answer.code === "leaving") return answer.reason;
   }
   if (answer?.type === "refused" || answer?.type === "rollback") {
-    const code = answer.type === "refused" ? "ERR_HANDOVER_VERSION" : "ERR_HANDOVER_FAILED";
-    throw new HandoverError(`Cannot take over: ${answer.reason}`, code);
+    const code = answer.type === "rollback"
+      ? "ERR_HANDOVER_FAILED"
+      : answer.code === "service"
+      ? "ERR_HANDOVER_SERVICE"
+      : "ERR_HANDOVER_VERSION";
+    throw new HandoverError(`Cannot take over at ${formatPath(path)}: ${answer.reason}`, code);
   }
   if (answer && answer.type !== "offer") throw unexpected(answer);
   if (answer && answer.version !== protocolVersion) {
     const what = `it offers version ${answer.version} of the handover, not ${protocolVersion}`;
     throw new HandoverError(`Cannot take over: ${what}`, "ERR_HANDOVER_VERSION");
   }
-  const inheritance = answer && await receiveOffered(channel, answer, options);
-  if (!inheritance) return "the process that listens there hung up";
+  const inheritance = answer && await receiveOffered(channel, answer, waiting);
+  if (!inheritance) {
+    return "the process that listens there hung up: it has ended just now, or is no generation of a service";
+  }
   taken.use(inheritance);
   const passed = inheritance.take("control", "");
   if (!passed) {
@@ -235,17 +341,12 @@ async function takeOver(
 /** Receives what an offer announces; gives undefined when the process that offers it has ended. */
 async function receiveOffered(
   channel: Channel,
-  { pid, items: first, more = 0 }: Frame & { type: "offer" },
-  { answerTimeout = 10_000, signal }: StartOptions,
+  { items: first, more = 0 }: Frame & { type: "offer" },
+  waiting: WaitOptions,
 ): Promise<Inheritance | undefined> {
   using received = new DisposableStack();
   const inheritance = received.use(new Inheritance());
-  using late = expiring(answerTimeout, () => {
-    const what = `Process ${pid} has not sent what it offered for ${answerTimeout} ms`;
-    return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
-  });
   try {
-    const waiting = { signal: either(late.signal, signal) };
     const items = [...first];
     for (let left = more; left > 0;) {
       const frame = await channel.receive(waiting);

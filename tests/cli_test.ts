@@ -231,7 +231,10 @@ test("what is no service is named", async () => {
   const late = await run("status", silent.addr.path!, "--timeout", "0.2");
   assertEquals([late.code, late.stderr], [
     1,
-    `The service at ${JSON.stringify(silent.addr.path)} has not answered after 0.2 s\n`,
+    `The service at ${
+      JSON.stringify(silent.addr.path)
+    } has not answered after 0.2 s: its process hangs, ` +
+    "was stopped (SIGSTOP), or has no descriptor left; see its log\n",
   ]);
 });
 
@@ -310,6 +313,8 @@ test("wrong arguments are named, and the help is referred to", async () => {
     "begin /run/a": `There is no command "begin"`,
     "status": "The path of the control socket is missing",
     "status ": "The path of the control socket is missing",
+    "status file:///run/a":
+      "The control socket has a path, such as /run/app.sock, and no URL: file:///run/a",
     "status /run/a /run/b": `There is one path too many: "/run/b"`,
     "status /run/a --verbose": "There is no option --verbose",
     "status /run/a --timeout": "--timeout takes seconds, not nothing",

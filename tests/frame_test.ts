@@ -16,6 +16,7 @@ import {
 const status: Status = {
   generation: 3,
   pid: 7,
+  service: "billing",
   since: 1,
   state: "serving",
   sockets: [{
@@ -33,7 +34,7 @@ const status: Status = {
 /** One of each type. */
 const frames: Frame[] = [
   { type: "hello", version: 1, pid: 7 },
-  { type: "hello", version: 1, pid: 7, token: "t" },
+  { type: "hello", version: 1, pid: 7, token: "t", service: "s".repeat(255) },
   {
     type: "offer",
     version: 1,
@@ -59,6 +60,7 @@ const frames: Frame[] = [
   { type: "failed", message: "no" },
   { type: "draining" },
   { type: "healthy" },
+  { type: "healthy", dropped: ["127.0.0.1:80"] },
   { type: "moved", name: "echo" },
   { type: "progress", connections: 12 },
   { type: "rollback", reason: "too late" },
@@ -96,6 +98,7 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
   "version of hello": { frame: "hello", values: [...notInteger, undefined, 0, 2 ** 32] },
   "pid of hello": { frame: "hello", values: [...notPid, undefined] },
   "token": { frame: "hello", values: notText },
+  "service of hello": { frame: "hello", values: [...notText, "", "s".repeat(256)] },
   "version of offer": { frame: "offer", values: [...notInteger, undefined, 0, 2 ** 32] },
   // The next generation has a number, too.
   "generation of offer": { frame: "offer", values: [...notGeneration, undefined, 2 ** 32] },
@@ -135,12 +138,15 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
   "code": { frame: "refused", values: [...notText, undefined, "", "toString", "later"] },
   "probation": { frame: "ready", values: [...never, undefined, "1", -1] },
   "message": { frame: "failed", values: [...notText, undefined] },
+  "dropped": { frame: "healthy", values: notList },
+  "dropped[0]": { frame: "healthy", values: notText },
   "name": { frame: "moved", values: [...notText, undefined] },
   "connections": { frame: "progress", values: [...notInteger, undefined] },
   "reason of rollback": { frame: "rollback", values: [...notText, undefined] },
   "status": { frame: "report", values: [...notText, undefined, "", []] },
   "status.generation": { frame: "report", values: [...notGeneration, undefined] },
   "status.pid": { frame: "report", values: [...notPid, undefined] },
+  "status.service": { frame: "report", values: [...notText, "", "s".repeat(256)] },
   "status.since": { frame: "report", values: [...notInteger, undefined, 8.64e15 + 1] },
   "status.state": { frame: "report", values: [...notText, undefined, "", "asleep"] },
   "status.sockets": { frame: "report", values: [...notList, undefined] },
@@ -331,6 +337,15 @@ Deno.test("a length of nothing, or over the limit, is refused before anything is
   assertThrows(
     () => encodeFrame({ type: "failed", message: long }),
     HandoverError,
-    "Invalid frame length",
+    `A frame of type "failed" has ${maxFrameBytes + 30} bytes, and 16777216 at most`,
+  );
+  const items: OfferedItem[] = [
+    { kind: "control", key: "" },
+    { kind: "state", key: long, bytes: 1 },
+  ];
+  assertThrows(
+    () => encodeFrame({ type: "offer", version: 1, generation: 1, pid: 1, items }),
+    HandoverError,
+    "it names all 2 things that are handed over: keep fewer, or under shorter names",
   );
 });

@@ -401,7 +401,7 @@ test("a third one waits for one that is not ready and whose predecessor has gone
   await old.ended();
   const log = new KeptLog();
   const third = begin(path, { logger: log });
-  await until(() => log.lines.some(([, line]) => /another handover is under way/.test(`${line}`)));
+  await until(() => log.lines.some(([, line]) => /has not called ready\(\) yet/.test(`${line}`)));
   await next.ready();
   assertEquals((await third).generation, 3);
   await (await third).ready();

@@ -345,12 +345,12 @@ test("the last words of a next generation that fails are fit to be printed", asy
 test("what nobody asked for is closed, even where the path of it cannot be removed", () => {
   using inheritance = new Inheritance();
   using listening = listenOn(boundInet(c.SOCK_STREAM));
-  for (const key of ["a", "b\x1b[2J"]) {
-    inheritance.add({ item: { kind: "listener", key, path: "/run/a" }, fd: listening.dup() });
+  for (const path of ["/run/a", "/run/b\x1b[2J"]) {
+    inheritance.add({ item: { kind: "listener", key: "", path }, fd: listening.dup() });
   }
   const [a, b] = inheritance.clear();
-  assertStringIncludes(a, `listener "a" (its path stays: `);
-  assertStringIncludes(b, `listener "b\\u001b[2J" (`);
+  assertStringIncludes(a.words, `the listener at "/run/a" (its path stays: `);
+  assertStringIncludes(b.words, `the listener at "/run/b\\u001b[2J" (`);
 });
 
 /** Why there are no PID namespaces here; undefined when there are. */

@@ -193,6 +193,37 @@ for (const { name, fixture, flags, seen, narrower = {}, ignore = false } of prom
   });
 }
 
+test("what may not stand in for a descriptor is an error with the flag that is enough", async (t) => {
+  const unix = netForUnix ? "--allow-net" : "-A";
+  const refused: [string, string[], string][] = [
+    ["listener", [ffi], "--allow-net=127.0.0.1:0, beside the addresses of the service itself"],
+    ["http", [ffi, own], "--allow-net=127.0.0.1:0, beside the addresses of the service itself"],
+    [
+      "datagram",
+      [ffi, unstable],
+      "--allow-net=127.0.0.1:0, beside the addresses of the service itself",
+    ],
+    ["conn", [ffi, newPort], "--allow-net=127.0.0.1, beside the addresses of the service itself"],
+    ["unixListener", [ffi, anyPort], unix],
+    ["unixHttp", [ffi, anyPort], unix],
+    ["unixConn", [ffi, anyPort], unix],
+    ["unixDatagram", [ffi, unstable, anyPort], unix],
+  ];
+  // In between Deno asks for no permission.
+  const isFree = /^2\.8\.([3-9]|\d\d)/.test(Deno.version.deno);
+  using place = await Place.create();
+  for (const [fixture, flags, enough] of refused) {
+    if (isFree && enough === unix) continue;
+    await t.step(`${fixture} with ${flags.join(" ")}`, async () => {
+      const { name, message } = await place.run(fixture, flags);
+      const words =
+        "Cannot adopt a descriptor: this process may not make the socket that stands in for it " +
+        `for an instant; run it with ${enough}`;
+      assertEquals([name, message], ["NotCapable", words]);
+    });
+  }
+});
+
 test("permission for another library is none, and the error names the flag", async () => {
   using place = await Place.create();
   // "libc.so.6" without a directory is a file in the working directory, to Deno.

@@ -419,6 +419,7 @@ test("debug(), info() and error() reach the logger", () => {
   const logger: Required<Logger> = {
     debug: (...line) => void lines.push(["debug", ...line]),
     info: (...line) => void lines.push(["info", ...line]),
+    warn: (...line) => void lines.push(["warn", ...line]),
     error: (...line) => void lines.push(["error", ...line]),
   };
   const [a, b] = connectedPair();
