@@ -385,7 +385,7 @@ export class Generation implements AsyncDisposable {
 
   /** What the generation before kept under that name, once: bytes, or a descriptor that is the caller's. */
   take(name: string): Fd | Uint8Array | undefined {
-    return this.#inheritance.take("state", name)?.state ?? this.#inheritance.take("kept", name)?.fd;
+    return this.#inheritance.takeState(name) ?? this.#inheritance.take("kept", name)?.fd;
   }
 
   /**

@@ -325,6 +325,21 @@ test("a generation that is rolled back, or leaves before its predecessor, is nev
   await old.stop();
 });
 
+test("each state is in memory of its own", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const lengths = [1, 5, 70_000, 2, 0];
+  for (const length of lengths) old.keep(`${length}`, new Uint8Array(length).fill(length));
+  await old.ready();
+  const next = await begin(path);
+  const states = lengths.map((length) => next.take(`${length}`) as Uint8Array);
+  assertEquals(states, lengths.map((length) => new Uint8Array(length).fill(length)));
+  assertEquals(states.map(({ buffer }) => buffer.byteLength), lengths);
+  await next.ready();
+  await next.stop();
+});
+
 const name = (i: number) => `session-${i}-${"x".repeat(20)}`;
 
 /** Hands `n` states over in this process; gives the milliseconds that taking `take` of them took. */
