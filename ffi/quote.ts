@@ -49,3 +49,11 @@ const indent = "    ";
 function units(character: string): string[] {
   return character.split("").map((unit) => unit.charCodeAt(0).toString(16).padStart(4, "0"));
 }
+
+/** A list for a message: the first of many, and how many there are beside them. */
+export function listed(words: string[]): string {
+  const first = words.slice(0, mostListed).join(", ");
+  return words.length > mostListed ? `${first} and ${words.length - mostListed} more` : first;
+}
+
+const mostListed = 10;

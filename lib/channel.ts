@@ -26,6 +26,12 @@ export interface Received {
   meta: Uint8Array | null;
 }
 
+/** Where the bytes of a state begin: a view for each of many that nobody has asked for is a burden. */
+export interface State {
+  bytes: Uint8Array<ArrayBuffer>;
+  at: number;
+}
+
 /** What goes with a frame. */
 export interface SendFrameOptions extends WaitOptions {
   /** Bytes that it announces. */
@@ -182,22 +188,12 @@ export class Channel implements Disposable {
     }
   }
 
-  /** The bytes that the items of an offer announced: so many of each. */
-  async receiveState(
-    lengths: number[],
-    options: WaitOptions = {},
-  ): Promise<Uint8Array<ArrayBuffer>[]> {
-    const all: Uint8Array<ArrayBuffer>[] = [];
+  /** The bytes that the items of an offer announced: so many of each, and several in the same memory. */
+  async receiveState(lengths: number[], options: WaitOptions = {}): Promise<State[]> {
+    const all: State[] = [];
     for (const { start, end, length } of partsOf(lengths)) {
       const bytes = await this.conn.readFull(new Uint8Array(length), options);
-      if (end === start + 1) {
-        all.push(bytes);
-        continue;
-      }
-      // Each its own: one that is kept is not to keep the others.
-      for (let i = start, at = 0; i < end; at += lengths[i++]) {
-        all.push(bytes.slice(at, at + lengths[i]));
-      }
+      for (let i = start, at = 0; i < end; at += lengths[i++]) all.push({ bytes, at });
     }
     return all;
   }

@@ -11,6 +11,7 @@ import { type FileIdentity, isSameFile, locate, pathStatus } from "../ffi/file.t
 import { quoted } from "../ffi/quote.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, isUnixStream, localAddress, socketKind } from "../ffi/socket.ts";
+import type { State } from "./channel.ts";
 import { fileOf, type OfferedItem } from "./frame.ts";
 import { DatagramPath, UnixListener } from "./listener.ts";
 import type { DatagramPlace, Place } from "./place.ts";
@@ -35,8 +36,8 @@ export interface Inherited {
   item: OfferedItem;
   /** What it is open on; state has none. */
   fd?: Fd;
-  /** What was kept of state; others have none. */
-  state?: Uint8Array;
+  /** What was kept of state, and others in the same memory; what is no state has none. */
+  state?: State;
   /** Which file a unix socket is bound to, as far as that is known. */
   file?: FileIdentity;
 }
@@ -116,6 +117,15 @@ export class Inheritance implements Disposable {
     const first = queue?.shift();
     if (queue?.length === 0) queues!.delete(key);
     return first;
+  }
+
+  /** The state that was kept under that name, in memory of its own. */
+  takeState(name: string): Uint8Array | undefined {
+    const { item, state } = this.take("state", name) ?? {};
+    if (!item || !state) return undefined;
+    const { bytes, at } = state;
+    const isAlone = bytes.length === item.bytes;
+    return isAlone ? bytes : bytes.slice(at, at + item.bytes!);
   }
 
   /**

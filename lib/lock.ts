@@ -97,7 +97,7 @@ function lockOf(path: string, lock: string): number | undefined {
 
 /** What to do, by why the file cannot be made or opened. */
 const advices: Record<string, string> = {
-  EACCES: "let this user make files in the directory, and remove a lock that another user has left",
+  EACCES: "remove that file if another user has left it",
   EROFS: "choose a path on a file system that can be written to",
   ENOSPC: "make room on its file system",
   EDQUOT: "make room on its file system",

@@ -11,7 +11,7 @@
 
 import { type Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
-import { indented, quoted } from "../ffi/quote.ts";
+import { indented, listed, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { networkNamespace, ownNetworkNamespace } from "../ffi/socket.ts";
 import { expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
@@ -420,7 +420,7 @@ export class Generation implements AsyncDisposable {
 
   /** What the generation before kept under that name, once: bytes, or a descriptor that is the caller's. */
   take(name: string): Fd | Uint8Array | undefined {
-    return this.#inheritance.take("state", name)?.state ?? this.#inheritance.take("kept", name)?.fd;
+    return this.#inheritance.takeState(name) ?? this.#inheritance.take("kept", name)?.fd;
   }
 
   /**
@@ -592,7 +592,7 @@ export class Generation implements AsyncDisposable {
       // A file of another name each day is no mistake.
       if (files.length > 0) {
         this.#logger.info?.(
-          `Closed files that this generation has not opened: ${files.join(", ")}`,
+          `Closed files that this generation has not opened: ${listed(files)}`,
         );
       }
       if (others.length === 0) return;
@@ -603,7 +603,7 @@ export class Generation implements AsyncDisposable {
       const hasSocket = unclaimed.some(({ kind }) => kind === "listener" || kind === "datagram");
       this.#logger.warn?.(
         `Closed what ${from} had handed over and this generation has not asked for: ${
-          others.join(", ")
+          listed(others)
         }. Where this release has dropped it on purpose, nothing is to be done; where it has not, call ` +
           `serve(), listen() or take() before ready()${
             hasSocket ? `. ${this.#asAnotherService()}` : ""
@@ -1055,14 +1055,14 @@ export class Generation implements AsyncDisposable {
     if (!dropped) return;
     this.#logger.warn?.(
       `Process ${details.successor}, the next generation, has asked for none of the listeners of this one, ` +
-        `and closes them: ${dropped.map(indented).join(", ")}. ${this.#asAnotherService()}`,
+        `and closes them: ${listed(dropped.map(indented))}. ${this.#asAnotherService()}`,
     );
   }
 
   /** What the next generation has not done. */
   #unready(): string {
     const addresses = this.#resources.addresses();
-    const where = addresses.length > 0 ? `, of ${addresses.join(", ")}` : "";
+    const where = addresses.length > 0 ? `, of ${listed(addresses)}` : "";
     return `it has the offer${where}, and has not called ready()`;
   }
 

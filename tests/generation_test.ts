@@ -112,6 +112,8 @@ test("what listens is matched by where; what is new is bound, what is gone is cl
   assert(portOf(fresh) > 0);
   await next.ready();
   await old.finished;
+  const [swapped] = log.warnings.splice(0, 1);
+  assertStringIncludes(String(swapped[0]), "2 listeners at 127.0.0.1:0");
   await until(() => log.warnings.length > 0);
   const named = `: the listener at "${two}", the listener at 127.0.0.2:${portOf(gone)}. `;
   assertStringIncludes(String(log.warnings[0][0]), named);

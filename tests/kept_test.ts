@@ -201,7 +201,9 @@ test("what has no descriptor that can be sent is refused at keep(), and what was
     assertThrows(() => app.keep("it", value as Keepable), NoDescriptorError, words);
   refused(tls, "A TLS connection cannot be passed on");
   refused(accepted, "A TLS connection cannot be passed on");
-  for (const value of [null, undefined, "text", true]) refused(value, String(value));
+  for (const value of [null, undefined, "text", true]) {
+    assertThrows(() => app.keep("it", value as unknown as Keepable), TypeError, "can be kept");
+  }
   for (const value of [{}, [], new Date(), new Map()]) refused(value, "No listener");
   const closed = Deno.listen(here);
   closed.close();
@@ -323,6 +325,21 @@ test("a generation that is rolled back, or leaves before its predecessor, is nev
   await stopped.stop();
   await alone;
   await old.stop();
+});
+
+test("each state is in memory of its own", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const lengths = [1, 5, 70_000, 2, 0];
+  for (const length of lengths) old.keep(`${length}`, new Uint8Array(length).fill(length));
+  await old.ready();
+  const next = await begin(path);
+  const states = lengths.map((length) => next.take(`${length}`) as Uint8Array);
+  assertEquals(states, lengths.map((length) => new Uint8Array(length).fill(length)));
+  assertEquals(states.map(({ buffer }) => buffer.byteLength), lengths);
+  await next.ready();
+  await next.stop();
 });
 
 const name = (i: number) => `session-${i}-${"x".repeat(20)}`;

@@ -190,9 +190,9 @@ test("what is in the place of the lock is named, and what to do", async () => {
   await assertRejects(
     () => begin(missing),
     Deno.errors.NotFound,
-    `There is no directory for the control socket "${missing}": create it`,
+    `finds no directory "${directory.join("missing")}"; create it`,
   );
-  await assertRejects(() => start("\0name"), TypeError, 'not "@name"');
+  await assertRejects(() => start("\0name"), TypeError, '"@name"');
 });
 
 test("a lock that root has left keeps the owner of the directory from nothing", {

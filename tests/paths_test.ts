@@ -439,7 +439,7 @@ test("a first start whose address is in use says that the control path may have 
   assertMatch(
     error.message,
     new RegExp(
-      `^Cannot listen on 127.0.0.1:${port}: another process listens there; nothing listened at the control ` +
+      `^Cannot listen on 127.0.0.1:${port}: .*; nothing listened at the control ` +
         `path "${control}"\\. If that was removed from under a generation of this service, it puts it back`,
     ),
   );

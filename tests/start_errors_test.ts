@@ -110,7 +110,8 @@ test(
     assertEquals(name, "PermissionDenied");
     assertStringIncludes(
       message!,
-      "Permission denied (EACCES). User 65534 has to be able to write in ",
+      "Permission denied (EACCES): remove that file if another user has left it. User 65534 has to be able " +
+        "to write in ",
     );
     assertStringIncludes(message!, `its directory, "${directory.path}"`);
   },
