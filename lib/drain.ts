@@ -198,7 +198,7 @@ function hasLeft(raw: number): boolean {
 }
 
 /** Milliseconds to the next look, which asks the kernel for each connection: longer where they are many. */
-function intervalFor(connections: number): number {
+export function intervalFor(connections: number): number {
   return Math.min(Math.max(pollInterval, connections / 4), 250);
 }
 
@@ -293,7 +293,7 @@ const quietTimeBeforeRequest = 1000;
 const goAwayTime = 1000;
 
 /** Milliseconds that a server may take for the end of connections that were cut. */
-const cutTime = 1000;
+export const cutTime = 1000;
 
 /** Connections to hang up on in a millisecond: their clients will connect elsewhere. */
 const hangUpRate = 4;
@@ -395,7 +395,11 @@ function isQuiet(raw: number, milliseconds: number): boolean {
 }
 
 /** Waits for `promise`, at most until `end`. */
-async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal): Promise<void> {
+export async function endsBy(
+  promise: Promise<void>,
+  end: number,
+  signal?: AbortSignal,
+): Promise<void> {
   const over = new AbortController();
   try {
     const left = Math.min(Math.max(0, end - performance.now()), longestPause);

@@ -11,19 +11,20 @@ import { isRunning } from "../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
-import { fdFile, fdPacketConn } from "./adopt.ts";
+import { fdFile, fdListener, fdPacketConn, type TlsOptions } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } from "./drain.ts";
 import type { OfferedItem, ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
+import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import { type Inheritance, keyOf, type Place, type TcpPlace } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
-import type { Serving } from "./serving.ts";
+import type { HttpHandler, Serving } from "./serving.ts";
 
 /** A native object on a listener. */
-export interface Listening<T> {
+interface Listening<T> {
   object: T;
   /** Tells the program where it listens; when that throws, nothing listens. */
   announce?(): void;
@@ -60,6 +61,12 @@ interface Resource {
   close(): void;
 }
 
+/**
+ * What a generation asks for, and has open. {@linkcode Resources} stand on descriptors; a system that passes
+ * none has others.
+ */
+export type AnyResources = Pick<Resources, keyof Resources>;
+
 /** Everything that one generation has open; nothing is accepted before `open()`. */
 export class Resources {
   readonly #inheritance: Inheritance;
@@ -83,8 +90,35 @@ export class Resources {
     this.#isRecent = isRecent;
   }
 
+  /** Makes an HTTP server on the listener at `place`, inherited or new. */
+  http(
+    place: Place,
+    { onListen, ...options }: ServeHttpOptions,
+    handler: HttpHandler,
+  ): Deno.HttpServer {
+    return this.#listener(place, (fd) => {
+      const server = serveHttp(fd, options, handler);
+      return {
+        object: server,
+        serving: servingOf(server),
+        announce: () => onListen?.(server.addr),
+        close: () => void server.shutdown(),
+      };
+    });
+  }
+
+  /** Makes a native listener, of TLS where that is asked for, on the one at `place`, inherited or new. */
+  listener(place: Place): Deno.Listener;
+  listener(place: TcpPlace, tls: TlsOptions): Deno.TlsListener;
+  listener(place: Place, tls?: TlsOptions): Deno.Listener {
+    return this.#listener(place, (fd) => {
+      const listener = tls ? fdListener(fd, tls) : fdListener(fd);
+      return { object: listener, close: () => listener.close() };
+    });
+  }
+
   /** Makes a native object on the listener at `place`, inherited or new. */
-  listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
+  #listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.dup();
       const { object, serving, announce, close } = make(used);
@@ -348,7 +382,7 @@ async function leave(
 }
 
 /** Calls `notice` when the owner of a native object has closed it, or shut it down. */
-function whenClosed(object: object, notice: () => void): void {
+export function whenClosed(object: object, notice: () => void): void {
   const methods = object as Record<string | symbol, ((...args: unknown[]) => unknown) | undefined>;
   for (const name of ["close", "shutdown", Symbol.dispose, Symbol.asyncDispose]) {
     const method = methods[name];
@@ -371,7 +405,7 @@ function sleep(milliseconds: number): void {
 
 function bindListener(place: Place): Fd {
   if (!("path" in place)) {
-    return bindNative(() => Deno.listen(place as Deno.TcpListenOptions));
+    return bindNative(() => listenTcp(place));
   }
   const { path, mode } = place;
   if (isBound(path)) {
@@ -389,10 +423,20 @@ function unbind(bound: Fd, place: Place): void {
   else bound[Symbol.dispose]();
 }
 
-function bindUdp({ hostname = "0.0.0.0", port, reusePort }: TcpPlace): Fd {
-  return bindNative(() =>
-    Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress: reusePort })
-  );
+function bindUdp(place: TcpPlace): Fd {
+  return bindNative(() => listenUdp(place));
+}
+
+/** Binds and listens with Deno's own call. */
+export function listenTcp(place: TcpPlace): Deno.TcpListener {
+  return Deno.listen({ ...place });
+}
+
+/** The same for datagrams. */
+export function listenUdp(
+  { hostname = "0.0.0.0", port, reusePort }: TcpPlace,
+): Deno.DatagramConn {
+  return Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress: reusePort });
 }
 
 /** What a native object is bound to, without the object. */

@@ -13,8 +13,9 @@ import { dup, Fd, replace } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { noDescriptors } from "../ffi/system.ts";
 import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
-import { fdListener, type TlsOptions } from "./adopt.ts";
+import type { TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
@@ -22,13 +23,13 @@ import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
-import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
+import type { ServeHttpOptions } from "./http.ts";
 import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
 import { isOutOfDescriptors, Reserve } from "./reserve.ts";
-import { Resources } from "./resources.ts";
+import { type AnyResources, Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
 import type { HttpHandler } from "./serving.ts";
@@ -67,7 +68,8 @@ export interface StartOptions extends DrainOptions {
   exitTimeout?: number | false;
   /**
    * Signals that stop the service, gracefully; the second one of a kind ends the process at once. Before
-   * `ready()` there is nothing to answer, and the process exits. @default {["SIGTERM", "SIGINT"]}
+   * `ready()` there is nothing to answer, and the process exits.
+   * @default {["SIGTERM", "SIGINT"], as far as the system has them}
    */
   stopOn?: Deno.Signal[];
   /** Signals that restart it. @default {none} */
@@ -114,8 +116,11 @@ export type Keepable = Fd | number | Deno.FsFile | Uint8Array | (() => Uint8Arra
 /** How a generation came to be. */
 export interface Origin {
   generation: number;
-  control: UnixListener;
+  /** Absent on a system that passes no descriptors: no generation follows. */
+  control?: UnixListener;
   inheritance: Inheritance;
+  /** Where it is to have its sockets and files. @default {descriptors, inherited or new} */
+  resources?: AnyResources;
   predecessor?: Predecessor;
   /** A connection to a plain server that handed over, which waits for a word, or for its end. */
   foreign?: UnixConn;
@@ -157,18 +162,18 @@ export class Generation implements AsyncDisposable {
   readonly #logger: Logger;
   readonly #finished = Promise.withResolvers<void>();
   readonly #draining: Draining;
-  readonly #control: UnixListener;
+  readonly #control: UnixListener | undefined;
   readonly #inheritance: Inheritance;
   readonly #predecessor: Predecessor | undefined;
   readonly #foreign: UnixConn | undefined;
-  readonly #resources: Resources;
-  readonly #reserve: Reserve;
+  readonly #resources: AnyResources;
+  readonly #reserve: Reserve | undefined;
   readonly #kept = new Map<string, Fd | (() => Uint8Array)>();
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
   readonly #signals = new Map<Deno.Signal, () => void>();
   /** Where it was started, which the program may change. */
-  readonly #cwd = workingDirectory();
+  readonly #cwd: string | undefined;
   #state: Status["state"] = "starting";
   /** Set while `ready()` is on its way. */
   #committing = false;
@@ -203,16 +208,17 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.("A listener of `draining` has failed; leaving goes on", error);
     });
     this.#control = origin.control;
+    this.#cwd = origin.control && workingDirectory();
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
-    this.#resources = new Resources(
+    this.#resources = origin.resources ?? new Resources(
       origin.inheritance,
       () => origin.predecessor !== undefined && origin.predecessor.gone,
     );
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
-    this.#reserve = new Reserve();
+    this.#reserve = origin.control && new Reserve();
     running.add(this);
     if (this.#predecessor) {
       void this.#follow(this.#predecessor);
@@ -247,35 +253,21 @@ export class Generation implements AsyncDisposable {
       ? [{}, optionsOrHandler]
       : [optionsOrHandler, maybeHandler];
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
-    const { hostname, port = 8000, reusePort, path, mode, onListen, ...rest } = options;
+    const { hostname, port = 8000, reusePort, path, mode, ...rest } = options;
     const place = path === undefined ? { hostname, port, reusePort } : { path, mode };
-    return this.#resources.listener(place, (fd) => {
-      const server = serveHttp(fd, rest, handler);
-      return {
-        object: server,
-        serving: servingOf(server),
-        announce: () => onListen?.(server.addr),
-        close: () => void server.shutdown(),
-      };
-    });
+    return this.#resources.http(place, rest, handler);
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
   listen(place: TcpPlace | UnixPlace): Deno.Listener {
-    return this.#resources.listener(place, (fd) => {
-      const listener = fdListener(fd);
-      return { object: listener, close: () => listener.close() };
-    });
+    return this.#resources.listener(place);
   }
 
   /** Listens for TLS connections, from `ready()` on; the certificate may be another one each time. */
   listenTls(options: TcpPlace & TlsOptions): Deno.TlsListener {
     const { cert, key, alpnProtocols, ...place } = options;
     const tls = alpnProtocols ? { cert, key, alpnProtocols } : { cert, key };
-    return this.#resources.listener(place, (fd) => {
-      const listener = fdListener(fd, tls);
-      return { object: listener, close: () => listener.close() };
-    });
+    return this.#resources.listener(place, tls);
   }
 
   /** Receives UDP datagrams, from `ready()` on; needs `--unstable-net`. */
@@ -522,6 +514,8 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     let attempt: Attempt | undefined;
     try {
+      const unsupported = noDescriptors();
+      if (unsupported) throw unsupported;
       const successor = new Successor(
         command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
         this.#logger,
@@ -639,7 +633,10 @@ export class Generation implements AsyncDisposable {
 
   // The control socket.
 
-  /** Answers at the control socket until it is another one's turn. */
+  /**
+   * Answers at the control socket until it is another one's turn. Without one nobody asks: the process runs
+   * on all the same until this generation leaves.
+   */
   async #answer(): Promise<void> {
     if (this.#answering) return;
     const { signal } = this.#answering = new AbortController();
@@ -647,6 +644,10 @@ export class Generation implements AsyncDisposable {
     let delay = 0;
     while (!signal.aborted) {
       try {
+        if (!this.#control) {
+          await pause(longestPause, signal);
+          continue;
+        }
         const conn = await this.#control.accept({ signal });
         if (failure) this.#logger.info?.(`Accepting on ${formatPath(this.path)} again`);
         failure = undefined;
@@ -655,7 +656,7 @@ export class Generation implements AsyncDisposable {
       } catch (error) {
         if (signal.aborted) return;
         // A service that has none left is to be asked, replaced and stopped all the same.
-        if (isOutOfDescriptors(error) && this.#reserve.spend()) continue;
+        if (isOutOfDescriptors(error) && this.#reserve?.spend()) continue;
         // What lasts is said once.
         const { message } = error as Error;
         if (message !== failure) {
@@ -684,7 +685,7 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
       this.#hangUp(channel);
-      if (!this.#hasLeft) this.#reserve.refill();
+      if (!this.#hasLeft) this.#reserve?.refill();
     }
   }
 
@@ -838,7 +839,7 @@ export class Generation implements AsyncDisposable {
       items.push(item);
       descriptors.push({ fd });
     };
-    pass({ kind: "control", key: "" }, this.#control.fd);
+    pass({ kind: "control", key: "" }, this.#control!.fd);
     if (withOutput) {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
@@ -951,7 +952,7 @@ export class Generation implements AsyncDisposable {
       "release the sockets": () => this.#resources.release(),
       "leave the control path": () => {
         // To lock it takes a descriptor, in this very turn.
-        this.#reserve[Symbol.dispose]();
+        this.#reserve?.[Symbol.dispose]();
         unbound = this.#unbind();
         // Whether it fails is asked when the clients have left.
         unbound.catch(() => {});
@@ -1054,12 +1055,14 @@ export class Generation implements AsyncDisposable {
 
   /** Leaves the control path to the next generation, or removes it when nobody listens there. */
   async #unbind(): Promise<void> {
+    const control = this.#control;
+    if (!control) return;
     const { answerTimeout = 10_000 } = this.#options;
     using late = expiring(
       answerTimeout,
       () => new Error(`Cannot lock the control path within ${answerTimeout} ms`),
     );
-    const leave = () => this.#control.leave();
+    const leave = () => control.leave();
     try {
       // Another first generation may be about to listen there.
       await locked(this.path, leave, late.signal);
@@ -1101,13 +1104,20 @@ export class Generation implements AsyncDisposable {
   }
 
   #listenToSignals(): void {
-    const { stopOn = ["SIGTERM", "SIGINT"], restartOn = [] } = this.#options;
+    const { stopOn, restartOn = [] } = this.#options;
     const add = (signal: Deno.Signal, listener: () => void) => {
       Deno.addSignalListener(signal, listener);
       this.#signals.set(signal, listener);
     };
     try {
-      for (const signal of stopOn) add(signal, () => void this.#stopOn(signal));
+      for (const signal of stopOn ?? ["SIGTERM", "SIGINT"] as const) {
+        try {
+          add(signal, () => void this.#stopOn(signal));
+        } catch (error) {
+          // Deno on Windows listens to SIGTERM from some version on: its default is to do without.
+          if (stopOn || !(error instanceof TypeError)) throw error;
+        }
+      }
       for (const signal of restartOn) add(signal, () => void this.#restartOn(signal));
     } catch (error) {
       this.#forgetSignals();
@@ -1158,6 +1168,11 @@ const running = new Set<Generation>();
 /** Whether this process has a generation at that path which is not ready: no other one can take over. */
 export function isStarting(path: string): boolean {
   return [...running].some((app) => app.path === path && app.status().state === "starting");
+}
+
+/** Whether a generation of this process that has not left is one of that path. */
+export function runsHere(path: string): boolean {
+  return [...running].some((app) => app.path === path);
 }
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */

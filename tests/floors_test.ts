@@ -8,6 +8,7 @@ import { test } from "./guard.ts";
 const floors: string[][] = [
   ["ffi/quote.ts", "ffi/struct.ts", "ffi/time.ts"],
   ["ffi/abi.ts"],
+  ["ffi/system.ts"],
   ["ffi/libc.ts"],
   ["ffi/errno.ts"],
   ["ffi/fd.ts"],
@@ -33,6 +34,7 @@ const floors: string[][] = [
   ["lib/client.ts", "lib/server.ts", "lib/send.ts", "lib/channel.ts"],
   ["lib/inheritance.ts", "lib/successor.ts", "lib/phase.ts", "lib/predecessor.ts", "lib/lock.ts"],
   ["lib/resources.ts"],
+  ["lib/deno_resources.ts"],
   ["lib/restart.ts"],
   ["lib/start.ts"],
   ["lib/rehearsal.ts", "lib/cli.ts"],
