@@ -97,7 +97,6 @@ export class DenoResources implements AnyResources {
       throw error;
     }
     whenClosed(server, drop);
-    server.finished.then(drop, drop);
     return server;
   }
 

@@ -20,6 +20,7 @@ import {
   unreadBytes,
   unsentBytes,
 } from "../ffi/socket.ts";
+import { noDescriptors } from "../ffi/system.ts";
 import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { slots } from "./capture.ts";
 import { remembered } from "./descriptor.ts";
@@ -65,7 +66,10 @@ export interface DrainOptions {
  */
 export async function drain(server: Deno.HttpServer, options: DrainOptions = {}): Promise<number> {
   const serving = servingOf(server);
-  if (!serving) throw new TypeError("Cannot drain a server that serveHttp() did not make");
+  if (!serving) {
+    throw noDescriptors() ??
+      new TypeError("Cannot drain a server that serveHttp() did not make");
+  }
   options.signal?.throwIfAborted();
   checkDrainOptions(options);
   if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);

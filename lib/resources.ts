@@ -383,6 +383,8 @@ async function leave(
 
 /** Calls `notice` when the owner of a native object has closed it, or shut it down. */
 export function whenClosed(object: object, notice: () => void): void {
+  // A server has a signal as well, which shuts it down.
+  (object as Partial<Deno.HttpServer>).finished?.then(notice, notice);
   const methods = object as Record<string | symbol, ((...args: unknown[]) => unknown) | undefined>;
   for (const name of ["close", "shutdown", Symbol.dispose, Symbol.asyncDispose]) {
     const method = methods[name];
