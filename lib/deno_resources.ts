@@ -63,7 +63,7 @@ export class DenoResources implements AnyResources {
     const cut = new AbortController();
     // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
     const serveAny = Deno.serve as any;
-    const server: Deno.HttpServer = this.#bind(place, (where) =>
+    const [server, removePath] = this.#bind<Deno.HttpServer>(place, (where) =>
       serveAny(
         {
           ...options,
@@ -87,8 +87,9 @@ export class DenoResources implements AnyResources {
         // Nobody was answered: there is nothing to wait for.
         if (!this.#isOpen) cut.abort();
         await finish(server, serving, cut, options);
+        removePath();
       },
-    });
+    }, removePath);
     try {
       onListen?.(server.addr);
     } catch (error) {
@@ -104,7 +105,7 @@ export class DenoResources implements AnyResources {
   listener(place: Place): Deno.Listener;
   listener(place: TcpPlace, tls: TlsOptions): Deno.TlsListener;
   listener(place: Place, tls?: TlsOptions): Deno.Listener {
-    const listener = this.#bind<Deno.Listener>(place, (where) => {
+    const [listener, removePath] = this.#bind<Deno.Listener>(place, (where) => {
       if ("path" in where) return Deno.listen({ transport: "unix", path: where.path });
       // deno-lint-ignore no-explicit-any -- a certificate is two texts, or whatever Deno takes beside
       return tls ? Deno.listenTls({ ...where, ...tls } as any) : listenTcp(where);
@@ -135,13 +136,14 @@ export class DenoResources implements AnyResources {
       release: () => {
         isReleased = true;
         close.call(listener);
+        removePath();
       },
       leave: async (options) => {
         await accepted.leave(options);
         ended.resolve();
       },
     };
-    const drop = this.#add(resource);
+    const drop = this.#add(resource, removePath);
     whenClosed(listener, () => {
       drop();
       ended.resolve();
@@ -151,7 +153,7 @@ export class DenoResources implements AnyResources {
 
   /** Receives datagrams at `place`, from `open()` on. */
   datagram(place: TcpPlace): Deno.DatagramConn {
-    const socket = this.#bind(place, () => listenUdp(place), (socket) => socket.close());
+    const [socket] = this.#bind(place, () => listenUdp(place), (socket) => socket.close());
     const ended = Promise.withResolvers<void>();
     const receive = socket.receive;
     redefine(socket, "receive", async (into?: Uint8Array) => {
@@ -180,27 +182,36 @@ export class DenoResources implements AnyResources {
     return file;
   }
 
-  /** Binds with one of Deno's calls; gives a path its mode. */
-  #bind<T>(place: Place, bind: (place: Place) => T, close: (bound: T) => void): T {
+  /** Binds with one of Deno's calls, and gives a path its mode; gives what removes the path, too. */
+  #bind<T>(
+    place: Place,
+    bind: (place: Place) => T,
+    close: (bound: T) => void,
+  ): [bound: T, removePath: () => void] {
     if (this.#hasLeft) {
       throw new TypeError("Cannot listen: this generation has left, or is leaving");
     }
-    if (!("path" in place)) return bind({ ...place, hostname: place.hostname ?? "0.0.0.0" });
+    if (!("path" in place)) {
+      return [bind({ ...place, hostname: place.hostname ?? "0.0.0.0" }), () => {}];
+    }
     const { path, mode = 0o600 } = place;
     const bound = bindPath(path, () => bind({ path }));
     try {
+      const removePath = remover(path);
       Deno.chmodSync(path, mode);
+      return [bound, removePath];
     } catch (error) {
       close(bound);
       throw error;
     }
-    return bound;
   }
 
-  /** Gives what removes it. */
-  #add(resource: Resource): () => void {
+  /** Gives what lets go of it, when its owner has closed it. */
+  #add(resource: Resource, removePath = () => {}): () => void {
     this.#all.add(resource);
-    return () => void this.#all.delete(resource);
+    return () => {
+      if (this.#all.delete(resource)) removePath();
+    };
   }
 
   /** Nothing: there is no next generation. */
@@ -352,6 +363,19 @@ function bindPath<T>(path: string, bind: () => T): T {
     );
     throw Object.assign(inUse, { code: "EADDRINUSE", cause });
   }
+}
+
+/** Gives what removes a path, if it is still that of the same file: Deno does from 2.7 on, not before. */
+function remover(path: string): () => void {
+  const { dev, ino } = Deno.lstatSync(path);
+  return () => {
+    try {
+      const now = Deno.lstatSync(path);
+      if (now.dev === dev && now.ino === ino) Deno.removeSync(path);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  };
 }
 
 /** Gives an object a method of its own in place of that of its class. */
