@@ -8,6 +8,7 @@
 import { type Address, formatAddress, formatPath } from "../ffi/sockaddr.ts";
 import { either, pause } from "../ffi/time.ts";
 import type { TlsOptions } from "./adopt.ts";
+import { DisposableStack } from "./disposable_stack.ts";
 import { cutTime, endsBy, intervalFor } from "./drain.ts";
 import type { ReportedSocket } from "./frame.ts";
 import { internalServerError, type ServeHttpOptions } from "./http.ts";
@@ -27,7 +28,7 @@ interface Resource {
   kind: "listener" | "datagram" | "file";
   /** Where it is. */
   name: string;
-  /** How many connections are known to be open. */
+  /** How many connections are known to be open: of HTTP, those on which a request is being answered. */
   connections(): number;
   /** Tells the clients to leave from here on. */
   shut?(): void;
@@ -237,7 +238,8 @@ export class DenoResources implements AnyResources {
   /** Closes what can be closed while its connections go on. */
   release(): void {
     this.#hasLeft = true;
-    for (const { release } of this.#all) release?.();
+    using each = new DisposableStack();
+    for (const { release } of this.#all) if (release) each.defer(release);
   }
 
   /** Waits until the clients have left, cuts off those that do not, and closes everything. */

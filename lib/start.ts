@@ -33,7 +33,8 @@ import { endStarter, keepOutput, ownToken } from "./successor.ts";
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
  * runs there, or is the first. On macOS, Windows and other systems that pass no descriptors it is the only
- * one: it serves with Deno's own calls, there is no control socket, and `restart()` rejects.
+ * one: it serves with Deno's own calls, there is no control socket, `restart()` rejects, and the options that are
+ * about other generations are not used.
  *
  * ```ts
  * import { start } from "@graceful/deno";

@@ -67,6 +67,7 @@ const scenes: Record<string, string[]> = {
     "false",
     "Cannot listen: this generation has left, or is leaving",
   ],
+  "more clients than are kept in mind": ["1100"],
   "WebSockets": ["hello!", "1001 going away"],
   "listeners": [
     "640",
@@ -109,6 +110,16 @@ for (const [scene, lines] of Object.entries(scenes)) {
     });
   }
 }
+
+test("no permission is needed but those of Deno's own calls", async () => {
+  const deno = ["run", "--allow-net", "--allow-read", "--allow-write", "--allow-env=OTHER_SYSTEM"];
+  for (const scene of ["a server on a path", "listeners", "files and state"]) {
+    const options = { deno: [...deno, "--no-prompt"], ...on(darwin) };
+    await using child = new Child("./any_system.ts", [scene], options);
+    const { code, stdout, stderr } = await child.ended();
+    assertEquals([...stdout, stderr, code], [...scenes[scene], "the end", "", 0]);
+  }
+});
 
 for (const system of [undefined, darwin, "windows x86_64"]) {
   const where = system ?? "this system";
