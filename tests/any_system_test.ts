@@ -89,7 +89,10 @@ const scenes: Record<string, string[]> = {
     "BadResource",
   ],
   "a connection that stays": ["[ 1 ]", "null"],
-  "nothing that keeps a process": ["finished"],
+  "an idle client that sends at the last moment": [
+    "first: 200 hello, connection: undefined",
+    "last: 200 hello, connection: close",
+  ],
   "datagrams": ["starting", "early", "late", "no more"],
   "files and state": [
     '[ "bytes", "function", "/log" ]',
@@ -110,6 +113,14 @@ for (const [scene, lines] of Object.entries(scenes)) {
       assertEquals([...stdout, stderr, code], [...lines, "the end", "", 0]);
     });
   }
+}
+
+for (const system of [undefined, darwin]) {
+  const where = system ?? "this system";
+  test(`a generation keeps its process until it has left, on ${where}`, async () => {
+    await using child = new Child("./any_system.ts", ["nothing that keeps a process"], on(system));
+    assertEquals(await child.ended(), { code: 0, stdout: ["the end", "finished"], stderr: "" });
+  });
 }
 
 test("no permission is needed but those of Deno's own calls", async () => {
