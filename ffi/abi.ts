@@ -2,7 +2,7 @@
  * The one file that knows which system this is: layouts, constants and errno numbers, by the headers
  * of glibc and Linux (`bits/socket.h`, `bits/stat.h`, `asm-generic/errno.h`, `linux/eventpoll.h`), and
  * layouts of macOS by those of xnu (`sys/socket.h`, `sys/un.h`, `netinet/in.h`, `sys/event.h`). On
- * macOS the library does not run yet: adopting wants an epoll and /proc, and there is neither.
+ * macOS no descriptor is passed yet: adopting wants an epoll and /proc, and there is neither.
  *
  * @module
  */

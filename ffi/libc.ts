@@ -8,7 +8,8 @@
  * @module
  */
 
-import { c, libcPaths, supported } from "./abi.ts";
+import { c, libcPaths } from "./abi.ts";
+import { noDescriptors } from "./system.ts";
 
 const symbols = {
   // int socket(int domain, int type, int protocol);
@@ -155,11 +156,8 @@ export function cString(path: string): Uint8Array<ArrayBuffer> {
 }
 
 function open(): Libc {
-  if (!supported) {
-    throw new Deno.errors.NotSupported(
-      `Descriptors are passed on Linux x86_64 and aarch64; this is ${Deno.build.os} ${Deno.build.arch}`,
-    );
-  }
+  const unsupported = noDescriptors();
+  if (unsupported) throw unsupported;
   const { name, growing } = load();
   const functions = onDemand(name, fastCallsCrash() ? slow() : symbols);
   warm(functions);

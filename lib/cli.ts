@@ -10,6 +10,7 @@ import { pathStatus } from "../ffi/file.ts";
 import { hasEnded, identifyIn } from "../ffi/proc.ts";
 import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
+import { noDescriptors } from "../ffi/system.ts";
 import { longestPause, pause } from "../ffi/time.ts";
 import { Channel } from "./channel.ts";
 import { connect } from "./conn.ts";
@@ -54,6 +55,13 @@ async function main(args: string[]): Promise<number> {
       return 0;
     }
     const request = parse(args);
+    const unsupported = noDescriptors();
+    if (unsupported) {
+      throw new Error(
+        `No service can be asked at ${formatPath(request.path)}, for on this system none has a ` +
+          `control socket: ${unsupported.message}. End its process by SIGTERM or Ctrl-C, and start it anew`,
+      );
+    }
     using channel = await reach(request);
     if (!channel) return 3;
     if (request.command === "status") return await status(channel, request);

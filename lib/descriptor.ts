@@ -326,8 +326,11 @@ function search(
   try {
     found = find();
   } catch (error) {
-    const { NotCapable } = Deno.errors;
-    if (error instanceof NoDescriptorError || error instanceof NotCapable) throw error;
+    const { NotCapable, NotSupported } = Deno.errors;
+    const isTold = [NoDescriptorError, NotCapable, NotSupported].some((kind) =>
+      error instanceof kind
+    );
+    if (isTold) throw error;
     throw new NoDescriptorError(`Cannot find the descriptor of this ${kind}; is it open?`, {
       cause: error,
     });

@@ -20,6 +20,7 @@ import {
   unreadBytes,
   unsentBytes,
 } from "../ffi/socket.ts";
+import { noDescriptors } from "../ffi/system.ts";
 import { longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import { slots } from "./capture.ts";
 import { remembered } from "./descriptor.ts";
@@ -65,7 +66,10 @@ export interface DrainOptions {
  */
 export async function drain(server: Deno.HttpServer, options: DrainOptions = {}): Promise<number> {
   const serving = servingOf(server);
-  if (!serving) throw new TypeError("Cannot drain a server that serveHttp() did not make");
+  if (!serving) {
+    throw noDescriptors() ??
+      new TypeError("Cannot drain a server that serveHttp() did not make");
+  }
   options.signal?.throwIfAborted();
   checkDrainOptions(options);
   if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
@@ -200,7 +204,7 @@ function hasLeft(raw: number): boolean {
 }
 
 /** Milliseconds to the next look, which asks the kernel for each connection: longer where they are many. */
-function intervalFor(connections: number): number {
+export function intervalFor(connections: number): number {
   return Math.min(Math.max(pollInterval, connections / 4), 250);
 }
 
@@ -295,7 +299,7 @@ const quietTimeBeforeRequest = 1000;
 const goAwayTime = 1000;
 
 /** Milliseconds that a server may take for the end of connections that were cut. */
-const cutTime = 1000;
+export const cutTime = 1000;
 
 /** Connections to hang up on in a millisecond: their clients will connect elsewhere. */
 const hangUpRate = 4;
@@ -397,7 +401,11 @@ function isQuiet(raw: number, milliseconds: number): boolean {
 }
 
 /** Waits for `promise`, at most until `end`. */
-async function endsBy(promise: Promise<void>, end: number, signal?: AbortSignal): Promise<void> {
+export async function endsBy(
+  promise: Promise<void>,
+  end: number,
+  signal?: AbortSignal,
+): Promise<void> {
   const over = new AbortController();
   try {
     const left = Math.min(Math.max(0, end - performance.now()), longestPause);

@@ -142,7 +142,7 @@ function serveOn(
     (where) => serveAny({ ...rest, ...where, onListen: () => {}, onError: handleError }, handle),
     (server) => void server.shutdown(),
   );
-  serving.started(server, slot, { ...server.addr });
+  serving.started(server, { ...server.addr }, slot);
   try {
     lookAfter(fd, slot.tfd);
     place(slot, raw);
@@ -160,7 +160,7 @@ function serveOn(
 }
 
 /** What Deno.serve does with what a handler throws. */
-function internalServerError(error: unknown): Response {
+export function internalServerError(error: unknown): Response {
   printError(error);
   return new Response("Internal Server Error", { status: 500 });
 }

@@ -21,21 +21,22 @@ import {
   setMulticastLoop,
 } from "../ffi/socket.ts";
 import { pause } from "../ffi/time.ts";
-import { checkDatagrams, fdFile, fdPacketConn } from "./adopt.ts";
+import { checkDatagrams, fdFile, fdListener, fdPacketConn, type TlsOptions } from "./adopt.ts";
 import { capture, keep } from "./capture.ts";
 import { fileDescriptor } from "./descriptor.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } from "./drain.ts";
 import { offeredFile, type OfferedItem, type ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
+import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
 import { type AnyPlace, type Inheritance, type Inherited, keyOf } from "./inheritance.ts";
 import { bindDatagrams, DatagramPath, listenWhereFree, UnixListener } from "./listener.ts";
 import type { Logger } from "./logger.ts";
-import type { DatagramPlace, Place, UdpPlace } from "./place.ts";
-import type { Serving } from "./serving.ts";
+import type { DatagramPlace, Place, TcpPlace, UdpPlace } from "./place.ts";
+import type { HttpHandler, Serving } from "./serving.ts";
 
 /** A native object on a listener. */
-export interface Listening<T> {
+interface Listening<T> {
   object: T;
   /** Tells the program where it listens; when that throws, nothing listens. */
   announce?(): void;
@@ -100,6 +101,11 @@ interface Resource {
 
 /** What an object is made on. */
 interface Bound extends Pick<Resource, "fd" | "unix" | "next"> {}
+/**
+ * What a generation asks for, and has open. {@linkcode Resources} stand on descriptors; a system that passes
+ * none has others.
+ */
+export type AnyResources = Pick<Resources, keyof Resources>;
 
 /** Everything that one generation has open; nothing is accepted before `open()`. */
 export class Resources {
@@ -121,8 +127,36 @@ export class Resources {
     this.#options = options;
   }
 
+  /** Makes an HTTP server on the listener at `place`, inherited or new. */
+  http(
+    place: Place,
+    { onListen, ...options }: ServeHttpOptions,
+    handler: HttpHandler,
+  ): Deno.HttpServer {
+    return this.#listener(place, (fd) => {
+      const server = serveHttp(fd, options, handler);
+      return {
+        object: server,
+        serving: servingOf(server),
+        announce: () => onListen?.(server.addr),
+        close: () => void server.shutdown(),
+        signal: options.signal,
+      };
+    });
+  }
+
+  /** Makes a native listener, of TLS where that is asked for, on the one at `place`, inherited or new. */
+  listener(place: Place): Deno.Listener;
+  listener(place: TcpPlace, tls: TlsOptions): Deno.TlsListener;
+  listener(place: Place, tls?: TlsOptions): Deno.Listener {
+    return this.#listener(place, (fd) => {
+      const listener = tls ? fdListener(fd, tls) : fdListener(fd);
+      return { object: listener, close: () => listener.close() };
+    });
+  }
+
   /** Makes a native object on the listener at `place`, inherited or new. */
-  listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
+  #listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.fd.dup();
       const { object, serving, ...rest } = make(used);
@@ -600,7 +634,9 @@ async function leave(
 }
 
 /** Calls `notice` when the owner of a native object has closed it, or shut it down. */
-function whenClosed(object: object, notice: () => void): void {
+export function whenClosed(object: object, notice: () => void): void {
+  // A server has a signal as well, which shuts it down.
+  (object as Partial<Deno.HttpServer>).finished?.then(notice, notice);
   const methods = object as Record<string | symbol, ((...args: unknown[]) => unknown) | undefined>;
   for (const name of ["close", "shutdown", Symbol.dispose, Symbol.asyncDispose]) {
     const method = methods[name];
@@ -623,9 +659,7 @@ function sleep(milliseconds: number): void {
 
 function bindListener(place: Place): Bound {
   if (!("path" in place)) {
-    const { hostname, port = 0, reusePort } = place;
-    const options: Deno.TcpListenOptions & { reusePort?: boolean } = { hostname, port, reusePort };
-    return { fd: bindNative(() => Deno.listen(options)) };
+    return { fd: bindNative(() => listenTcp(place)) };
   }
   const { path, mode } = place;
   const unix = listenWhereFree(path, { mode });
@@ -637,13 +671,28 @@ function bindDatagram(place: DatagramPlace): Bound {
     const fd = bindDatagrams(place.path, place.mode);
     return { fd, unix: new DatagramPath(fd.dup(), place.path) };
   }
-  checkDatagrams();
-  const { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpPlace = place;
-  return {
-    fd: bindNative(() =>
-      Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback })
-    ),
+  return { fd: bindNative(() => listenUdp(place)) };
+}
+
+/** Binds and listens with Deno's own call. */
+export function listenTcp(
+  { hostname, port = 0, reusePort, backlog }: TcpPlace,
+): Deno.TcpListener {
+  const options: Deno.TcpListenOptions & { reusePort?: boolean; tcpBacklog?: number } = {
+    hostname,
+    port,
+    reusePort,
+    tcpBacklog: backlog,
   };
+  return Deno.listen(options);
+}
+
+/** The same for datagrams. */
+export function listenUdp(
+  { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpPlace,
+): Deno.DatagramConn {
+  checkDatagrams();
+  return Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback });
 }
 
 /** What a native object is bound to, without the object. */

@@ -14,8 +14,9 @@ import { pidNamespace } from "../ffi/proc.ts";
 import { indented, listed, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { networkNamespace, ownNetworkNamespace } from "../ffi/socket.ts";
+import { noDescriptors } from "../ffi/system.ts";
 import { expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
-import { fdListener, type TlsOptions } from "./adopt.ts";
+import type { TlsOptions } from "./adopt.ts";
 import { Channel, type Passed } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { type ConnLike, findConn, type FoundConn } from "./descriptor.ts";
@@ -33,7 +34,7 @@ import {
   type Status,
   unexpected,
 } from "./frame.ts";
-import { serveHttp, type ServeHttpOptions, serveHttpOptions, servingOf } from "./http.ts";
+import { type ServeHttpOptions, serveHttpOptions } from "./http.ts";
 import type { Inheritance, InheritedItem } from "./inheritance.ts";
 import { checkKeepable, type Keepable, Kept, misfit } from "./kept.ts";
 import type { UnixListener } from "./listener.ts";
@@ -47,7 +48,7 @@ import {
   splitPlace,
   type TcpPlace,
 } from "./place.ts";
-import { Resources } from "./resources.ts";
+import { type AnyResources, type ResourceOptions, Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
 import type { HttpHandler } from "./serving.ts";
@@ -90,7 +91,8 @@ export interface StartOptions extends DrainOptions {
   exitTimeout?: number | false;
   /**
    * Signals that stop the service, gracefully; the second one of a kind ends the process at once. Before
-   * `ready()` there is nothing to answer, and the process exits. @default {["SIGTERM", "SIGINT"]}
+   * `ready()` there is nothing to answer, and the process exits.
+   * @default {["SIGTERM", "SIGINT"], as far as the system has them}
    */
   stopOn?: Deno.Signal[];
   /** Signals that restart it. @default {none} */
@@ -146,8 +148,11 @@ export interface ServeOptions extends ServeHttpOptions, NamedPlace {
 /** How a generation came to be. */
 export interface Origin {
   generation: number;
-  control: UnixListener;
+  /** Absent on a system that passes no descriptors: no generation follows. */
+  control?: UnixListener;
   inheritance: Inheritance;
+  /** Where it is to have its sockets and files. @default {descriptors, inherited or new} */
+  resources?: (options: ResourceOptions) => AnyResources;
   predecessor?: Predecessor;
   /** A connection to a plain server that handed over, which waits for a word, or for its end. */
   foreign?: UnixConn;
@@ -189,12 +194,12 @@ export class Generation implements AsyncDisposable {
   readonly #logger: Logger;
   readonly #finished = Promise.withResolvers<void>();
   readonly #draining: Draining;
-  readonly #control: UnixListener;
+  readonly #control: UnixListener | undefined;
   readonly #inheritance: Inheritance;
   readonly #predecessor: Predecessor | undefined;
   readonly #foreign: UnixConn | undefined;
-  readonly #resources: Resources;
-  readonly #reserve: Reserve;
+  readonly #resources: AnyResources;
+  readonly #reserve: Reserve | undefined;
   readonly #kept = new Map<string, Kept>();
   readonly #alone = Promise.withResolvers<void>();
   readonly #webSockets = new WebSockets();
@@ -204,7 +209,7 @@ export class Generation implements AsyncDisposable {
   #pathProblems = "";
   readonly #signals = new Map<Deno.Signal, () => void>();
   /** Where it was started, which the program may change. */
-  readonly #cwd = workingDirectory();
+  readonly #cwd: string | undefined;
   #state: Status["state"] = "starting";
   /** Set while `ready()` is on its way. */
   #committing = false;
@@ -250,17 +255,19 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.("A listener of `draining` has failed; leaving goes on", error);
     });
     this.#control = origin.control;
+    this.#cwd = origin.control && workingDirectory();
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
     const { control, inheritance, predecessor } = origin;
-    this.#resources = new Resources(inheritance, {
+    const make = origin.resources ?? ((options) => new Resources(inheritance, options));
+    this.#resources = make({
       logger: this.#logger,
       onSocket: (address, isInherited) => this.#noticeSocket(address, isInherited),
       isRecent: () => predecessor !== undefined && predecessor.gone,
       // The control socket is one that a generation has made.
       isNetworkMeant: () =>
-        predecessor !== undefined && networkNamespace(control.fd.raw) === ownNetworkNamespace(),
+        predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),
       inUseAdvice: predecessor
         ? undefined
         : `nothing listened at the control path ${
@@ -271,8 +278,8 @@ export class Generation implements AsyncDisposable {
     });
     // May fail, for a name that is none: before anything else.
     this.#listenToSignals();
-    this.#reserve = new Reserve();
-    this.#control.followFile();
+    this.#reserve = control && new Reserve();
+    this.#control?.followFile();
     running.add(this);
     // That nobody waits for it must not end the process.
     this.#alone.promise.catch(() => {});
@@ -315,31 +322,19 @@ export class Generation implements AsyncDisposable {
     const { handler: own, ...options } = given;
     const handler = typeof optionsOrHandler === "function" ? optionsOrHandler : maybeHandler ?? own;
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
-    const { place, rest: { onListen, ...rest } } = splitPlace<Place, ServeHttpOptions>(
+    const { place, rest } = splitPlace<Place, ServeHttpOptions>(
       "Cannot serve",
       options,
       { tcp: serveHttpOptions, unix: plainHttpOptions },
       8000,
     );
-    return this.#resources.listener(place, (fd) => {
-      const server = serveHttp(fd, rest, handler);
-      return {
-        object: server,
-        serving: servingOf(server),
-        announce: () => onListen?.(server.addr),
-        close: () => void server.shutdown(),
-        signal: rest.signal,
-      };
-    });
+    return this.#resources.http(place, rest, handler);
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
   listen(options: Place): Deno.Listener {
     const { place } = splitPlace<Place>("Cannot listen", options, { tcp: [], unix: [] });
-    return this.#resources.listener(place, (fd) => {
-      const listener = fdListener(fd);
-      return { object: listener, close: () => listener.close() };
-    });
+    return this.#resources.listener(place);
   }
 
   /** Listens for TLS connections, from `ready()` on; the certificate may be another one each time. */
@@ -347,10 +342,7 @@ export class Generation implements AsyncDisposable {
     const { place, rest } = splitPlace<TcpPlace, TlsOptions>("Cannot listen for TLS", options, {
       tcp: ["cert", "key", "keyFormat", "alpnProtocols"],
     });
-    return this.#resources.listener(place, (fd) => {
-      const listener = fdListener(fd, rest);
-      return { object: listener, close: () => listener.close() };
-    });
+    return this.#resources.listener(place, rest);
   }
 
   /** Receives UDP or unix datagrams, from `ready()` on; needs `--unstable-net`. */
@@ -748,6 +740,8 @@ export class Generation implements AsyncDisposable {
     // Done when this returns, unless another process has the lock: the next generation comes by that path.
     void this.#restorePaths();
     try {
+      const unsupported = noDescriptors();
+      if (unsupported) throw unsupported;
       const successor = new Successor(
         command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
         this.#logger,
@@ -870,7 +864,10 @@ export class Generation implements AsyncDisposable {
 
   // The control socket.
 
-  /** Answers at the control socket until it is another one's turn. */
+  /**
+   * Answers at the control socket until it is another one's turn. Without one nobody asks: the process runs
+   * on all the same until this generation leaves.
+   */
   async #answer(): Promise<void> {
     if (this.#answering) return;
     const { signal } = this.#answering = new AbortController();
@@ -878,6 +875,10 @@ export class Generation implements AsyncDisposable {
     let delay = 0;
     while (!signal.aborted) {
       try {
+        if (!this.#control) {
+          await pause(longestPause, signal);
+          continue;
+        }
         const conn = await this.#control.accept({ signal });
         if (failure) this.#logger.info?.(`Accepting on ${formatPath(this.path)} again`);
         failure = undefined;
@@ -886,7 +887,7 @@ export class Generation implements AsyncDisposable {
       } catch (error) {
         if (signal.aborted) return;
         // A service that has none left is to be asked, replaced and stopped all the same.
-        if (isOutOfDescriptors(error) && this.#reserve.spend()) continue;
+        if (isOutOfDescriptors(error) && this.#reserve?.spend()) continue;
         // What lasts is said once.
         const { message } = error as Error;
         if (message !== failure) {
@@ -921,7 +922,7 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.(`A conversation at ${formatPath(this.path)} failed`, error);
     } finally {
       this.#hangUp(channel);
-      if (!this.#hasLeft) this.#reserve.refill();
+      if (!this.#hasLeft) this.#reserve?.refill();
     }
   }
 
@@ -1109,8 +1110,8 @@ export class Generation implements AsyncDisposable {
       items.push(item);
       descriptors.push({ fd });
     };
-    const { file } = this.#control;
-    pass({ kind: "control", key: "", file: file && offeredFile(file) }, this.#control.fd);
+    const { file } = this.#control!;
+    pass({ kind: "control", key: "", file: file && offeredFile(file) }, this.#control!.fd);
     if (withOutput) {
       pass({ kind: "stdout", key: "" }, 1);
       pass({ kind: "stderr", key: "" }, 2);
@@ -1215,7 +1216,7 @@ export class Generation implements AsyncDisposable {
       "leave the control path": () => {
         clearTimeout(this.#pathTimer);
         // To lock it takes a descriptor, in this very turn.
-        this.#reserve[Symbol.dispose]();
+        this.#reserve?.[Symbol.dispose]();
         unbound = this.#unbind();
         // Whether it fails is asked when the clients have left.
         unbound.catch(() => {});
@@ -1319,7 +1320,7 @@ export class Generation implements AsyncDisposable {
 
   /** Leaves the control path to the next generation, or removes it when nobody listens there. */
   async #unbind(): Promise<void> {
-    const remove = this.#control.depart();
+    const remove = this.#control?.depart();
     if (!remove) return;
     const { answerTimeout: timeout = 10_000 } = this.#options;
     try {
@@ -1339,11 +1340,14 @@ export class Generation implements AsyncDisposable {
    * may be removed while the service runs. While another generation may have them, nothing is done.
    */
   async #restorePaths(delay = firstPathDelay): Promise<void> {
+    const control = this.#control;
     clearTimeout(this.#pathTimer);
-    if (this.#hasLeft) return;
+    if (this.#hasLeft || !control) return;
     const problems = this.#state === "serving" ? this.#resources.restorePaths() : [];
     try {
-      if (this.#state === "serving" && !this.#control.isReachable) await this.#restoreControlPath();
+      if (this.#state === "serving" && !control.isReachable) {
+        await this.#restoreControlPath(control);
+      }
     } catch (error) {
       problems.push((error as Error).message);
     }
@@ -1365,20 +1369,20 @@ export class Generation implements AsyncDisposable {
     Deno.unrefTimer(this.#pathTimer);
   }
 
-  async #restoreControlPath(): Promise<void> {
+  async #restoreControlPath(control: UnixListener): Promise<void> {
     const { answerTimeout: timeout = 10_000, mode } = this.#options;
     const restore = () => {
       if (this.#state !== "serving") return;
       // They are accepted in a moment, and would be lost with the old socket.
-      if (!this.#control.isIdle) throw new Error("clients wait at the control socket");
-      const restored = this.#control.restorePath(mode);
+      if (!control.isIdle) throw new Error("clients wait at the control socket");
+      const restored = control.restorePath(mode);
       if (!restored) return;
       const path = formatPath(this.path);
       if (restored.by === "link") {
         this.#logger.info?.(`The control path ${path} led to another place: it was linked there`);
         return;
       }
-      this.#control.become(restored.listener);
+      control.become(restored.listener);
       this.#logger.warn?.(
         `The control path ${path} was removed: it was bound anew; keep cleaners of temporary files away from it`,
       );
@@ -1415,13 +1419,20 @@ export class Generation implements AsyncDisposable {
   }
 
   #listenToSignals(): void {
-    const { stopOn = ["SIGTERM", "SIGINT"], restartOn = [] } = this.#options;
+    const { stopOn, restartOn = [] } = this.#options;
     const add = (signal: Deno.Signal, listener: () => void) => {
       Deno.addSignalListener(signal, listener);
       this.#signals.set(signal, listener);
     };
     try {
-      for (const signal of stopOn) add(signal, () => void this.#stopOn(signal));
+      for (const signal of stopOn ?? ["SIGTERM", "SIGINT"] as const) {
+        try {
+          add(signal, () => void this.#stopOn(signal));
+        } catch (error) {
+          // Deno on Windows listens to SIGTERM from some version on: its default is to do without.
+          if (stopOn || !(error instanceof TypeError)) throw error;
+        }
+      }
       for (const signal of restartOn) add(signal, () => void this.#restartOn(signal));
     } catch (error) {
       this.#forgetSignals();
@@ -1480,6 +1491,10 @@ const plainHttpOptions = serveHttpOptions.filter((name) =>
 );
 /** Milliseconds from the first listener on after which it is logged that `ready()` was not called. */
 const longestSilence = 10_000;
+/** Whether a generation of this process that has not left is one of that path. */
+export function runsHere(path: string): boolean {
+  return [...running].some((app) => app.path === path);
+}
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;

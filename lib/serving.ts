@@ -65,8 +65,11 @@ export class Serving {
     this.address = address;
   }
 
-  /** @param fallback The address that Deno puts into the URL of a request that names no host. */
-  started(server: Deno.HttpServer, slot: Slot, fallback: Deno.Addr): void {
+  /**
+   * @param fallback The address that Deno puts into the URL of a request that names no host.
+   * @param slot Absent on a system without an epoll: its connections cannot be looked at.
+   */
+  started(server: Deno.HttpServer, fallback: Deno.Addr, slot?: Slot): void {
     this.#server = server;
     this.#slot = slot;
     if ("port" in fallback) this.#fallback = `:${fallback.port}/`;
@@ -253,6 +256,8 @@ export class Serving {
   }
 
   #prune(): void {
+    // Which clients are connected cannot be told: the protocol of each is noted again at its next request.
+    if (!this.#slot) return this.#protocols.clear();
     const clients = slots().map(({ tfd }) => ifSocket(tfd, () => keyOf(peerAddress(tfd))));
     const here = new Set(clients);
     for (const client of this.#protocols.keys()) {

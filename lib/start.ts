@@ -10,11 +10,13 @@ import { checkProc } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
 import { formatPath, packUnix } from "../ffi/sockaddr.ts";
 import { effectiveUser, socketKind } from "../ffi/socket.ts";
+import { noDescriptors } from "../ffi/system.ts";
 import { either, expiring, pause } from "../ffi/time.ts";
 import { prepare } from "./capture.ts";
 import { Channel, isEnd } from "./channel.ts";
 import { type ReceiveCallback, receiveFrom } from "./client.ts";
 import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "./conn.ts";
+import { DenoResources } from "./deno_resources.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
@@ -33,12 +35,14 @@ import { guarded, type Logger } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
-import { Generation, isStarting, type StartOptions } from "./restart.ts";
+import { Generation, isStarting, runsHere, type StartOptions } from "./restart.ts";
 import { endStarter, keepOutput, ownToken } from "./successor.ts";
 
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
- * runs there, or is the first.
+ * runs there, or is the first. On macOS, Windows and other systems that pass no descriptors it is the only
+ * one: it serves with Deno's own calls, there is no control socket, `restart()` rejects, and the options that are
+ * about other generations are not used.
  *
  * ```ts
  * import { start } from "@graceful/deno";
@@ -53,11 +57,10 @@ import { endStarter, keepOutput, ownToken } from "./successor.ts";
  * @throws {HandoverError} When the running generation refuses, or does not answer, or is of a service of
  * another name.
  * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
+ * @throws {Deno.errors.NotSupported} For a second one at that path in one process, where none can take over.
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
   checkPath(path);
-  checkProc(`Cannot start at ${formatPath(path)}`);
-  checkDirectory(path);
   checkDrainOptions(options);
   checkService(options.service);
   for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
@@ -65,6 +68,10 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   }
   if (options.exitTimeout !== false) checkDuration("exitTimeout", options.exitTimeout ?? 0);
   if (options.probation === Infinity) throw new RangeError("A probation has an end");
+  const unsupported = noDescriptors();
+  if (unsupported) return startAlone(path, options, unsupported);
+  checkProc(`Cannot start at ${formatPath(path)}`);
+  checkDirectory(path);
   keepOutput();
   endStarter();
   const { answerTimeout = 10_000 } = options;
@@ -199,6 +206,30 @@ function checkService(name: unknown): void {
   if (typeof name !== "string") throw new TypeError(`${attempt}, not of type ${typeof name}`);
   if (name.length > 0 && name.length <= maxServiceName) return;
   throw new RangeError(`${attempt} of 1 to ${maxServiceName} characters, not of ${name.length}`);
+}
+
+/** Starts the only generation, on a system on which no other one can take over from it. */
+function startAlone(path: string, options: StartOptions, unsupported: Error): Generation {
+  options.signal?.throwIfAborted();
+  if (runsHere(path)) {
+    throw new Deno.errors.NotSupported(
+      `Cannot start another generation at ${formatPath(path)}, where one of this process runs: ` +
+        `none takes over from it on this system (${unsupported.message}). Stop that one first, and wait ` +
+        "until it has `finished`",
+    );
+  }
+  const logger = guarded(options.logger);
+  logger.info?.(
+    `${unsupported.message}: the generation at ${
+      formatPath(path)
+    } serves without a next one, and its ` +
+      "restart() rejects",
+  );
+  return new Generation(path, { ...options, logger }, {
+    generation: 1,
+    inheritance: new Inheritance(),
+    resources: (options) => new DenoResources(options),
+  });
 }
 
 async function first(

@@ -8,6 +8,7 @@ import { test } from "./guard.ts";
 const floors: string[][] = [
   ["ffi/quote.ts", "ffi/struct.ts", "ffi/time.ts"],
   ["ffi/abi.ts"],
+  ["ffi/system.ts"],
   ["ffi/libc.ts"],
   ["ffi/errno.ts"],
   ["ffi/fd.ts"],
@@ -41,6 +42,7 @@ const floors: string[][] = [
     "lib/lock.ts",
   ],
   ["lib/resources.ts"],
+  ["lib/deno_resources.ts"],
   ["lib/restart.ts"],
   ["lib/start.ts"],
   ["lib/rehearsal.ts", "lib/cli.ts"],
