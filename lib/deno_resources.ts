@@ -116,10 +116,9 @@ export class DenoResources implements AnyResources {
   listener(place: Place, tls?: TlsOptions): Deno.Listener {
     const [listener, removePath] = this.#bind<Deno.Listener>(place, (where) => {
       if ("path" in where) return Deno.listen({ transport: "unix", path: where.path });
+      if (!tls) return listenTcp(where);
       // deno-lint-ignore no-explicit-any -- a certificate is two texts, or whatever Deno takes beside
-      return tls
-        ? Deno.listenTls({ ...where, tcpBacklog: where.backlog, ...tls } as any)
-        : listenTcp(where);
+      return Deno.listenTls({ ...where, tcpBacklog: where.backlog, ...tls } as any);
     }, (listener) => listener.close());
     const accepted = new Accepted();
     const ended = Promise.withResolvers<void>();

@@ -366,7 +366,6 @@ export class Resources {
     whenClosed(object, notice);
     // Deno closes the listener of a server in that turn, or later: at the latest when the server has finished.
     signal?.addEventListener("abort", () => void pause(0).then(notice), { once: true });
-    if (signal) serving?.server.finished.then(notice, notice);
     unfinished.move();
     if (resource.unix instanceof UnixListener) resource.unix.followFile();
     if (this.#isOpen) this.#goToNext(resource);
