@@ -99,7 +99,7 @@ export { type Main, Rehearsal } from "./lib/rehearsal.ts";
 export type { Arrival } from "./lib/predecessor.ts";
 export { Generation, type Keepable, type ServeOptions, type StartOptions } from "./lib/restart.ts";
 export { start } from "./lib/start.ts";
-export type { Command } from "./lib/successor.ts";
+export type { Command } from "./lib/command.ts";
 export {
   send,
   sendConnTo,

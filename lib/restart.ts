@@ -17,6 +17,7 @@ import { either, expiring, longestPause, pause, unlessAborted } from "../ffi/tim
 import { fdListener, type TlsOptions } from "./adopt.ts";
 import { Channel, type Passed, type SendFrameOptions } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { type Command, OwnCommand } from "./command.ts";
 import { type ConnLike, fileDescriptor, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
@@ -31,14 +32,9 @@ import { isOutOfDescriptors, Reserve } from "./reserve.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
+import { type SharedFate, sharedFate } from "./main_process.ts";
 import type { HttpHandler } from "./serving.ts";
-import {
-  type Command,
-  ownCommand,
-  settleOutput,
-  Successor,
-  workingDirectory,
-} from "./successor.ts";
+import { ownToken, settleOutput, Successor } from "./successor.ts";
 import { WebSockets } from "./websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
@@ -72,8 +68,14 @@ export interface StartOptions extends DrainOptions {
   stopOn?: Deno.Signal[];
   /** Signals that restart it. @default {none} */
   restartOn?: Deno.Signal[];
-  /** What `restart()` starts. @default {the command, arguments and directory of this process} */
+  /** What `restart()` starts, as far as it is not what this process was started with. */
   command?: Command;
+  /**
+   * Whether a process whose end ends everything around it may be replaced, which would be an outage: process 1 of a
+   * container, or the one that process 1 waits for, and the main process of a systemd unit that is not told of
+   * another one. Set it where that process stays when its generation has left. @default {false}
+   */
+  restartAsMain?: boolean;
   /**
    * A control socket of a plain `serve()`, here or in the Go library: where no generation runs yet,
    * its listeners are what the first one inherits. It has sent all when its stream ends, or pauses for
@@ -167,8 +169,7 @@ export class Generation implements AsyncDisposable {
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
   readonly #signals = new Map<Deno.Signal, () => void>();
-  /** Where it was started, which the program may change. */
-  readonly #cwd = workingDirectory();
+  readonly #command: OwnCommand;
   #state: Status["state"] = "starting";
   /** Set while `ready()` is on its way. */
   #committing = false;
@@ -199,6 +200,9 @@ export class Generation implements AsyncDisposable {
     this.finished.catch(() => {});
     this.#options = options;
     this.#logger = guarded(options.logger);
+    this.#command = new OwnCommand(this.#logger);
+    const { program, cwd } = options.command ?? {};
+    if (program === undefined && cwd === undefined) this.#command.warn();
     this.#draining = new Draining((error) => {
       this.#logger.error?.("A listener of `draining` has failed; leaving goes on", error);
     });
@@ -519,11 +523,16 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.(`Cannot restart: ${why}`);
       throw new HandoverError(`Cannot restart: ${why}`, "ERR_HANDOVER_BUSY");
     }
+    const shared = this.#sharedFate();
+    if (shared) {
+      this.#logger.error?.(`Cannot restart: ${shared.why}`);
+      throw new HandoverError(`Cannot restart: ${shared.why}`, "ERR_HANDOVER_MAIN_PROCESS");
+    }
     const began = performance.now();
     let attempt: Attempt | undefined;
     try {
       const successor = new Successor(
-        command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
+        this.#command.complete(command ?? this.#options.command),
         this.#logger,
       );
       attempt = this.#attempt = {
@@ -543,6 +552,11 @@ export class Generation implements AsyncDisposable {
       attempt?.successor.release();
       this.#attempt = undefined;
     }
+  }
+
+  /** What would end with this process, though it was replaced. */
+  #sharedFate(): SharedFate | undefined {
+    return this.#options.restartAsMain ? undefined : sharedFate(ownToken() !== undefined);
   }
 
   /** Waits until the process of a restart has taken over, has ended, or was not ready in time. */
@@ -719,7 +733,7 @@ export class Generation implements AsyncDisposable {
 
   /** Hands everything over to the process at the other end of `channel`, or goes on. */
   async #handOver(channel: Channel, hello: Frame & { type: "hello" }): Promise<void> {
-    const refused = this.#refusal(hello);
+    const refused = this.#refusal(hello, channel.conn);
     if (refused) {
       const pid = processOf(hello, channel.conn);
       this.#logger.info?.(`Refused process ${pid}: ${refused.reason}`);
@@ -813,6 +827,7 @@ export class Generation implements AsyncDisposable {
 
   #refusal(
     { version, token }: { version: number; token?: string },
+    { peer }: UnixConn,
   ): Frame & { type: "refused" | "rollback" } | undefined {
     if (version !== protocolVersion) {
       const reason =
@@ -822,6 +837,12 @@ export class Generation implements AsyncDisposable {
     if (token !== undefined && this.#failedTokens.has(token)) {
       // An answer on which start() does not try again.
       return { type: "rollback", reason: "the restart that has started this process has failed" };
+    }
+    // What this process can see is of its own container (pid_namespaces(7)).
+    const isInside = peer.pid > 0 && peer.pid !== Deno.pid;
+    const shared = isInside ? this.#sharedFate() : undefined;
+    if (shared?.of === "container") {
+      return { type: "rollback", reason: `of the generation that runs, ${shared.why}` };
     }
     if (this.#state === "serving" && !this.#probation) return undefined;
     if (this.#hasLeft) {
