@@ -5,13 +5,20 @@
  */
 
 import { readText } from "../ffi/file.ts";
-import { commandLine, environment, oldestChild, processStat } from "../ffi/proc.ts";
+import {
+  commandLine,
+  environment,
+  oldestChild,
+  type ProcessStat,
+  processStat,
+} from "../ffi/proc.ts";
+import { quoted } from "../ffi/quote.ts";
 
 /** What ends with this process. */
 export interface SharedFate {
   /** All processes of its PID namespace, or those of its unit of systemd. */
   of: "container" | "unit";
-  /** Why, and what to do instead. */
+  /** Why, and what to do instead: what is to be said of the process. */
   why: string;
 }
 
@@ -23,17 +30,18 @@ export interface SharedFate {
 export function sharedFate(isStarted: boolean): SharedFate | undefined {
   if (Deno.pid === 1) {
     return container(
-      "this is process 1 of its container (PID namespace), with which the kernel ends all others there",
+      "is process 1 of its container (PID namespace): when it ends, the kernel ends all others there",
     );
   }
   if (isStarted) return undefined;
   const chain = waiting();
   const top = chain.at(-1)!;
   if (top.parent === 1 && endsWith(top)) {
-    const [name] = namesOf(1);
     return container(
-      `process 1 of its container, ${name}, ends when this process has, and with it the kernel ends all ` +
-        "others there",
+      `is what process 1 of its container, ${
+        quoted(namesOf(1)[0])
+      }, waits for: when it ends, that one does, and ` +
+        "with it the kernel ends all others there",
     );
   }
   return isMainOfUnit(chain) ? unit : undefined;
@@ -69,7 +77,8 @@ interface Started {
 function waiting(): Started[] {
   const chain: Started[] = [];
   for (let pid: number | "self" = "self";;) {
-    const { parent = 0, session = 0 } = processStat(pid) ?? {};
+    const stat: ProcessStat | undefined = processStat(pid);
+    const { parent = 0, session = 0 } = stat ?? {};
     chain.push({ pid: pid === "self" ? Deno.pid : pid, parent, session });
     if (parent <= 1 || !waits(parent)) return chain;
     pid = parent;

@@ -525,8 +525,9 @@ export class Generation implements AsyncDisposable {
     }
     const shared = this.#sharedFate();
     if (shared) {
-      this.#logger.error?.(`Cannot restart: ${shared.why}`);
-      throw new HandoverError(`Cannot restart: ${shared.why}`, "ERR_HANDOVER_MAIN_PROCESS");
+      const what = `Cannot restart: process ${Deno.pid}, this one, ${shared.why}`;
+      this.#logger.error?.(what);
+      throw new HandoverError(what, "ERR_HANDOVER_MAIN_PROCESS");
     }
     const began = performance.now();
     let attempt: Attempt | undefined;
@@ -842,7 +843,7 @@ export class Generation implements AsyncDisposable {
     const isInside = peer.pid > 0 && peer.pid !== Deno.pid;
     const shared = isInside ? this.#sharedFate() : undefined;
     if (shared?.of === "container") {
-      return { type: "rollback", reason: `of the generation that runs, ${shared.why}` };
+      return { type: "rollback", reason: `process ${Deno.pid}, which runs, ${shared.why}` };
     }
     if (this.#state === "serving" && !this.#probation) return undefined;
     if (this.#hasLeft) {
