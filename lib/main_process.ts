@@ -44,7 +44,7 @@ export function sharedFate(isStarted: boolean): SharedFate | undefined {
         "with it the kernel ends all others there",
     );
   }
-  return isMainOfUnit(chain) ? unit : undefined;
+  return isOfUnit(chain) ? unit(chain.length > 1) : undefined;
 }
 
 function container(why: string): SharedFate {
@@ -58,13 +58,18 @@ function container(why: string): SharedFate {
 
 const otherwise = "With the option `restartAsMain: true` it is done all the same";
 
-const unit: SharedFate = {
-  of: "unit",
-  why:
-    "this is the main process of a systemd unit, with which systemd ends all others of the unit. Give every " +
-    "generation a unit of its own: with a template `app@.service`, `systemctl start app@b` takes over from " +
-    `app@a. ${otherwise}`,
-};
+/** @param waits Whether it is the parent of this process that systemd has started. */
+function unit(waits: boolean): SharedFate {
+  const is = waits
+    ? "is what the main process of a systemd unit waits for: when it ends, that one does, and systemd ends all " +
+      "others of the unit"
+    : "is the main process of a systemd unit: when it ends, systemd ends all others of the unit";
+  return {
+    of: "unit",
+    why: `${is}. Give every generation a unit of its own: with a template \`app@.service\`, ` +
+      `\`systemctl start app@b\` takes over from app@a. ${otherwise}`,
+  };
+}
 
 /** A process, and who has started it. */
 interface Started {
@@ -124,7 +129,7 @@ function namesOf(pid: number): string[] {
  * another (NOTIFY_SOCKET) is none. INVOCATION_ID alone says little: all that a unit starts inherits it, in a
  * terminal of a desktop for example. SYSTEMD_EXEC_PID, of version 248, is the main process (systemd.exec(5)).
  */
-function isMainOfUnit(chain: Started[]): boolean {
+function isOfUnit(chain: Started[]): boolean {
   const variables = environment();
   if (!variables?.has("INVOCATION_ID") || variables.has("NOTIFY_SOCKET")) return false;
   const main = variables.get("SYSTEMD_EXEC_PID");
