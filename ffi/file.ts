@@ -234,6 +234,25 @@ export function openDirectory(path: string, attempt: string): number {
 }
 
 /**
+ * Runs `step` in another directory where the one of this process was removed: nothing can be named from there, and
+ * before 2.8.3 Deno.Command starts nothing, wherever it is to start. (The directory is of all threads.)
+ */
+export function outOfRemoved<T>(path: string, step: () => T): T {
+  if (!readLink("/proc/self/cwd")?.endsWith(" (deleted)")) return step();
+  const attempt = `Cannot go to ${quoted(path)}`;
+  const there = openDirectory(path, attempt);
+  const here = openDirectory("/proc/self/cwd", attempt);
+  try {
+    check(libc().fchdir(there), attempt);
+    return step();
+  } finally {
+    libc().fchdir(here);
+    closeRaw(there);
+    closeRaw(here);
+  }
+}
+
+/**
  * Opens the file at `path`, made if need be, and locks it (flock(2)); undefined while another process
  * has it locked. Closing the descriptor, or the end of the process, unlocks it.
  */

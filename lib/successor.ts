@@ -5,7 +5,14 @@
  */
 
 import { closeRaw, dup, Fd, replace } from "../ffi/fd.ts";
-import { isProgram, openReadEnd, openToWrite, pathStatus, statusOf } from "../ffi/file.ts";
+import {
+  isProgram,
+  openReadEnd,
+  openToWrite,
+  outOfRemoved,
+  pathStatus,
+  statusOf,
+} from "../ffi/file.ts";
 import { isBroken } from "../ffi/poll.ts";
 import {
   commandLine,
@@ -239,7 +246,7 @@ export class Successor {
 /** Starts /bin/sh for a command. */
 function spawn(command: CompleteCommand, options: Deno.CommandOptions): Deno.ChildProcess {
   try {
-    return new Deno.Command("/bin/sh", options).spawn();
+    return outOfRemoved(command.cwd ?? "/", () => new Deno.Command("/bin/sh", options).spawn());
   } catch (cause) {
     if (!(cause instanceof Deno.errors.NotCapable)) throw cause;
     const isAllowed = Deno.permissions.querySync(toRunShell).state === "granted";
