@@ -110,7 +110,7 @@ export type { InheritedItem } from "./lib/inheritance.ts";
 export type { Keepable } from "./lib/kept.ts";
 export { Generation, type ServeOptions, type StartOptions } from "./lib/restart.ts";
 export { start } from "./lib/start.ts";
-export type { Command } from "./lib/successor.ts";
+export type { Command } from "./lib/command.ts";
 export {
   send,
   sendConnTo,

@@ -92,6 +92,15 @@ function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
  * no descriptor is left is an error.
  */
 export function readText(path: string, attempt?: string): string | undefined {
+  return readWhole(path, rest, attempt);
+}
+
+/** The same, as bytes. */
+export function readBytes(path: string, attempt?: string): Uint8Array | undefined {
+  return readWhole(path, restBytes, attempt);
+}
+
+function readWhole<T>(path: string, read: (raw: number) => T, attempt?: string): T | undefined {
   const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
   if (raw < 0) {
     const code = errno();
@@ -101,7 +110,7 @@ export function readText(path: string, attempt?: string): string | undefined {
     return undefined;
   }
   try {
-    return rest(raw);
+    return read(raw);
   } finally {
     closeRaw(raw);
   }
@@ -136,6 +145,28 @@ function rest(raw: number): string | undefined {
   }
 }
 
+/** The same, as bytes. */
+function restBytes(raw: number): Uint8Array | undefined {
+  let bytes = new Uint8Array(8192);
+  for (let length = 0;;) {
+    if (length === bytes.length) {
+      const more = new Uint8Array(2 * length);
+      more.set(bytes);
+      bytes = more;
+    }
+    const room = bytes.subarray(length);
+    const n = Number(uninterrupted(() => libc().read(raw, room, BigInt(room.length))));
+    if (n < 0) return undefined;
+    if (n === 0) return bytes.subarray(0, length);
+    length += n;
+  }
+}
+
+/** Whether `path` is a file that this process may run (access(2)). */
+export function isProgram(path: string): boolean {
+  return pathStatus(path)?.kind === "regular" && libc().access(cString(path), c.X_OK) === 0;
+}
+
 /** The start of a directory's record (getdents(2), `struct linux_dirent64`); its name comes behind. */
 const entry = struct({ d_ino: "u64", d_off: "i64", d_reclen: "u16", d_type: "u8" });
 
@@ -143,23 +174,54 @@ const entry = struct({ d_ino: "u64", d_off: "i64", d_reclen: "u16", d_type: "u8"
 export function readDirectory(path: string, attempt: string): string[] {
   const raw = check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt);
   try {
-    const names: string[] = [];
-    const decoder = new TextDecoder();
-    const chunk = new Uint8Array(32768);
-    const position = new Uint8Array(8);
-    for (;;) {
-      const n = Number(libc().getdirentries(raw, chunk, BigInt(chunk.length), position));
-      if (check(n, attempt) === 0) return names;
-      for (let at = 0; at < n; at += entry.read(chunk, "d_reclen", at)) {
-        const start = at + entry.offset("d_type") + 1;
-        const name = decoder.decode(chunk.subarray(start, chunk.indexOf(0, start)));
-        if (name !== "." && name !== "..") names.push(name);
-      }
-    }
+    return Array.from(records(raw, attempt), ({ name }) => name());
   } finally {
     closeRaw(raw);
   }
 }
+
+/**
+ * The names of the symbolic links in a directory; undefined when it cannot be read, or has more than `most`
+ * names. Names of a kind that the file system does not tell are among them.
+ */
+export function linksIn(path: string, most: number): string[] | undefined {
+  const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
+  if (raw < 0) return undefined;
+  try {
+    const links: string[] = [];
+    let read = 0;
+    for (const { type, name } of records(raw, "")) {
+      if (read++ === most) return undefined;
+      if (type === c.DT_LNK || type === c.DT_UNKNOWN) links.push(name());
+    }
+    return links;
+  } finally {
+    closeRaw(raw);
+  }
+}
+
+/** What an open directory has, but not "." and "..". */
+function* records(
+  raw: number,
+  attempt: string,
+): Generator<{ type: number; name: () => string }> {
+  const decoder = new TextDecoder();
+  const chunk = new Uint8Array(32768);
+  const position = new Uint8Array(8);
+  for (;;) {
+    const n = Number(libc().getdirentries(raw, chunk, BigInt(chunk.length), position));
+    if (check(n, attempt) === 0) return;
+    for (let at = 0; at < n; at += entry.read(chunk, "d_reclen", at)) {
+      const start = at + entry.offset("d_type") + 1;
+      const [first, second, third] = chunk.subarray(start, start + 3);
+      if (first === dot && (second === 0 || second === dot && third === 0)) continue;
+      const type = entry.read(chunk, "d_type", at);
+      yield { type, name: () => decoder.decode(chunk.subarray(start, chunk.indexOf(0, start))) };
+    }
+  }
+}
+
+const dot = 0x2e;
 
 /** Opens `path` for writing alone. */
 export function openToWrite(path: string): number {
@@ -190,6 +252,25 @@ export function readLink(path: string): string | undefined {
 /** Opens a file or directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
 export function openName(path: string, attempt: string): number {
   return check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
+}
+
+/**
+ * Runs `step` in another directory where the one of this process was removed: nothing can be named from there, and
+ * before 2.8.3 Deno.Command starts nothing, wherever it is to start. (The directory is of all threads.)
+ */
+export function outOfRemoved<T>(path: string, step: () => T): T {
+  if (!readLink("/proc/self/cwd")?.endsWith(" (deleted)")) return step();
+  const attempt = `Cannot go to ${quoted(path)}`;
+  const there = openName(path, attempt);
+  const here = openName("/proc/self/cwd", attempt);
+  try {
+    check(libc().fchdir(there), attempt);
+    return step();
+  } finally {
+    libc().fchdir(here);
+    closeRaw(there);
+    closeRaw(here);
+  }
 }
 
 /**

@@ -63,6 +63,10 @@ const symbols = {
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   // off_t lseek(int fd, off_t offset, int whence);
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
+  // int fchdir(int fd);
+  fchdir: { parameters: ["i32"], result: "i32" },
+  // int access(const char *pathname, int mode);
+  access: { parameters: ["buffer", "i32"], result: "i32" },
   // int flock(int fd, int operation);
   flock: { parameters: ["i32", "i32"], result: "i32" },
   // int fchmod(int fd, mode_t mode);

@@ -8,7 +8,7 @@
 import { c, errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
 import { closeAll, isOpen } from "./fd.ts";
-import { openText, readDirectory, readLink, readText, reread } from "./file.ts";
+import { openText, readBytes, readDirectory, readLink, readText, reread } from "./file.ts";
 import { libc } from "./libc.ts";
 
 /**
@@ -132,17 +132,88 @@ export function ownParent(): ProcessId | undefined {
   return parent ? identify(parent) : undefined;
 }
 
-interface ProcessStat {
+/** The oldest process whose parent is `parent`. */
+export function oldestChild(parent: number): number | undefined {
+  let oldest: { pid: number; started: number } | undefined;
+  for (const name of readDirectory("/proc", "Cannot list the processes")) {
+    const pid = Number(name);
+    const stat = Number.isInteger(pid) ? processStat(pid) : undefined;
+    if (stat?.parent !== parent) continue;
+    const started = Number(stat.started);
+    if (!oldest || started < oldest.started || started === oldest.started && pid < oldest.pid) {
+      oldest = { pid, started };
+    }
+  }
+  return oldest?.pid;
+}
+
+/** What proc(5), "stat", tells of a process. */
+export interface ProcessStat {
+  /** The name of its program, of at most 15 bytes ("comm"). */
+  name: string;
   state: string;
   parent: number;
+  session: number;
   started: string;
 }
 
-function processStat(pid: number | "self"): ProcessStat | undefined {
+/** Reads it; undefined when there is no such process, or it is hidden. */
+export function processStat(pid: number | "self"): ProcessStat | undefined {
+  const text = readText(`/proc/${pid}/stat`);
   // The name of the program, in parentheses, may have any characters.
-  const fields = readText(`/proc/${pid}/stat`)?.split(") ").at(-1)?.split(" ");
-  if (!fields || fields.length <= 19) return undefined;
-  return { state: fields[0], parent: Number(fields[1]), started: fields[19] };
+  const end = text?.lastIndexOf(") ") ?? -1;
+  const fields = text?.slice(end + 2).split(" ");
+  if (!text || !fields || end < 0 || fields.length <= 19) return undefined;
+  return {
+    name: text.slice(text.indexOf("(") + 1, end),
+    state: fields[0],
+    parent: Number(fields[1]),
+    session: Number(fields[3]),
+    started: fields[19],
+  };
+}
+
+/** The arguments of a process, its own name first (proc(5), "cmdline"). */
+export function commandLine(pid: number | "self", attempt?: string): string[] | undefined {
+  return readText(`/proc/${pid}/cmdline`, attempt)?.split("\0").slice(0, -1);
+}
+
+/**
+ * The environment that a process was started with (proc(5), "environ"), whatever it has made of it since:
+ * names and values are bytes, a character each. Undefined where it may not be read.
+ */
+export function environment(
+  pid: number | "self" = "self",
+  attempt?: string,
+): Map<string, string> | undefined {
+  const bytes = readBytes(`/proc/${pid}/environ`, attempt);
+  if (!bytes) return undefined;
+  const variables = new Map<string, string>();
+  for (const each of toBinary(bytes).split("\0")) {
+    const end = each.indexOf("=");
+    if (end > 0) variables.set(each.slice(0, end), each.slice(end + 1));
+  }
+  return variables;
+}
+
+/** A variable of the environment that this process was started with. */
+export function variable(name: string): string | undefined {
+  const value = environment()?.get(name);
+  return value === undefined ? undefined : new TextDecoder().decode(fromBinary(value));
+}
+
+/** Bytes as characters, a character each. */
+export function toBinary(bytes: Uint8Array): string {
+  let text = "";
+  for (let at = 0; at < bytes.length; at += 8192) {
+    text += String.fromCharCode(...bytes.subarray(at, at + 8192));
+  }
+  return text;
+}
+
+/** And back. */
+export function fromBinary(text: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
 
 /**

@@ -116,7 +116,7 @@ export class PeerNotAllowedError extends GracefulError {
  * speak the same protocol, "ERR_HANDOVER_PROTOCOL" one of them broke it, "ERR_HANDOVER_TIMEOUT" one did
  * not answer in time, "ERR_HANDOVER_SERVICE" they are of services of different names,
  * "ERR_HANDOVER_FAILED" the next one gave up or died, "ERR_HANDOVER_ROLLED_BACK" the running one changed
- * its mind.
+ * its mind, "ERR_HANDOVER_MAIN_PROCESS" the end of its process would end the next one too.
  */
 export class HandoverError extends GracefulError {
   /** Makes an error with `code`. */

@@ -19,6 +19,7 @@ import { expiring, longestPause, pause, unlessAborted } from "../ffi/time.ts";
 import type { TlsOptions } from "./adopt.ts";
 import { Channel, type Passed } from "./channel.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "./conn.ts";
+import { type Command, OwnCommand } from "./command.ts";
 import { type ConnLike, findConn, type FoundConn } from "./descriptor.ts";
 import type { DrainOptions } from "./drain.ts";
 import { Draining, whileReporting } from "./draining.ts";
@@ -51,14 +52,9 @@ import {
 import { type AnyResources, type ResourceOptions, Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
+import { type SharedFate, sharedFate } from "./main_process.ts";
 import type { HttpHandler } from "./serving.ts";
-import {
-  type Command,
-  ownCommand,
-  settleOutput,
-  Successor,
-  workingDirectory,
-} from "./successor.ts";
+import { ownToken, settleOutput, Successor } from "./successor.ts";
 import { WebSockets } from "./websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
@@ -97,8 +93,14 @@ export interface StartOptions extends DrainOptions {
   stopOn?: Deno.Signal[];
   /** Signals that restart it. @default {none} */
   restartOn?: Deno.Signal[];
-  /** What `restart()` starts. @default {the command, arguments and directory of this process} */
+  /** What `restart()` starts, as far as it is not what this process was started with. */
   command?: Command;
+  /**
+   * Whether a process whose end ends everything around it may be replaced, which would be an outage: process 1 of a
+   * container, or the one that process 1 waits for, and the main process of a systemd unit that is not told of
+   * another one. Set it where that process stays when its generation has left. @default {false}
+   */
+  restartAsMain?: boolean;
   /**
    * A control socket of a plain `serve()`, here or in the Go library: where no generation runs yet,
    * its listeners are what the first one inherits. It has sent all when its stream ends, or pauses for
@@ -208,8 +210,7 @@ export class Generation implements AsyncDisposable {
   /** What was in the way when the paths were last looked at, as far as it was logged. */
   #pathProblems = "";
   readonly #signals = new Map<Deno.Signal, () => void>();
-  /** Where it was started, which the program may change. */
-  readonly #cwd: string | undefined;
+  readonly #command: OwnCommand | undefined;
   #state: Status["state"] = "starting";
   /** Set while `ready()` is on its way. */
   #committing = false;
@@ -255,7 +256,9 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.("A listener of `draining` has failed; leaving goes on", error);
     });
     this.#control = origin.control;
-    this.#cwd = origin.control && workingDirectory();
+    this.#command = origin.control && new OwnCommand(this.#logger);
+    const { program, cwd } = options.command ?? {};
+    if (program === undefined && cwd === undefined) this.#command?.warn();
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
@@ -735,6 +738,12 @@ export class Generation implements AsyncDisposable {
       this.#logger.error?.(`Cannot restart: ${why}`);
       throw new HandoverError(`Cannot restart: ${why}`, "ERR_HANDOVER_BUSY");
     }
+    const shared = this.#sharedFate();
+    if (shared) {
+      const what = `Cannot restart: process ${Deno.pid}, this one, ${shared.why}`;
+      this.#logger.error?.(what);
+      throw new HandoverError(what, "ERR_HANDOVER_MAIN_PROCESS");
+    }
     const began = performance.now();
     let attempt: Attempt | undefined;
     // Done when this returns, unless another process has the lock: the next generation comes by that path.
@@ -743,7 +752,7 @@ export class Generation implements AsyncDisposable {
       const unsupported = noDescriptors();
       if (unsupported) throw unsupported;
       const successor = new Successor(
-        command ?? this.#options.command ?? { ...ownCommand(), cwd: this.#cwd },
+        this.#command!.complete(command ?? this.#options.command),
         this.#logger,
       );
       attempt = this.#attempt = {
@@ -763,6 +772,12 @@ export class Generation implements AsyncDisposable {
       attempt?.successor.release();
       this.#attempt = undefined;
     }
+  }
+
+  /** What would end with this process, though it was replaced. */
+  #sharedFate(): SharedFate | undefined {
+    if (this.#options.restartAsMain || !this.#control) return undefined;
+    return sharedFate(ownToken() !== undefined);
   }
 
   /** Waits until the process of a restart has taken over, has ended, or was not ready in time. */
@@ -957,7 +972,7 @@ export class Generation implements AsyncDisposable {
 
   /** Hands everything over to the process at the other end of `channel`, or goes on. */
   async #handOver(channel: Channel, hello: Frame & { type: "hello" }): Promise<void> {
-    const refused = this.#refusal(hello);
+    const refused = this.#refusal(hello, channel.conn);
     if (refused) {
       const pid = processOf(hello, channel.conn);
       // That two services have one control path is to be changed; that one is busy is not.
@@ -1069,6 +1084,7 @@ export class Generation implements AsyncDisposable {
 
   #refusal(
     { version, token, service }: { version: number; token?: string; service?: string },
+    { peer }: UnixConn,
   ): Frame & { type: "refused" | "rollback" } | undefined {
     if (version !== protocolVersion) {
       const reason =
@@ -1086,6 +1102,12 @@ export class Generation implements AsyncDisposable {
     if (token !== undefined && this.#failedTokens.has(token)) {
       // An answer on which start() does not try again.
       return { type: "rollback", reason: "the restart that has started this process has failed" };
+    }
+    // What this process can see is of its own container (pid_namespaces(7)).
+    const isInside = peer.pid > 0 && peer.pid !== Deno.pid;
+    const shared = isInside ? this.#sharedFate() : undefined;
+    if (shared?.of === "container") {
+      return { type: "rollback", reason: `process ${Deno.pid}, which runs, ${shared.why}` };
     }
     if (this.#state === "serving" && !this.#probation) return undefined;
     if (this.#hasLeft) {

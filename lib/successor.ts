@@ -5,9 +5,19 @@
  */
 
 import { closeRaw, dup, Fd, replace } from "../ffi/fd.ts";
-import { openReadEnd, openToWrite, pathStatus, readLink, readText, statusOf } from "../ffi/file.ts";
+import {
+  isProgram,
+  openReadEnd,
+  openToWrite,
+  outOfRemoved,
+  pathStatus,
+  statusOf,
+} from "../ffi/file.ts";
 import { isBroken } from "../ffi/poll.ts";
 import {
+  commandLine,
+  environment,
+  fromBinary,
   hasEnded,
   identify,
   kill,
@@ -15,21 +25,14 @@ import {
   ownParent,
   type ProcessId,
   reap,
+  toBinary,
+  variable,
 } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
 import { expiring, pause, unlessAborted } from "../ffi/time.ts";
+import { type CompleteCommand, findProgram } from "./command.ts";
 import { HandoverError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
-
-/** A program and its arguments. */
-export interface Command {
-  /** The program: a path, or a name to look for. */
-  program: string;
-  /** Its arguments. */
-  args: string[];
-  /** The directory that it starts in. @default {that of this process} */
-  cwd?: string;
-}
 
 /** How many characters of stderr are kept for the error. */
 const kept = 2000;
@@ -42,43 +45,8 @@ export function ownToken(): string | undefined {
   return variable(tokenVariable);
 }
 
-/** A variable of the environment that this process was started with (proc(5), "environ"). */
-function variable(name: string): string | undefined {
-  return environment().find((each) => each.startsWith(`${name}=`))?.slice(name.length + 1);
-}
-
-/** The environment that a process was started with (proc(5), "environ"): "NAME=value" each. */
-function environment(pid: number | "self" = "self"): string[] {
-  return readText(`/proc/${pid}/environ`)?.split("\0") ?? [];
-}
-
-/**
- * The directory of this process, by the name that it was entered by: where a symbolic link leads to the
- * current release, the next generation is of the next release. Undefined when it is removed.
- */
-export function workingDirectory(): string | undefined {
-  const here = pathStatus("/proc/self/cwd");
-  const named = variable("PWD");
-  const there = named ? pathStatus(named) : undefined;
-  if (here && there && here.dev === there.dev && here.ino === there.ino) return named;
-  const path = readLink("/proc/self/cwd");
-  return path?.endsWith(" (deleted)") ? undefined : path;
-}
-
 /** Milliseconds for which the output of a process that has ended is still read. */
 const lastWordsTime = 500;
-
-/** The command that this process was started with (proc(5), "cmdline"). */
-export function ownCommand(): Command {
-  // Where it was replaced by a newer one meanwhile, that one is meant.
-  const program = readLink("/proc/self/exe")?.replace(/ \(deleted\)$/, "");
-  const attempt = "Cannot read the command that this process was started with";
-  const args = commandLine("self", attempt)?.slice(1);
-  if (program === undefined || args === undefined) {
-    throw new Deno.errors.NotSupported("/proc is not mounted: name the command to restart with");
-  }
-  return { program, args };
-}
 
 /**
  * Starts "$@" through a second shell, waits for it, and ends as it ended. Deno kills what it has started
@@ -87,21 +55,17 @@ export function ownCommand(): Command {
  * What a shell itself says of a process that was killed ("Killed") is not the program's: dash 0.5 says it where
  * the redirections of the command lead, for a subshell to those of the shell itself.
  */
-const starter = `exec 9>&2 2>/dev/null; (exec /bin/sh -c "$0" sh "$@" 2>&9 9>&-); exit`;
+const starter = `exec 9>&2 2>/dev/null; (exec /bin/sh -s -- "$@" 2>&9 9>&-); exit`;
 
 /**
- * The second shell, which becomes the program: it has the process number from its first line on, and goes
- * on when it gets a line. Not by "&": of what a shell starts so, SIGINT and SIGQUIT are ignored for good
- * (POSIX, "Asynchronous Lists"). 127 and 126 are what a shell says of a program that it cannot start.
+ * The second shell, which becomes the program: it has the process number from its first line on, and reads from a
+ * pipe what to do, which nobody sees, as arguments would be seen. Not by "&": of what a shell starts so, SIGINT and
+ * SIGQUIT are ignored for good (POSIX, "Asynchronous Lists").
  */
-const launcher = `
-case $1 in
-*/*) [ -e "$1" ] || exit 127; [ -f "$1" ] && [ -x "$1" ] || exit 126 ;;
-*) command -v -- "$1" >/dev/null || exit 127 ;;
-esac
-echo "$$"
-read -r GRACEFUL_GO || exit 1
-exec "$@" </dev/null`;
+const launcher = 'echo "$$"\n';
+
+/** The end of what the second shell reads. */
+const launch = 'exec "$@" </dev/null\n';
 
 /** Ends the shell that started this process, if `restart()` did: the process is an orphan from then on. */
 export function endStarter(): void {
@@ -109,11 +73,6 @@ export function endStarter(): void {
   const parent = ownParent();
   if (parent === undefined || commandLine(parent.pid)?.[2] !== starter) return;
   kill(parent);
-}
-
-/** The arguments of a process, its own name first (proc(5), "cmdline"). */
-function commandLine(pid: number | "self", attempt?: string): string[] | undefined {
-  return readText(`/proc/${pid}/cmdline`, attempt)?.split("\0").slice(0, -1);
 }
 
 /** Milliseconds between two looks at whether a process has ended. */
@@ -138,15 +97,22 @@ export class Successor {
   readonly ended: Promise<Ended>;
   readonly #shell: Deno.ChildProcess;
   readonly #logger: Logger;
+  /** The variables that it is to get. */
+  readonly #wanted: Variables;
+  /** Whether it is to get no others. */
+  readonly #isAlone: boolean;
   #process: ProcessId | undefined;
   #isKilled = false;
   #isReleased = false;
   #lastWords = "";
 
   /** Starts it. */
-  constructor(command: Command, logger: Logger) {
+  constructor(command: CompleteCommand, logger: Logger) {
     this.#logger = logger;
     const { program, args, cwd } = command;
+    const attempt = "Cannot read the environment that this process was started with";
+    const started = environment("self", attempt);
+    checkVariables(command);
     if (cwd !== undefined && pathStatus(cwd)?.kind !== "directory") {
       throw new Deno.errors.NotFound(`${cannotStart(command)}: there is no such directory`);
     }
@@ -156,19 +122,23 @@ export class Successor {
           "start it by other means, and it takes over",
       );
     }
+    checkProgram(command, started);
     using output = new OutputCopies();
+    const own = {
+      [tokenVariable]: this.token,
+      [outputVariable]: output.named,
+      ...(command.isCwdNamed && command.env?.PWD === undefined && { PWD: cwd! }),
+    };
     this.#shell = spawn(command, {
-      args: ["-c", starter, launcher, program, ...args],
+      args: ["-c", starter, "sh", program, ...args],
       cwd,
-      env: {
-        [tokenVariable]: this.token,
-        [outputVariable]: output.named,
-        ...(cwd !== undefined && { PWD: cwd }),
-      },
+      env: { ...harmless(started), ...own },
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",
     });
+    this.#wanted = wantedEnvironment(started ?? new Map(), command, own);
+    this.#isAlone = started !== undefined;
     this.ended = this.#run(command);
     this.ended.catch(() => {});
   }
@@ -183,7 +153,9 @@ export class Successor {
     return this.#process?.pid;
   }
 
-  async #run(command: Command): Promise<Ended> {
+  async #run(command: CompleteCommand): Promise<Ended> {
+    const script = this.#shell.stdin.getWriter();
+    const asked = tell(script, launcher);
     const stdout = this.#shell.stdout.getReader();
     const errors = pass(this.#shell.stderr.getReader(), Deno.stderr, (words) => {
       this.#lastWords = (this.#lastWords + words).slice(-kept);
@@ -191,9 +163,10 @@ export class Successor {
     const { line, rest } = await firstLine(stdout);
     // While it waits for a line, no other process can get its number.
     if (line !== undefined) this.#process = identify(Number(line));
-    if (this.#process) this.#warnOfLost(this.#process);
     const isWanted = line !== undefined && !this.#isKilled;
-    await answer(this.#shell.stdin, isWanted ? "go\n" : "");
+    await asked;
+    if (isWanted) await tell(script, this.#corrections(Number(line)) + launch);
+    await script.close().catch(() => {});
     // At once: a process that writes more than a pipe holds would wait for a reader, and not come to start().
     const output = Promise.all([errors, pass(stdout, Deno.stdout, () => {}, rest)]);
     output.catch(() => {});
@@ -214,23 +187,38 @@ export class Successor {
   }
 
   /**
-   * Variables whose names are none to a shell do not get through dash. env(1) would set them, with their values
-   * among its arguments, which every user may read (proc(5), "cmdline").
+   * What a shell that was started with this process's environment of now has to do to have the one that is wanted. It
+   * does that itself, for variables that are not mentioned here pass as they are, whatever bytes they are of.
    */
-  #warnOfLost({ pid }: ProcessId): void {
-    const there = environment(pid);
-    if (there.length === 0) return;
-    const names = environment().map(nameOf).filter((name) => name && !/^[A-Za-z_]\w*$/.test(name));
-    const reached = new Set(there.map(nameOf));
-    const lost = names.filter((name) => !reached.has(name));
-    if (lost.length === 0) return;
-    this.#logger.error?.(
-      `The next generation does not get these environment variables: ${
-        lost.sort().map(quoted).join(", ")
-      }; ` +
-        'it is started through /bin/sh, which passes on names of letters, digits and "_" alone. Rename them, ' +
-        "or start the next generation by other means",
-    );
+  #corrections(shell: number): string {
+    if (!this.#isAlone) {
+      this.#logger.warn?.(
+        "The next generation gets the environment that this process has now, not the one that it was started " +
+          "with: /proc/self/environ cannot be read. Where /proc is mounted, a program file with capabilities " +
+          "of its own is the reason: give them by the service manager instead",
+      );
+    }
+    const there = environment(shell) ?? new Map<string, string>();
+    const changes: string[] = [];
+    const lost: string[] = [];
+    for (const [name, value] of this.#wanted) {
+      if (there.get(name) === value) continue;
+      if (isName(name)) changes.push(`command export ${name}=${inQuotes(value)}\n`);
+      else lost.push(name);
+    }
+    for (const name of there.keys()) {
+      if (this.#isAlone && !this.#wanted.has(name) && isName(name)) changes.push(`unset ${name}\n`);
+    }
+    if (lost.length > 0) {
+      this.#logger.error?.(
+        `The next generation does not get these environment variables: ${
+          lost.map(toText).sort().map(quoted).join(", ")
+        }; ` +
+          'it is started through /bin/sh, which passes on names of letters, digits and "_" alone. Rename them, ' +
+          "or start the next generation by other means",
+      );
+    }
+    return changes.join("");
   }
 
   /** Lets it go on alone: it does not keep this process running. */
@@ -256,19 +244,20 @@ export class Successor {
 }
 
 /** Starts /bin/sh for a command. */
-function spawn(command: Command, options: Deno.CommandOptions): Deno.ChildProcess {
+function spawn(command: CompleteCommand, options: Deno.CommandOptions): Deno.ChildProcess {
   try {
-    return new Deno.Command("/bin/sh", options).spawn();
+    return outOfRemoved(command.cwd ?? "/", () => new Deno.Command("/bin/sh", options).spawn());
   } catch (cause) {
     if (!(cause instanceof Deno.errors.NotCapable)) throw cause;
-    throw Object.assign(
-      new Deno.errors.NotCapable(
-        `${cannotStart(command)}: the service that is to start it runs without --allow-run=/bin/sh`,
-      ),
-      { cause },
-    );
+    const isAllowed = Deno.permissions.querySync(toRunShell).state === "granted";
+    const why = isAllowed
+      ? cause.message
+      : "the service that is to start it runs without --allow-run=/bin/sh";
+    throw Object.assign(new Deno.errors.NotCapable(`${cannotStart(command)}: ${why}`), { cause });
   }
 }
+
+const toRunShell = { name: "run", command: "/bin/sh" } as const;
 
 function endShell(shell: Deno.ChildProcess): void {
   try {
@@ -279,24 +268,88 @@ function endShell(shell: Deno.ChildProcess): void {
   }
 }
 
-/** What a shell with this exit code could not do. */
-function notStarted(command: Command, code: number, words: string): Error {
+/** What a shell could not do that has said nothing. */
+function notStarted(command: CompleteCommand, code: number, words: string): Error {
   const what = cannotStart(command);
-  if (code === 127) return new Deno.errors.NotFound(`${what}: there is no such program`);
-  if (code === 126) {
-    return new Deno.errors.PermissionDenied(`${what}: it is no program that may run`);
-  }
   return new HandoverError(`${what}: /bin/sh ended with code ${code}${words && `: ${words}`}`);
 }
 
-function cannotStart({ program, cwd }: Command): string {
-  const where = cwd === undefined ? "" : ` in ${JSON.stringify(cwd)}`;
-  return `Cannot start ${JSON.stringify(program)}${where}`;
+/** @throws {Deno.errors.NotFound} When there is no such program. @throws {Deno.errors.PermissionDenied} When it may not run. */
+function checkProgram(command: CompleteCommand, started: Variables | undefined): void {
+  const { program, cwd, env } = command;
+  const path = findProgram(program, env?.PATH ?? toText(started?.get("PATH") ?? usualPath), cwd);
+  if (path === undefined) {
+    throw new Deno.errors.NotFound(`${cannotStart(command)}: there is no such program`);
+  }
+  if (!isProgram(path)) {
+    throw new Deno.errors.PermissionDenied(
+      `${cannotStart(command)}: it is no program that may run`,
+    );
+  }
 }
 
-/** The name in "NAME=value". */
-function nameOf(variable: string): string {
-  return variable.slice(0, Math.max(0, variable.indexOf("=")));
+/** @throws {TypeError} When a variable is none that /bin/sh passes on. */
+function checkVariables(command: CompleteCommand): void {
+  for (const [name, value] of Object.entries(command.env ?? {})) {
+    const why = !isName(name)
+      ? 'the name of a variable is of letters, digits and "_"'
+      : typeof value !== "string" || value.includes("\0")
+      ? "the value of a variable is a string without NUL"
+      : undefined;
+    if (why) throw new TypeError(`${cannotStart(command)} with ${quoted(name)} in \`env\`: ${why}`);
+  }
+}
+
+/** An environment, its bytes as characters. */
+type Variables = Map<string, string>;
+
+/** What the next generation is to get. */
+function wantedEnvironment(
+  started: Variables,
+  { env = {} }: CompleteCommand,
+  own: Record<string, string>,
+): Variables {
+  const wanted = new Map(started);
+  for (const name of ofShells) wanted.delete(name);
+  const encoder = new TextEncoder();
+  for (const [name, value] of [...Object.entries(env), ...Object.entries(own)]) {
+    wanted.set(name, toBinary(encoder.encode(value)));
+  }
+  return wanted;
+}
+
+/** The variables that a shell sets itself, for what it starts. */
+const ofShells = ["_", "SHLVL"];
+
+/** Where a shell looks for programs when no variable says so (confstr(3), _CS_PATH). */
+const usualPath = "/bin:/usr/bin";
+
+/** Whether a shell knows it as the name of a variable (POSIX, "Name"), and leaves it alone. */
+function isName(name: string): boolean {
+  return /^[A-Za-z_]\w*$/.test(name) && !ofShells.includes(name);
+}
+
+/**
+ * The variables that Deno does not let a program be started with under `--allow-run=/bin/sh`, as empty ones: the
+ * shell gives them back, and this process was started with them.
+ */
+function harmless(started: Variables | undefined): Record<string, string> {
+  const names = [...started?.keys() ?? []].filter((name) => /^(LD|DYLD)_/i.test(name));
+  return Object.fromEntries(names.map((name) => [name, ""]));
+}
+
+/** As a word of a shell. */
+function inQuotes(value: string): string {
+  return `'${value.replaceAll("'", "'\\''")}'`;
+}
+
+function toText(binary: string): string {
+  return new TextDecoder().decode(fromBinary(binary));
+}
+
+function cannotStart({ program, cwd }: CompleteCommand): string {
+  const where = cwd === undefined ? "" : ` in ${JSON.stringify(cwd)}`;
+  return `Cannot start ${JSON.stringify(program)}${where}`;
 }
 
 /** The first line, and what has come behind it; no line when the stream ends before. */
@@ -314,15 +367,10 @@ async function firstLine(
   }
 }
 
-/** Writes to a process that may have ended, and says that no more comes. */
-async function answer(to: WritableStream<Uint8Array>, words: string): Promise<void> {
-  const writer = to.getWriter();
-  try {
-    if (words) await writer.write(new TextEncoder().encode(words));
-    await writer.close();
-  } catch {
-    // Its status tells.
-  }
+/** Writes bytes, a character each, to a process that may have ended. */
+async function tell(to: WritableStreamDefaultWriter<Uint8Array>, words: string): Promise<void> {
+  // Its status tells.
+  await to.write(fromBinary(words)).catch(() => {});
 }
 
 /** The environment variable by which a process finds descriptors for the output of its generation before. */

@@ -795,7 +795,7 @@ test("a restart by a signal that cannot even begin is logged", async () => {
   using directory = new Directory();
   const cwd = directory.join("release");
   Deno.mkdirSync(cwd);
-  const args = [directory.join("app.sock"), "--restartOn", "SIGUSR2"];
+  const args = ["../app.sock", "--restartOn", "SIGUSR2"];
   const through = ["sh", "-c", `cd ${cwd} && exec "$0" "$@"`];
   await using service = new Child("./generation.ts", args, { through });
   const [port] = await numbers(service, "port");
@@ -804,7 +804,7 @@ test("a restart by a signal that cannot even begin is logged", async () => {
   Deno.kill(service.pid, "SIGUSR2");
   await line(
     service,
-    /^error: The restart failed; this generation goes on: Cannot start .*: there is no/,
+    /^error: The restart failed; this generation goes on: Cannot start .*: the directory .* is gone/,
   );
   assertMatch(await asked(port), /^1 /);
 });
@@ -899,11 +899,11 @@ test("restart() with another command, that cannot be started or does not take ov
       ["true", directory.join("none"), NotFound, "there is no such directory"],
     ] as const
   ) {
-    const where = cwd === undefined ? "" : ` in ${JSON.stringify(cwd)}`;
+    const where = JSON.stringify(cwd ?? Deno.cwd());
     await assertRejects(
       () => app.restart({ program, args: [], cwd }),
       error,
-      `Cannot start ${JSON.stringify(program)}${where}: ${message}`,
+      `Cannot start ${JSON.stringify(program)} in ${where}: ${message}`,
     );
   }
   const failed = await assertRejects(
