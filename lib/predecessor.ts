@@ -61,13 +61,18 @@ export class Predecessor implements Disposable {
     await this.#channel.send(frame);
   }
 
-  /** Reads what it has to say, to its end; gives the error with which it took the offer back, if so. */
-  async follow(): Promise<HandoverError | undefined> {
+  /**
+   * Reads what it has to say, to its end; gives the error with which it took the offer back, if so.
+   *
+   * @param restart Called when it passes on that one more restart was asked for.
+   */
+  async follow(restart: () => void): Promise<HandoverError | undefined> {
     try {
       for (let frame; (frame = await this.#channel.receive());) {
         if (frame.type === "draining") this.#withdrawn.resolve();
         else if (frame.type === "progress") this.#connections = frame.connections;
         else if (frame.type === "moved") await this.#receive(frame.name);
+        else if (frame.type === "restart") restart();
         else if (frame.type === "rollback") {
           const error = new HandoverError(
             `The generation before goes on: ${frame.reason}`,

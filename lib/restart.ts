@@ -185,6 +185,8 @@ export class Generation implements AsyncDisposable {
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
+  /** Whether a signal has asked for a restart at a time when none could begin: one more makes up for all of them. */
+  #isToRestart = false;
   /** Whether somebody outside of the program has asked for its end. */
   #isAskedToEnd = false;
   /** Aborted when idle clients are not to be waited for any more. */
@@ -393,8 +395,12 @@ export class Generation implements AsyncDisposable {
     void this.#answer();
     await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
-    if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
-    else this.#closeUnclaimed();
+    if (this.#probation) {
+      void this.#prove(predecessor!, this.#probation.signal);
+      return;
+    }
+    this.#closeUnclaimed();
+    this.#restartIfAsked();
   }
 
   #accept(): void {
@@ -473,13 +479,16 @@ export class Generation implements AsyncDisposable {
     }
     // The generation before does not come back to them any more.
     if (this.#state === "serving") this.#closeUnclaimed();
+    this.#restartIfAsked();
   }
 
   /** Heeds what the generation before has to say, to its end. */
   async #follow(predecessor: Predecessor): Promise<void> {
     const { pid } = predecessor;
     try {
-      const takenBack = await predecessor.follow();
+      const takenBack = await predecessor.follow(() => {
+        this.#restartOn(`a signal to process ${pid}, the generation before`);
+      });
       if (takenBack) {
         if (this.#state === "serving") await this.#rolledBack(takenBack);
         return;
@@ -542,6 +551,7 @@ export class Generation implements AsyncDisposable {
     } finally {
       attempt?.successor.release();
       this.#attempt = undefined;
+      this.#restartIfAsked();
     }
   }
 
@@ -739,6 +749,7 @@ export class Generation implements AsyncDisposable {
       throw error;
     } finally {
       if (attempt) attempt.handover = undefined;
+      this.#restartIfAsked();
     }
   }
 
@@ -934,6 +945,7 @@ export class Generation implements AsyncDisposable {
       "listen to the next generation": () => {
         if (successor) void this.#heed(successor.channel);
       },
+      "pass on a restart that was asked for": () => this.#restartIfAsked(),
       "close the WebSockets": () => {
         this.#webSockets.leave({
           ...isSucceeded
@@ -1108,7 +1120,7 @@ export class Generation implements AsyncDisposable {
     };
     try {
       for (const signal of stopOn) add(signal, () => void this.#stopOn(signal));
-      for (const signal of restartOn) add(signal, () => void this.#restartOn(signal));
+      for (const signal of restartOn) add(signal, () => this.#restartOn(signal));
     } catch (error) {
       this.#forgetSignals();
       throw error;
@@ -1132,10 +1144,38 @@ export class Generation implements AsyncDisposable {
     if (!isReady) this.#exit(0);
   }
 
-  async #restartOn(signal: Deno.Signal): Promise<void> {
-    this.#logger.info?.(`Restarting on ${signal}`);
-    // Why not, is logged where it turns out.
-    await this.restart().catch(() => {});
+  /**
+   * Restarts, now or as soon as nothing is in the way: during a restart the signal may stand for files that the
+   * process of that restart has read before they were changed.
+   */
+  #restartOn(signal: string): void {
+    if (this.#hasLeft && !this.#successor) {
+      this.#logger.warn?.(
+        `Not restarting on ${signal}: this generation is being stopped, and no other one follows; ` +
+          "start the service again",
+      );
+      return;
+    }
+    this.#isToRestart = true;
+    this.#logger.info?.(`Restarting on ${signal}, once this generation can`);
+    this.#restartIfAsked();
+  }
+
+  /** Makes up for the signals that came while no restart could begin, here or in the generation that follows. */
+  #restartIfAsked(): void {
+    if (!this.#isToRestart) return;
+    if (this.#state === "leaving" && this.#successor) {
+      this.#isToRestart = false;
+      const { channel } = this.#successor;
+      this.#send(channel, { type: "restart" }).catch((error) => {
+        const what = "Cannot pass on to the next generation that it is to restart; ask it for that";
+        this.#logger.error?.(what, error);
+      });
+    } else if (this.#state === "serving" && !this.#attempt && !this.#probation) {
+      this.#isToRestart = false;
+      // Why it fails is logged there.
+      void this.restart().catch(() => {});
+    }
   }
 
   #log(phase: Phase, began: number, details: Record<string, unknown>): void {
