@@ -123,6 +123,10 @@ const symbols = {
   memcpy: { parameters: ["buffer", "usize", "usize"], result: "usize" },
   // void *memmove(void *dest, const void *src, size_t n);    of nothing: gives dest
   memmove: { parameters: ["buffer", "buffer", "usize"], result: "usize" },
+  // char *getenv(const char *name);
+  getenv: { parameters: ["buffer"], result: "usize" },
+  // size_t strlen(const char *s);
+  strlen: { parameters: ["usize"], result: "usize" },
   // int *__errno_location(void);
   __errno_location: { parameters: [], result: "usize" },
   // int __xpg_strerror_r(int errnum, char *buf, size_t buflen);

@@ -23,7 +23,7 @@ import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, type Status, unexpected } from "./frame.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
-import type { Inheritance, TcpPlace, UnixPlace } from "./inheritance.ts";
+import type { Inheritance, Place, TcpPlace, UnixPlace } from "./inheritance.ts";
 import type { UnixListener } from "./listener.ts";
 import { logPhase, type Phase } from "./phase.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
@@ -31,6 +31,7 @@ import { isOutOfDescriptors, Reserve } from "./reserve.ts";
 import { Resources } from "./resources.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
+import { bothServers, serveAddress } from "./serve_address.ts";
 import type { HttpHandler } from "./serving.ts";
 import {
   type Command,
@@ -185,6 +186,8 @@ export class Generation implements AsyncDisposable {
   /** While there are clients who are to leave. */
   #reporting: ReturnType<typeof setInterval> | undefined;
   #stopping = false;
+  /** Whether there was a server, the first of which may be told from outside where to listen. */
+  #hasServed = false;
   /** Whether a signal has asked for a restart at a time when none could begin: one more makes up for all of them. */
   #isToRestart = false;
   /** Whether somebody outside of the program has asked for its end. */
@@ -237,9 +240,11 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Serves HTTP, on the listener of the generation before or on a new one, from `ready()` on: a real
-   * `Deno.HttpServer`, with the options of `Deno.serve`.
+   * `Deno.HttpServer`, with the options of `Deno.serve`. The first server of each generation listens where
+   * DENO_SERVE_ADDRESS says, if that is set, as that of `Deno.serve` does since Deno 2.3.
    *
    * @throws {Deno.errors.AddrInUse} When somebody else listens there.
+   * @throws {TypeError} When DENO_SERVE_ADDRESS is no address of TCP or unix.
    */
   serve(handler: HttpHandler): Deno.HttpServer;
   /** Serves HTTP, with options. */
@@ -251,8 +256,32 @@ export class Generation implements AsyncDisposable {
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
     const { hostname, port = 8000, reusePort, path, mode, onListen, ...rest } = options;
     const place = path === undefined ? { hostname, port, reusePort } : { path, mode };
+    const address = this.#hasServed ? undefined : serveAddress();
+    this.#hasServed = true;
+    if (!address) return this.#serveAt(place, rest, onListen, handler);
+    const given = "path" in address.place
+      ? { ...address.place, mode }
+      : { ...address.place, reusePort };
+    if (!address.isDuplicate) return this.#serveAt(given, rest, onListen, handler);
+    const { signal, onError, automaticCompression } = rest;
+    const beside = { signal, onError, automaticCompression };
+    const first = this.#serveAt(given, beside, undefined, handler);
+    try {
+      return bothServers(first, this.#serveAt(place, rest, onListen, handler));
+    } catch (error) {
+      void first.shutdown();
+      throw error;
+    }
+  }
+
+  #serveAt(
+    place: Place,
+    options: ServeHttpOptions,
+    onListen: ServeHttpOptions["onListen"],
+    handler: HttpHandler,
+  ): Deno.HttpServer {
     return this.#resources.listener(place, (fd) => {
-      const server = serveHttp(fd, rest, handler);
+      const server = serveHttp(fd, options, handler);
       return {
         object: server,
         serving: servingOf(server),

@@ -16,7 +16,7 @@ import { type ReceiveCallback, receiveFrom } from "./client.ts";
 import { connect, sameUserOrRoot, type UnixConn } from "./conn.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
-import { HandoverError, PeerNotAllowedError } from "./errors.ts";
+import { HandoverError, PeerNotAllowedError, UnsupportedRuntimeError } from "./errors.ts";
 import { type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listen, UnixListener } from "./listener.ts";
@@ -26,6 +26,7 @@ import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
 import { Generation, isStarting, type StartOptions } from "./restart.ts";
+import { isDenoServe } from "./serve_address.ts";
 import { endStarter, keepOutput, ownToken } from "./successor.ts";
 
 /**
@@ -43,6 +44,7 @@ import { endStarter, keepOutput, ownToken } from "./successor.ts";
  * ```
  *
  * @throws {HandoverError} When the running generation refuses, or does not answer.
+ * @throws {UnsupportedRuntimeError} Under `deno serve`, whose listener cannot be handed over.
  * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
@@ -52,6 +54,13 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   }
   if (options.exitTimeout !== false) checkDuration("exitTimeout", options.exitTimeout ?? 0);
   if (options.probation === Infinity) throw new RangeError("A probation has an end");
+  if (isDenoServe()) {
+    throw new UnsupportedRuntimeError(
+      'Cannot start a generation under "deno serve": the listener of `export default` is Deno\'s own, and the ' +
+        'next generation cannot get it. Run the program with "deno run", and replace `export default { fetch }` ' +
+        "by `app.serve(options, fetch)` before `await app.ready()`; the options are --host and --port",
+    );
+  }
   keepOutput();
   endStarter();
   const { answerTimeout = 10_000 } = options;

@@ -20,6 +20,7 @@ const floors: string[][] = [
     "lib/errors.ts",
     "lib/logger.ts",
     "lib/reserve.ts",
+    "lib/serve_address.ts",
     "lib/websockets.ts",
   ],
   ["lib/gob.ts", "lib/wire.ts", "lib/frame.ts", "lib/capture.ts"],
