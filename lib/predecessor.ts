@@ -7,7 +7,7 @@
 import type { Fd } from "../ffi/fd.ts";
 import type { Channel } from "./channel.ts";
 import { HandoverError } from "./errors.ts";
-import { type Frame, unexpected } from "./frame.ts";
+import { encodeFrame, type Frame, unexpected } from "./frame.ts";
 
 /** A connection that moved here from the generation before. */
 export interface Arrival {
@@ -59,6 +59,12 @@ export class Predecessor implements Disposable {
   /** Tells it something. */
   async say(frame: Frame): Promise<void> {
     await this.#channel.send(frame);
+  }
+
+  /** Tells it something in this very turn, which may be the last one of this process, if it is there and reads. */
+  mention(frame: Frame): void {
+    if (this.#gone || !this.#channel.conn.fd.owned) return;
+    this.#channel.conn.write(encodeFrame(frame)).catch(() => {});
   }
 
   /**

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { dup, Fd, replace } from "../ffi/fd.ts";
+import { dup, Fd } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
@@ -35,6 +35,7 @@ import { bothServers, serveAddress } from "./serve_address.ts";
 import type { HttpHandler } from "./serving.ts";
 import {
   type Command,
+  leadStream,
   ownCommand,
   settleOutput,
   Successor,
@@ -131,6 +132,8 @@ interface Attempt {
   isReady: boolean;
   /** Why its latest try has failed. */
   failure?: Error;
+  /** What it says that it fails of. */
+  lastWords?: string;
   outcome: PromiseWithResolvers<{ pid: number; generation: number }>;
 }
 
@@ -176,6 +179,8 @@ export class Generation implements AsyncDisposable {
   /** Set while this generation accepts on the control socket; aborting it stops that. */
   #answering: AbortController | undefined;
   #probation: AbortController | undefined;
+  /** Aborted when the generation before cannot come back any more. */
+  readonly #unproven = new AbortController();
   /** Ends a handover that can still be taken back. */
   #handover: AbortController | undefined;
   /** The one that is ready, to which the clients of this one go. */
@@ -220,10 +225,14 @@ export class Generation implements AsyncDisposable {
     this.#reserve = new Reserve();
     running.add(this);
     if (this.#predecessor) {
+      // What this process starts from here on is not to end when the generation before has ended; its own stderr,
+      // the end of which is part of the message if it fails, goes on being read there.
+      this.#takeStream("stdout");
+      this.#tellOfFailure(this.#predecessor);
       void this.#follow(this.#predecessor);
     } else {
       // What started this one may have ended by now.
-      this.#takeStreams();
+      void settleOutput(this.#logger);
       // Whoever comes to the first generation before it is ready is told so.
       void this.#answer();
     }
@@ -433,7 +442,7 @@ export class Generation implements AsyncDisposable {
   }
 
   #accept(): void {
-    this.#takeStreams();
+    this.#takeStream("stderr");
     this.#state = "serving";
     this.#resources.open();
   }
@@ -505,6 +514,7 @@ export class Generation implements AsyncDisposable {
       this.#logger.debug?.("The generation before has gone already", error);
     } finally {
       this.#probation = undefined;
+      this.#unproven.abort();
     }
     // The generation before does not come back to them any more.
     if (this.#state === "serving") this.#closeUnclaimed();
@@ -522,7 +532,6 @@ export class Generation implements AsyncDisposable {
         if (this.#state === "serving") await this.#rolledBack(takenBack);
         return;
       }
-      if (this.#state === "starting") this.#takeStreams();
       this.#logger.info?.(`Process ${pid}, the generation before, has left`);
       // Whoever comes to the control socket has nobody else to ask.
       if (this.#state === "starting") void this.#answer();
@@ -530,7 +539,28 @@ export class Generation implements AsyncDisposable {
       // When this one leaves, it hangs up itself.
       if (this.#hasLeft) return;
       this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
+    } finally {
+      if (predecessor.gone && !this.#hasLeft) {
+        this.#takeStream("stderr");
+        void settleOutput(this.#logger);
+      }
     }
+  }
+
+  /**
+   * Tells the generation before what this process fails of, as long as that one may come back: its own output is
+   * read there only if that one has started it, and has it no more from `ready()` on.
+   */
+  #tellOfFailure(predecessor: Predecessor): void {
+    const { signal } = this.#unproven;
+    const tell = (message: string) => predecessor.mention({ type: "failed", message });
+    const onError = (event: Event, error: unknown) => {
+      if (!event.defaultPrevented) tell(inWords(error));
+    };
+    const { addEventListener } = globalThis;
+    addEventListener("error", (event) => onError(event, event.error ?? event.message), { signal });
+    addEventListener("unhandledrejection", (event) => onError(event, event.reason), { signal });
+    addEventListener("unload", () => tell(`it exits with code ${Deno.exitCode}`), { signal });
   }
 
   /** Leaves the service to the generation before, which has it back. */
@@ -591,7 +621,9 @@ export class Generation implements AsyncDisposable {
     successor.ended.then(async ({ how, lastWords }) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
-      outcome.reject(new HandoverError(`${named(successor)} ${how}${saying(lastWords)}`));
+      // Its output has not been read since it was ready.
+      const words = attempt.isReady && attempt.lastWords || lastWords || attempt.lastWords || "";
+      outcome.reject(new HandoverError(`${named(successor)} ${how}${saying(words)}`));
     }, (error) => outcome.reject(error));
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {
@@ -814,13 +846,16 @@ export class Generation implements AsyncDisposable {
   ): Promise<void> {
     const { readyTimeout = 60_000, answerTimeout = 10_000, probation: own = 5000 } = this.#options;
     const handover = this.#handover = new AbortController();
+    const note = (lastWords: string) => {
+      if (attempt) attempt.lastWords = lastWords;
+    };
     let probation: number;
     try {
       await this.#offer(channel, attempt !== undefined, handover.signal);
       this.#log("offered", began, details);
       const late = `Process ${details.successor}, the next generation, was not ready after ` +
         `${readyTimeout} ms: the \`readyTimeout\` of the generation that runs`;
-      ({ probation } = await expect(channel, "ready", readyTimeout, late, handover.signal));
+      ({ probation } = await expect(channel, "ready", readyTimeout, late, note, handover.signal));
     } finally {
       this.#handover = undefined;
     }
@@ -848,7 +883,7 @@ export class Generation implements AsyncDisposable {
     const late =
       `Process ${details.successor}, the next generation, did not say that it is healthy in ` +
       limits;
-    await expect(channel, "healthy", probation + answerTimeout, late);
+    await expect(channel, "healthy", probation + answerTimeout, late, note);
   }
 
   #refusal(
@@ -1022,7 +1057,9 @@ export class Generation implements AsyncDisposable {
         for (const value of this.#kept.values()) if (value instanceof Fd) value[Symbol.dispose]();
       },
       "leave the signals to Deno": () => this.#forgetSignals(),
+      "keep the output of what this process has started": () => settleOutput(this.#logger),
       "hang up on the other generations": () => {
+        this.#unproven.abort();
         this.#predecessor?.[Symbol.dispose]();
         successor?.channel[Symbol.dispose]();
       },
@@ -1133,12 +1170,9 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Writes where the generation before did, if it has started this one and passed its output on. */
-  #takeStreams(): void {
-    for (const [kind, raw] of [["stdout", 1], ["stderr", 2]] as const) {
-      using fd = this.#inheritance.take(kind, "")?.fd;
-      if (fd) replace(fd.raw, raw, { keptOnExec: true });
-    }
-    settleOutput();
+  #takeStream(kind: "stdout" | "stderr"): void {
+    using fd = this.#inheritance.take(kind, "")?.fd;
+    if (fd) leadStream(kind === "stdout" ? 1 : 2, fd);
   }
 
   #listenToSignals(): void {
@@ -1292,22 +1326,41 @@ function saying(lastWords: string): string {
  * The frame that has to come next.
  *
  * @param late What to say when it does not come in time.
+ * @param note Called with what the process says that it fails of. Its end follows, if nothing in it prevents that.
  */
 async function expect<T extends Frame["type"]>(
   channel: Channel,
   type: T,
   timeout: number,
   late: string,
+  note: (lastWords: string) => void,
   signal?: AbortSignal,
 ): Promise<Frame & { type: T }> {
-  const frame = await channel.receive({ timeout, signal }).catch((cause) => {
-    if (cause.code !== "ERR_HANDOVER_TIMEOUT" || cause === signal?.reason) throw cause;
-    throw new HandoverError(late, cause.code, { cause });
-  });
-  if (frame?.type === type) return frame as Frame & { type: T };
-  if (!frame) throw new HandoverError(`The next generation ended before it was ${type}`);
-  if (frame.type === "failed") {
-    throw new HandoverError(`The next generation gave up: ${frame.message}`);
+  const end = performance.now() + timeout;
+  for (let lastWords = "";;) {
+    const left = Math.max(0, end - performance.now());
+    const frame = await channel.receive({ timeout: left, signal }).catch((cause) => {
+      if (cause.code !== "ERR_HANDOVER_TIMEOUT" || cause === signal?.reason) throw cause;
+      throw new HandoverError(late + saying(lastWords), cause.code, { cause });
+    });
+    if (frame?.type === type) return frame as Frame & { type: T };
+    if (!frame) {
+      const what = `The next generation ended before it was ${type}`;
+      throw new HandoverError(what + saying(lastWords));
+    }
+    if (frame.type !== "failed") throw unexpected(frame);
+    note(lastWords = frame.message);
   }
-  throw unexpected(frame);
+}
+
+/** How many characters of an error another generation is told. */
+const mostWords = 2000;
+
+/** What was thrown, as another generation is told of it. */
+function inWords(error: unknown): string {
+  try {
+    return String(error instanceof Error && error.stack || error).slice(0, mostWords);
+  } catch {
+    return "an error without words";
+  }
 }
