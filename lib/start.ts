@@ -28,6 +28,7 @@ import { checkDuration } from "./response.ts";
 import { Generation, isStarting, type StartOptions } from "./restart.ts";
 import { isDenoServe } from "./serve_address.ts";
 import { endStarter, keepOutput, ownToken } from "./successor.ts";
+import { closeLeftovers } from "./watch.ts";
 
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
@@ -61,6 +62,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
         "by `app.serve(options, fetch)` before `await app.ready()`; the options are --host and --port",
     );
   }
+  closeLeftovers();
   keepOutput();
   endStarter();
   const { answerTimeout = 10_000 } = options;

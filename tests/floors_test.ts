@@ -21,6 +21,7 @@ const floors: string[][] = [
     "lib/logger.ts",
     "lib/reserve.ts",
     "lib/serve_address.ts",
+    "lib/watch.ts",
     "lib/websockets.ts",
   ],
   ["lib/gob.ts", "lib/wire.ts", "lib/frame.ts", "lib/capture.ts"],
