@@ -46,7 +46,10 @@ export function serveAddress(): ServeAddress | undefined {
 
 function variable(): string | undefined {
   if (/^2\.[0-2]\./.test(Deno.version.deno)) return undefined;
-  return currentVariable("DENO_SERVE_ADDRESS") || undefined;
+  const variable = "DENO_SERVE_ADDRESS";
+  const { state } = Deno.permissions.querySync({ name: "env", variable });
+  // Deno.serve reads it without the permission, too.
+  return (state === "granted" ? Deno.env.get(variable) : currentVariable(variable)) || undefined;
 }
 
 /** Whether this process was started with `deno serve`, before which no other options are than these (`deno --help`). */

@@ -377,6 +377,8 @@ function ownCopies(): Map<number, Fd> {
 interface PassedStream {
   /** The inode of the pipe. */
   pipe: bigint;
+  /** Other numbers of this process that lead there, when they were looked for. */
+  duplicates?: number[];
   /** The other end of the pipe, which is read there. */
   readEnd: number;
   /** What that generation writes to itself, if it came along. */
@@ -410,16 +412,25 @@ export function keepOutput(): void {
  * which has two more.
  */
 export function leadStream(raw: number, target: Fd): void {
-  const pipe = passedStreams?.get(raw)?.pipe;
-  const isShared = statusOf(3 - raw)?.ino === pipe;
   replace(target.raw, raw, { keptOnExec: true });
-  if (pipe === undefined) return;
-  const duplicates = openDescriptors().filter((each) =>
-    each > 2 && statusOf(each)?.ino === pipe && isWritable(each)
-  );
-  for (const [i, each] of duplicates.entries()) {
+  const passed = passedStreams?.get(raw);
+  if (!passed) return;
+  findDuplicates(passedStreams!);
+  for (const each of passed.duplicates!) {
+    if (statusOf(each)?.ino === passed.pipe) replace(target.raw, each);
+  }
+}
+
+/** Finds them once, for both streams: a worker that is made later, and writes to a pipe, is copied like a process. */
+function findDuplicates(streams: Map<number, PassedStream>): void {
+  const all = [...streams];
+  if (all.every(([, { duplicates }]) => duplicates)) return;
+  const writers = openDescriptors().filter((each) => each > 2 && isWritable(each));
+  const isShared = all.length > 1 && all[0][1].pipe === all[1][1].pipe;
+  for (const [raw, stream] of all) {
+    const found = writers.filter((each) => statusOf(each)?.ino === stream.pipe);
     // Where a shell has led stderr to stdout they are one pipe; Deno duplicates stdout first.
-    if (!isShared || i % 2 === raw - 1) replace(target.raw, each);
+    stream.duplicates = isShared ? found.filter((_, i) => i % 2 === raw - 1) : found;
   }
 }
 
