@@ -5,7 +5,6 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { readLink } from "../ffi/file.ts";
 import { hasEnded, identify } from "../ffi/proc.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -14,16 +13,20 @@ import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
 /** A service whose generations start a process that goes on saying a word on both streams. */
-function service(directory: Directory, ...args: string[]): Generations {
+function service(
+  directory: Directory,
+  args: string[],
+  env: Record<string, string> = {},
+): Generations {
   // Both are read as one.
   const through = ["sh", "-c", 'exec "$@" 2>&1', "sh"];
-  return new Generations("./helped.ts", [directory.join("app.sock"), ...args], { through });
+  return new Generations("./helped.ts", [directory.join("app.sock"), ...args], { through, env });
 }
 
 for (const when of ["before start()", "before ready()", "after ready()"]) {
   test(`a process that a generation has started ${when} goes on writing when the generation before has ended`, async () => {
     using directory = new Directory();
-    await using first = service(directory, when);
+    await using first = service(directory, [when]);
     await first.until(/^serving: 1$/);
     await first.tell("restart");
     await first.until(/^serving: 2$/);
@@ -36,7 +39,7 @@ for (const when of ["before start()", "before ready()", "after ready()"]) {
 
 test("the same when the generation before is killed, and over two restarts", async () => {
   using directory = new Directory();
-  await using first = service(directory, "before start()");
+  await using first = service(directory, ["before start()"]);
   await first.until(/^serving: 1$/);
   await first.tell("restart");
   const second = await first.number("pid of 2");
@@ -58,7 +61,7 @@ test("the same when the generation before is killed, and over two restarts", asy
 
 test("what writes to Deno.stdout and Deno.stderr does so in later generations", async () => {
   using directory = new Directory();
-  await using first = service(directory, "never");
+  await using first = service(directory, ["never"]);
   await first.until(/^serving: 1$/);
   await first.tell("restart");
   await first.until(/^serving: 2$/);
@@ -68,21 +71,26 @@ test("what writes to Deno.stdout and Deno.stderr does so in later generations", 
   await first.until(/^a word of 2 to Deno.stderr$/);
 });
 
-test("no process that copies is left where nobody needs one", async () => {
-  using directory = new Directory();
-  await using first = service(directory, "never");
-  await first.until(/^serving: 1$/);
-  await first.tell("restart");
-  const second = await first.number("pid of 2");
-  await first.until(/^serving: 2$/);
-  const old = identify(first.pid);
-  await until(() => hasEnded(old));
-  await first.until(/^a word of 2 to Deno.stdout$/);
-  const stdout = readLink(`/proc/${second}/fd/1`);
-  const writers = Array.from(Deno.readDirSync("/proc"), ({ name }) => name)
-    .filter((name) => /^\d+$/.test(name) && readLink(`/proc/${name}/fd/1`) === stdout);
-  assertEquals(writers, [String(second)]);
-});
+for (const [when, copies] of [["never", false], ["before start()", true]] as const) {
+  test(`a process that copies is ${copies ? "" : "not "}started with a helper started ${when}`, async () => {
+    using directory = new Directory();
+    const bin = directory.join("bin");
+    Deno.mkdirSync(bin);
+    // Says that it was started, and does what it is for.
+    const cat = `#!/bin/sh\n: >"${directory.join("copies")}"\nPATH=\${PATH#*:} exec cat "$@"\n`;
+    Deno.writeTextFileSync(`${bin}/cat`, cat, { mode: 0o755 });
+    const env = { PATH: `${bin}:${Deno.env.get("PATH")}` };
+    await using first = service(directory, [when], env);
+    await first.until(/^serving: 1$/);
+    await first.tell("restart");
+    await first.until(/^serving: 2$/);
+    const old = identify(first.pid);
+    await until(() => hasEnded(old));
+    const word = copies ? /^a helper of 2 on stdout$/ : /^a word of 2 to Deno.stdout$/;
+    for (let i = 0; i < 5; i++) await first.until(word);
+    assertEquals(directory.names().includes("copies"), copies);
+  });
+}
 
 const ends: Record<string, RegExp> = {
   "throw":
