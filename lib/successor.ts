@@ -6,7 +6,7 @@
 
 import { dup, Fd, isWritable, replace } from "../ffi/fd.ts";
 import { openReadEnd, openToWrite, pathStatus, readLink, readText, statusOf } from "../ffi/file.ts";
-import { isBroken, isReady } from "../ffi/poll.ts";
+import { isBroken } from "../ffi/poll.ts";
 import {
   currentVariable,
   hasEnded,
@@ -19,6 +19,7 @@ import {
   reap,
 } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
+import { unreadBytes } from "../ffi/socket.ts";
 import { expiring, pause, unlessAborted } from "../ffi/time.ts";
 import { HandoverError } from "./errors.ts";
 import type { Logger } from "./logger.ts";
@@ -461,9 +462,9 @@ export async function settleOutput(logger: Logger): Promise<void> {
   await Promise.all(copiers);
 }
 
-/** Whether a pipe has a process that writes to it, or something to read (poll(2), POLLHUP). */
+/** Whether a pipe has a process that writes to it, or something to read (poll(2), POLLHUP; ioctl_tty(2), FIONREAD). */
 function isUsed(readEnd: number): boolean {
-  return !isBroken(readEnd) || isReady(readEnd, "readable");
+  return !isBroken(readEnd) || unreadBytes(readEnd) > 0;
 }
 
 /**
