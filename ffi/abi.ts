@@ -349,6 +349,8 @@ export const c = {
   AT_FDCWD: -100,
   SEEK_SET: 0,
   SEEK_CUR: 1,
+  SEEK_END: 2,
+  MFD_CLOEXEC: 1,
   WNOHANG: 1,
   SIGKILL: 9,
   LOCK_EX: 2,

@@ -30,6 +30,7 @@ export class Fd {
   constructor(raw: number, donor?: number) {
     this.#raw = checkNumber(raw);
     this.donor = donor;
+    record?.(raw, true);
   }
 
   /**
@@ -57,6 +58,7 @@ export class Fd {
     const raw = this.raw;
     // What it was stays known, for the error of who asks again.
     this.#raw = ~raw;
+    record?.(raw, false);
     return raw;
   }
 
@@ -82,6 +84,13 @@ export class Fd {
   [Symbol.dispose](): void {
     if (this.owned) this.close();
   }
+}
+
+let record: ((raw: number, isOwned: boolean) => void) | undefined;
+
+/** Has each number recorded that an `Fd` takes the ownership of, or gives it up, from here on. */
+export function recordOwners(to: (raw: number, isOwned: boolean) => void): void {
+  record = to;
 }
 
 /** The number of an `Fd` or of a number, on loan. */

@@ -167,6 +167,28 @@ export function isProgram(path: string): boolean {
   return pathStatus(path)?.kind === "regular" && libc().access(cString(path), c.X_OK) === 0;
 }
 
+/** A file that has no path, and goes when its last descriptor is closed (memfd_create(2)). */
+export function createMemoryFile(name: string, attempt: string): number {
+  const { memfd_create } = libc();
+  if (!memfd_create) throw new Deno.errors.NotSupported(`${attempt}: there is no memfd_create(2)`);
+  return check(memfd_create(cString(name), c.MFD_CLOEXEC), attempt);
+}
+
+/** Writes one byte of a file; what is before it and was not written is 0. */
+export function writeByteAt(raw: number, offset: number, value: number): void {
+  const written = libc().pwrite(raw, Uint8Array.of(value), 1n, BigInt(offset));
+  check(Number(written), () => `Cannot write to descriptor ${raw}`);
+}
+
+/** All bytes of a file that is not long. */
+export function bytesOf(raw: number, attempt: string): Uint8Array {
+  const size = check(Number(libc().lseek(raw, 0n, c.SEEK_END)), attempt);
+  check(Number(libc().lseek(raw, 0n, c.SEEK_SET)), attempt);
+  const bytes = new Uint8Array(size);
+  const n = uninterrupted(() => libc().read(raw, bytes, BigInt(size)));
+  return bytes.subarray(0, check(n, attempt));
+}
+
 /** The start of a directory's record (getdents(2), `struct linux_dirent64`); its name comes behind. */
 const entry = struct({ d_ino: "u64", d_off: "i64", d_reclen: "u16", d_type: "u8" });
 

@@ -61,6 +61,10 @@ const symbols = {
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
   // ssize_t write(int fd, const void *buf, size_t count);
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  // ssize_t pwrite(int fd, const void *buf, size_t count, off_t offset);
+  pwrite: { parameters: ["i32", "buffer", "usize", "i64"], result: "isize" },
+  // int memfd_create(const char *name, unsigned int flags);    since glibc 2.27
+  memfd_create: { parameters: ["buffer", "u32"], result: "i32", optional: true },
   // off_t lseek(int fd, off_t offset, int whence);
   lseek: { parameters: ["i32", "i64", "i32"], result: "i64" },
   // int fchdir(int fd);
@@ -128,6 +132,10 @@ const symbols = {
   memcpy: { parameters: ["buffer", "usize", "usize"], result: "usize" },
   // void *memmove(void *dest, const void *src, size_t n);    of nothing: gives dest
   memmove: { parameters: ["buffer", "buffer", "usize"], result: "usize" },
+  // char *getenv(const char *name);
+  getenv: { parameters: ["buffer"], result: "usize" },
+  // size_t strlen(const char *s);
+  strlen: { parameters: ["usize"], result: "usize" },
   // int *__errno_location(void);
   __errno_location: { parameters: [], result: "usize" },
   // int __xpg_strerror_r(int errnum, char *buf, size_t buflen);

@@ -9,7 +9,7 @@ import { c, errnos } from "./abi.ts";
 import { errno } from "./errno.ts";
 import { closeAll, isOpen } from "./fd.ts";
 import { openText, readBytes, readDirectory, readLink, readText, reread } from "./file.ts";
-import { libc } from "./libc.ts";
+import { cString, libc } from "./libc.ts";
 
 /**
  * Descriptors and processes are looked for in /proc: there is no other place that tells of them.
@@ -43,6 +43,19 @@ export function openDescriptors(): number[] {
 /** What a descriptor is, as /proc names it: "socket:[8123]", "anon_inode:[eventpoll]", "/etc/hosts". */
 export function describeDescriptor(raw: number): string | undefined {
   return readLink(`/proc/self/fd/${raw}`);
+}
+
+/**
+ * A variable of the environment as it is now, with what was set since the process was started; Deno itself reads it
+ * so, without a permission.
+ */
+export function currentVariable(name: string): string | undefined {
+  const { getenv, memcpy, strlen } = libc();
+  const at = BigInt(getenv(cString(name)));
+  if (at === 0n) return undefined;
+  const value = new Uint8Array(Number(strlen(at)));
+  if (value.length > 0) memcpy(value, at, BigInt(value.length));
+  return new TextDecoder().decode(value);
 }
 
 /** The greatest pid_t, which is an int. */

@@ -14,6 +14,7 @@
  *                       stop       is stopped itself: the other one is not to wait for idle clients
  *     running -> next   moved      one connection, which follows
  *                       rollback   has changed its mind: the next one is to leave
+ *                       restart    was asked to restart once more: the next one is to do so
  *
  * The end of the stream is the end of the other process. Pure: no Deno namespace, no ffi.
  *

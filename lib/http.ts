@@ -12,6 +12,7 @@ import {
   listenerKind,
   proveInBackground,
   release,
+  type StandInPlace,
   wrong,
 } from "./adopt.ts";
 import { place } from "./capture.ts";
@@ -20,6 +21,7 @@ import { lookAfter } from "./donor.ts";
 import { closeNativeListener, fileOfNative } from "./listener.ts";
 import { printError } from "./logger.ts";
 import { checkOptions } from "./place.ts";
+import { isAddressGiven } from "./serve_address.ts";
 import { type HttpHandler, Serving } from "./serving.ts";
 
 /** Options of {@linkcode serveHttp}: those of `Deno.serve` that do not say where to listen. */
@@ -134,12 +136,10 @@ function serveOn(
   const serving = new Serving(handler, onError, { tls: isTls, address });
   const { handle, handleError } = serving;
 
-  // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
-  const serveAny = Deno.serve as any;
   const { dummy: server, slot } = captureListener<Deno.HttpServer>(
     raw,
     kind,
-    (where) => serveAny({ ...rest, ...where, onListen: () => {}, onError: handleError }, handle),
+    (where) => standIn({ ...rest, onError: handleError }, where, handle),
     (server) => void server.shutdown(),
   );
   serving.started(server, { ...server.addr }, slot);
@@ -158,6 +158,43 @@ function serveOn(
   proveInBackground();
   return server;
 }
+
+/** A server on a listener of its own. */
+function standIn(
+  options: ServeHttpOptions,
+  where: StandInPlace,
+  handler: (request: Request, info: Deno.ServeHandlerInfo) => Response | Promise<Response>,
+): Deno.HttpServer {
+  // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
+  const { internal, serve } = Deno as any;
+  const { serveHttpOnListener } = internal ? (Deno as unknown as Internals)[internal] : {};
+  if (!serveHttpOnListener || !isAddressGiven()) {
+    return serve({ ...options, ...where, onListen: () => {} }, handler);
+  }
+  // Deno.serve would listen where DENO_SERVE_ADDRESS says, which is for the first server of the program.
+  const { cert, key, signal, onError, automaticCompression } = options;
+  const listener = "path" in where
+    ? Deno.listen({ transport: "unix", ...where })
+    : cert !== undefined && key !== undefined
+    ? Deno.listenTls({ ...where, cert, key, alpnProtocols: ["h2", "http/1.1"] })
+    : Deno.listen(where);
+  return serveHttpOnListener(listener, signal, handler, onError, () => {}, automaticCompression);
+}
+
+/** What `Deno.serve` itself calls; the same in every version since 2.0. */
+type Internals = Record<
+  symbol,
+  {
+    serveHttpOnListener?(
+      listener: Deno.Listener,
+      signal: AbortSignal | undefined,
+      handler: (request: Request, info: Deno.ServeHandlerInfo) => Response | Promise<Response>,
+      onError: ServeHttpOptions["onError"],
+      onListen: () => void,
+      automaticCompression?: boolean,
+    ): Deno.HttpServer;
+  }
+>;
 
 /** What Deno.serve does with what a handler throws. */
 export function internalServerError(error: unknown): Response {

@@ -7,7 +7,7 @@
 import type { Fd } from "../ffi/fd.ts";
 import type { Channel } from "./channel.ts";
 import { HandoverError } from "./errors.ts";
-import { type Frame, unexpected } from "./frame.ts";
+import { encodeFrame, type Frame, unexpected } from "./frame.ts";
 
 /** A connection that moved here from the generation before. */
 export interface Arrival {
@@ -61,13 +61,24 @@ export class Predecessor implements Disposable {
     await this.#channel.send(frame);
   }
 
-  /** Reads what it has to say, to its end; gives the error with which it took the offer back, if so. */
-  async follow(): Promise<HandoverError | undefined> {
+  /** Tells it something in this very turn, which may be the last one of this process, if it is there and reads. */
+  mention(frame: Frame): void {
+    if (this.#gone || !this.#channel.conn.fd.owned) return;
+    this.#channel.conn.write(encodeFrame(frame)).catch(() => {});
+  }
+
+  /**
+   * Reads what it has to say, to its end; gives the error with which it took the offer back, if so.
+   *
+   * @param restart Called when it passes on that one more restart was asked for.
+   */
+  async follow(restart: () => void): Promise<HandoverError | undefined> {
     try {
       for (let frame; (frame = await this.#channel.receive());) {
         if (frame.type === "draining") this.#withdrawn.resolve();
         else if (frame.type === "progress") this.#connections = frame.connections;
         else if (frame.type === "moved") await this.#receive(frame.name);
+        else if (frame.type === "restart") restart();
         else if (frame.type === "rollback") {
           const error = new HandoverError(
             `The generation before goes on: ${frame.reason}`,

@@ -9,7 +9,7 @@
  * @module
  */
 
-import { type Fd, replace } from "../ffi/fd.ts";
+import type { Fd } from "../ffi/fd.ts";
 import { pidNamespace } from "../ffi/proc.ts";
 import { indented, listed, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
@@ -53,8 +53,9 @@ import { type AnyResources, type ResourceOptions, Resources } from "./resources.
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
 import { type SharedFate, sharedFate } from "./main_process.ts";
+import { bothServers, serveAddress } from "./serve_address.ts";
 import type { HttpHandler } from "./serving.ts";
-import { ownToken, settleOutput, Successor } from "./successor.ts";
+import { leadStream, ownToken, settleOutput, Successor } from "./successor.ts";
 import { WebSockets } from "./websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
@@ -169,6 +170,8 @@ interface Attempt {
   isReady: boolean;
   /** Why its latest try has failed. */
   failure?: Error;
+  /** What it says that it fails of. */
+  lastWords?: string;
   outcome: PromiseWithResolvers<{ pid: number; generation: number }>;
 }
 
@@ -217,6 +220,8 @@ export class Generation implements AsyncDisposable {
   /** Set while this generation accepts on the control socket; aborting it stops that. */
   #answering: AbortController | undefined;
   #probation: AbortController | undefined;
+  /** Aborted when the generation before cannot come back any more. */
+  readonly #unproven = new AbortController();
   /** Ends a handover that can still be taken back. */
   #handover: AbortController | undefined;
   /** The process that a handover is under way to, or was last. */
@@ -238,6 +243,10 @@ export class Generation implements AsyncDisposable {
   #hasInherited = false;
   /** Whether it was logged that `ready()` was called too early. */
   #isEarlyLogged = false;
+  /** Whether there was a server, the first of which may be told from outside where to listen. */
+  #hasServed = false;
+  /** Whether a signal has asked for a restart at a time when none could begin: one more makes up for all of them. */
+  #isToRestart = false;
   /** Whether somebody outside of the program has asked for its end. */
   #isAskedToEnd = false;
   /** Aborted when idle clients are not to be waited for any more. */
@@ -287,11 +296,15 @@ export class Generation implements AsyncDisposable {
     // That nobody waits for it must not end the process.
     this.#alone.promise.catch(() => {});
     if (this.#predecessor) {
+      // What this process starts from here on is not to end when the generation before has ended; its own stderr,
+      // the end of which is part of the message if it fails, goes on being read there.
+      this.#takeStream("stdout");
+      this.#tellOfFailure(this.#predecessor);
       void this.#follow(this.#predecessor);
     } else {
       this.#alone.resolve();
       // What started this one may have ended by now.
-      this.#takeStreams();
+      void settleOutput(this.#logger);
       // Whoever comes to the first generation before it is ready is told so.
       void this.#answer();
     }
@@ -308,9 +321,11 @@ export class Generation implements AsyncDisposable {
 
   /**
    * Serves HTTP, on the listener of the generation before or on a new one, from `ready()` on: a real
-   * `Deno.HttpServer`, with the options of `Deno.serve`.
+   * `Deno.HttpServer`, with the options of `Deno.serve`. The first server of each generation listens where
+   * DENO_SERVE_ADDRESS says, if that is set, as that of `Deno.serve` does since Deno 2.3.
    *
    * @throws {Deno.errors.AddrInUse} When somebody else listens there.
+   * @throws {TypeError} When DENO_SERVE_ADDRESS is no address of TCP or unix.
    */
   serve(handler: HttpHandler): Deno.HttpServer;
   /** Serves HTTP, with options. */
@@ -331,7 +346,25 @@ export class Generation implements AsyncDisposable {
       { tcp: serveHttpOptions, unix: plainHttpOptions },
       8000,
     );
-    return this.#resources.http(place, rest, handler);
+    // Where there is no control socket, Deno.serve itself listens there.
+    const address = this.#hasServed || !this.#control ? undefined : serveAddress();
+    this.#hasServed = true;
+    if (!address) return this.#resources.http(place, rest, handler);
+    const { backlog } = place;
+    const told: Place = "path" in address.place
+      ? { ...address.place, backlog, mode: "path" in place ? place.mode : undefined }
+      : { ...address.place, backlog, reusePort: "path" in place ? undefined : place.reusePort };
+    if (!address.isDuplicate) {
+      return this.#resources.http({ ...told, name: place.name }, rest, handler);
+    }
+    const { signal, onError, automaticCompression } = rest;
+    const first = this.#resources.http(told, { signal, onError, automaticCompression }, handler);
+    try {
+      return bothServers(first, this.#resources.http(place, rest, handler));
+    } catch (error) {
+      void first.shutdown();
+      throw error;
+    }
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
@@ -509,12 +542,16 @@ export class Generation implements AsyncDisposable {
     this.#warnOfUnserved();
     await this.#tellForeign();
     this.#log("ready", began, predecessor ? { predecessor: predecessor.pid } : {});
-    if (this.#probation) void this.#prove(predecessor!, this.#probation.signal);
-    else this.#closeUnclaimed();
+    if (this.#probation) {
+      void this.#prove(predecessor!, this.#probation.signal);
+      return;
+    }
+    this.#closeUnclaimed();
+    this.#restartIfAsked();
   }
 
   #accept(): void {
-    this.#takeStreams();
+    this.#takeStream("stderr");
     this.#state = "serving";
     this.#resources.open();
   }
@@ -676,16 +713,20 @@ export class Generation implements AsyncDisposable {
       this.#logger.debug?.("The generation before has gone already", error);
     } finally {
       this.#probation = undefined;
+      this.#unproven.abort();
     }
     // The generation before does not come back to them any more.
     if (this.#state === "serving") this.#closeUnclaimed();
+    this.#restartIfAsked();
   }
 
   /** Heeds what the generation before has to say, to its end. */
   async #follow(predecessor: Predecessor): Promise<void> {
     const { pid } = predecessor;
     try {
-      const takenBack = await predecessor.follow();
+      const takenBack = await predecessor.follow(() => {
+        this.#restartOn(`a signal to process ${pid}, the generation before`);
+      });
       if (takenBack) {
         this.#alone.reject(takenBack);
         if (this.#state === "serving") await this.#rolledBack(takenBack);
@@ -698,7 +739,6 @@ export class Generation implements AsyncDisposable {
         return;
       }
       this.#alone.resolve();
-      if (this.#state === "starting") this.#takeStreams();
       this.#logger.info?.(`Process ${pid}, the generation before, has left`);
       // Whoever comes to the control socket has nobody else to ask.
       if (this.#state === "starting") void this.#answer();
@@ -707,7 +747,28 @@ export class Generation implements AsyncDisposable {
       if (this.#hasLeft) return;
       this.#alone.reject(error);
       this.#logger.error?.(`Cannot follow process ${pid}, the generation before`, error);
+    } finally {
+      if (predecessor.gone && !this.#hasLeft) {
+        this.#takeStream("stderr");
+        void settleOutput(this.#logger);
+      }
     }
+  }
+
+  /**
+   * Tells the generation before what this process fails of, as long as that one may come back: its own output is
+   * read there only if that one has started it, and has it no more from `ready()` on.
+   */
+  #tellOfFailure(predecessor: Predecessor): void {
+    const { signal } = this.#unproven;
+    const tell = (message: string) => predecessor.mention({ type: "failed", message });
+    const onError = (event: Event, error: unknown) => {
+      if (!event.defaultPrevented) tell(inWords(error));
+    };
+    const { addEventListener } = globalThis;
+    addEventListener("error", (event) => onError(event, event.error ?? event.message), { signal });
+    addEventListener("unhandledrejection", (event) => onError(event, event.reason), { signal });
+    addEventListener("unload", () => tell(`it exits with code ${Deno.exitCode}`), { signal });
   }
 
   /** Leaves the service to the generation before, which has it back. */
@@ -771,6 +832,7 @@ export class Generation implements AsyncDisposable {
     } finally {
       attempt?.successor.release();
       this.#attempt = undefined;
+      this.#restartIfAsked();
     }
   }
 
@@ -787,7 +849,9 @@ export class Generation implements AsyncDisposable {
     successor.ended.then(async ({ how, lastWords }) => {
       // That it has ended may be known before its handover has failed: until then this one is busy.
       await attempt.handover?.catch(() => {});
-      outcome.reject(new HandoverError(`${named(successor)} ${how}${saying(lastWords)}`));
+      // Its output has not been read since it was ready.
+      const words = attempt.isReady && attempt.lastWords || lastWords || attempt.lastWords || "";
+      outcome.reject(new HandoverError(`${named(successor)} ${how}${saying(words)}`));
     }, (error) => outcome.reject(error));
     const over = new AbortController();
     pause(readyTimeout, over.signal).then(async () => {
@@ -998,6 +1062,7 @@ export class Generation implements AsyncDisposable {
       throw error;
     } finally {
       if (attempt) attempt.handover = undefined;
+      this.#restartIfAsked();
     }
   }
 
@@ -1033,13 +1098,16 @@ export class Generation implements AsyncDisposable {
   ): Promise<void> {
     const { readyTimeout = 60_000, answerTimeout = 10_000, probation: own = 5000 } = this.#options;
     const handover = this.#handover = new AbortController();
+    const note = (lastWords: string) => {
+      if (attempt) attempt.lastWords = lastWords;
+    };
     let probation: number;
     try {
       await this.#offer(channel, attempt !== undefined, handover.signal);
       this.#log("offered", began, details);
       const late = `Process ${details.successor}, the next generation, was not ready after ` +
         `${readyTimeout} ms, the \`readyTimeout\` of the generation that runs: ${this.#unready()}`;
-      ({ probation } = await expect(channel, "ready", readyTimeout, late, handover.signal));
+      ({ probation } = await expect(channel, "ready", readyTimeout, late, note, handover.signal));
     } finally {
       this.#handover = undefined;
     }
@@ -1067,7 +1135,7 @@ export class Generation implements AsyncDisposable {
     const late =
       `Process ${details.successor}, the next generation, did not say that it is healthy in ` +
       limits;
-    const { dropped } = await expect(channel, "healthy", probation + answerTimeout, late);
+    const { dropped } = await expect(channel, "healthy", probation + answerTimeout, late, note);
     if (!dropped) return;
     this.#logger.warn?.(
       `Process ${details.successor}, the next generation, has asked for none of the listeners of this one, ` +
@@ -1220,6 +1288,7 @@ export class Generation implements AsyncDisposable {
       "listen to the next generation": () => {
         if (successor) void this.#heed(successor.channel);
       },
+      "pass on a restart that was asked for": () => this.#restartIfAsked(),
       "close the WebSockets": () => {
         this.#webSockets.leave({
           ...isSucceeded
@@ -1268,8 +1337,10 @@ export class Generation implements AsyncDisposable {
         for (const kept of this.#kept.values()) kept[Symbol.dispose]();
       },
       "leave the signals to Deno": () => this.#forgetSignals(),
+      "keep the output of what this process has started": () => settleOutput(this.#logger),
       "hang up on the other generations": () => {
         this.#alone.reject(new HandoverError("This generation has left before the one before it"));
+        this.#unproven.abort();
         this.#predecessor?.[Symbol.dispose]();
         successor?.channel[Symbol.dispose]();
       },
@@ -1432,12 +1503,9 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Writes where the generation before did, if it has started this one and passed its output on. */
-  #takeStreams(): void {
-    for (const [kind, raw] of [["stdout", 1], ["stderr", 2]] as const) {
-      using fd = this.#inheritance.take(kind, "")?.fd;
-      if (fd) replace(fd.raw, raw, { keptOnExec: true });
-    }
-    settleOutput();
+  #takeStream(kind: "stdout" | "stderr"): void {
+    using fd = this.#inheritance.take(kind, "")?.fd;
+    if (fd) leadStream(kind === "stdout" ? 1 : 2, fd);
   }
 
   #listenToSignals(): void {
@@ -1455,7 +1523,7 @@ export class Generation implements AsyncDisposable {
           if (stopOn || !(error instanceof TypeError)) throw error;
         }
       }
-      for (const signal of restartOn) add(signal, () => void this.#restartOn(signal));
+      for (const signal of restartOn) add(signal, () => this.#restartOn(signal));
     } catch (error) {
       this.#forgetSignals();
       throw error;
@@ -1479,10 +1547,38 @@ export class Generation implements AsyncDisposable {
     if (!isReady) this.#exit(0);
   }
 
-  async #restartOn(signal: Deno.Signal): Promise<void> {
-    this.#logger.info?.(`Restarting on ${signal}`);
-    // Why not, is logged where it turns out.
-    await this.restart().catch(() => {});
+  /**
+   * Restarts, now or as soon as nothing is in the way: during a restart the signal may stand for files that the
+   * process of that restart has read before they were changed.
+   */
+  #restartOn(signal: string): void {
+    if (this.#hasLeft && !this.#successor) {
+      this.#logger.warn?.(
+        `Not restarting on ${signal}: this generation is being stopped, and no other one follows; ` +
+          "start the service again",
+      );
+      return;
+    }
+    this.#isToRestart = true;
+    this.#logger.info?.(`Restarting on ${signal}, once this generation can`);
+    this.#restartIfAsked();
+  }
+
+  /** Makes up for the signals that came while no restart could begin, here or in the generation that follows. */
+  #restartIfAsked(): void {
+    if (!this.#isToRestart) return;
+    if (this.#state === "leaving" && this.#successor) {
+      this.#isToRestart = false;
+      const { channel } = this.#successor;
+      channel.send({ type: "restart" }).catch((error) => {
+        const what = "Cannot pass on to the next generation that it is to restart; ask it for that";
+        this.#logger.error?.(what, error);
+      });
+    } else if (this.#state === "serving" && !this.#attempt && !this.#probation) {
+      this.#isToRestart = false;
+      // Why it fails is logged there.
+      void this.restart().catch(() => {});
+    }
   }
 
   #log(phase: Phase, began: number, details: Record<string, unknown>): void {
@@ -1585,22 +1681,41 @@ function saying(lastWords: string): string {
  * The frame that has to come next.
  *
  * @param late What to say when it does not come in time.
+ * @param note Called with what the process says that it fails of. Its end follows, if nothing in it prevents that.
  */
 async function expect<T extends Frame["type"]>(
   channel: Channel,
   type: T,
   timeout: number,
   late: string,
+  note: (lastWords: string) => void,
   signal?: AbortSignal,
 ): Promise<Frame & { type: T }> {
-  const frame = await channel.receive({ timeout, signal }).catch((cause) => {
-    if (cause.code !== "ERR_HANDOVER_TIMEOUT" || cause === signal?.reason) throw cause;
-    throw new HandoverError(late, cause.code, { cause });
-  });
-  if (frame?.type === type) return frame as Frame & { type: T };
-  if (!frame) throw new HandoverError(`The next generation ended before it was ${type}`);
-  if (frame.type === "failed") {
-    throw new HandoverError(`The next generation gave up: ${frame.message}`);
+  const end = performance.now() + timeout;
+  for (let lastWords = "";;) {
+    const left = Math.max(0, end - performance.now());
+    const frame = await channel.receive({ timeout: left, signal }).catch((cause) => {
+      if (cause.code !== "ERR_HANDOVER_TIMEOUT" || cause === signal?.reason) throw cause;
+      throw new HandoverError(late + saying(lastWords), cause.code, { cause });
+    });
+    if (frame?.type === type) return frame as Frame & { type: T };
+    if (!frame) {
+      const what = `The next generation ended before it was ${type}`;
+      throw new HandoverError(what + saying(lastWords));
+    }
+    if (frame.type !== "failed") throw unexpected(frame);
+    note(lastWords = frame.message);
   }
-  throw unexpected(frame);
+}
+
+/** How many characters of an error another generation is told. */
+const mostWords = 2000;
+
+/** What was thrown, as another generation is told of it. */
+function inWords(error: unknown): string {
+  try {
+    return String(error instanceof Error && error.stack || error).slice(0, mostWords);
+  } catch {
+    return "an error without words";
+  }
 }

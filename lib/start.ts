@@ -19,7 +19,7 @@ import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "./conn
 import { DenoResources } from "./deno_resources.ts";
 import { DisposableStack } from "./disposable_stack.ts";
 import { checkDrainOptions } from "./drain.ts";
-import { HandoverError, PeerNotAllowedError } from "./errors.ts";
+import { HandoverError, PeerNotAllowedError, UnsupportedRuntimeError } from "./errors.ts";
 import {
   fileOf,
   type Frame,
@@ -36,7 +36,9 @@ import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
 import { checkDuration } from "./response.ts";
 import { Generation, isStarting, runsHere, type StartOptions } from "./restart.ts";
+import { isDenoServe } from "./serve_address.ts";
 import { endStarter, keepOutput, ownToken } from "./successor.ts";
+import { closeLeftovers } from "./watch.ts";
 
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
@@ -56,6 +58,7 @@ import { endStarter, keepOutput, ownToken } from "./successor.ts";
  *
  * @throws {HandoverError} When the running generation refuses, or does not answer, or is of a service of
  * another name.
+ * @throws {UnsupportedRuntimeError} Under `deno serve`, whose listener cannot be handed over.
  * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
  * @throws {Deno.errors.NotSupported} For a second one at that path in one process, where none can take over.
  */
@@ -72,6 +75,14 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   if (unsupported) return startAlone(path, options, unsupported);
   checkProc(`Cannot start at ${formatPath(path)}`);
   checkDirectory(path);
+  if (isDenoServe()) {
+    throw new UnsupportedRuntimeError(
+      'Cannot start a generation under "deno serve": the listener of `export default` is Deno\'s own, and the ' +
+        'next generation cannot get it. Run the program with "deno run", and replace `export default { fetch }` ' +
+        "by `app.serve(options, fetch)` before `await app.ready()`; the options are --host and --port",
+    );
+  }
+  closeLeftovers();
   keepOutput();
   endStarter();
   const { answerTimeout = 10_000 } = options;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { closeRaw, dup, Fd, replace } from "../ffi/fd.ts";
+import { dup, Fd, isWritable, replace } from "../ffi/fd.ts";
 import {
   isProgram,
   openReadEnd,
@@ -16,12 +16,14 @@ import {
 import { isBroken } from "../ffi/poll.ts";
 import {
   commandLine,
+  currentVariable,
   environment,
   fromBinary,
   hasEnded,
   identify,
   kill,
   killAllWith,
+  openDescriptors,
   ownParent,
   type ProcessId,
   reap,
@@ -29,6 +31,7 @@ import {
   variable,
 } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
+import { unreadBytes } from "../ffi/socket.ts";
 import { expiring, pause, unlessAborted } from "../ffi/time.ts";
 import { type CompleteCommand, findProgram } from "./command.ts";
 import { HandoverError } from "./errors.ts";
@@ -421,6 +424,10 @@ function ownCopies(): Map<number, Fd> {
 
 /** A stream that what `restart()` started writes to through the generation that started it. */
 interface PassedStream {
+  /** The inode of the pipe. */
+  pipe: bigint;
+  /** Other numbers of this process that lead there, when they were looked for. */
+  duplicates?: number[];
   /** The other end of the pipe, which is read there. */
   readEnd: number;
   /** What that generation writes to itself, if it came along. */
@@ -441,24 +448,114 @@ export function keepOutput(): void {
   for (const raw of [1, 2]) {
     const readEnd = openReadEnd(raw);
     const copy = copies.get(raw);
-    if (readEnd !== undefined) passedStreams.set(raw, { readEnd, copy });
-    else copy?.[Symbol.dispose]();
+    const pipe = statusOf(raw)?.ino;
+    if (readEnd !== undefined && pipe !== undefined) {
+      passedStreams.set(raw, { pipe, readEnd, copy });
+    } else copy?.[Symbol.dispose]();
   }
 }
 
 /**
- * Ends what `keepOutput` began: a stream that no process reads any more leads from here on to where that of
- * the generation led that has ended, or else nowhere.
+ * Has stdout (1) or stderr (2) of this process lead where `target` does: for the program, for Deno, which has a
+ * duplicate of each, for `Deno.stdout` and what a process inherits (ext/io, `STDOUT_HANDLE`), and for every worker,
+ * which has two more.
  */
-export function settleOutput(): void {
-  for (const [raw, { readEnd, copy }] of passedStreams ?? []) {
+export function leadStream(raw: number, target: Fd): void {
+  replace(target.raw, raw, { keptOnExec: true });
+  const passed = passedStreams?.get(raw);
+  if (!passed) return;
+  findDuplicates(passedStreams!);
+  for (const each of passed.duplicates!) {
+    if (statusOf(each)?.ino === passed.pipe) replace(target.raw, each);
+  }
+}
+
+/** Finds them once, for both streams: a worker that is made later, and writes to a pipe, is copied like a process. */
+function findDuplicates(streams: Map<number, PassedStream>): void {
+  const all = [...streams];
+  if (all.every(([, { duplicates }]) => duplicates)) return;
+  const writers = openDescriptors().filter((each) => each > 2 && isWritable(each));
+  const isShared = all.length > 1 && all[0][1].pipe === all[1][1].pipe;
+  for (const [raw, stream] of all) {
+    const found = writers.filter((each) => statusOf(each)?.ino === stream.pipe);
+    // Where a shell has led stderr to stdout they are one pipe; Deno duplicates stdout first.
+    stream.duplicates = isShared ? found.filter((_, i) => i % 2 === raw - 1) : found;
+  }
+}
+
+/**
+ * Ends what `keepOutput` began, when the generation that started this process has left. A stream that no process
+ * reads any more leads from here on to where that of the other generation led, or else nowhere. What other processes
+ * write to the pipe, which have it from this one, or are between the two, is copied there until they have ended.
+ */
+export async function settleOutput(logger: Logger): Promise<void> {
+  const copiers: Promise<unknown>[] = [];
+  for (const [raw, { pipe, readEnd, copy }] of passedStreams ?? []) {
     using own = copy;
-    closeRaw(readEnd);
-    if (!isBroken(raw)) continue;
-    using end = own?.dup() ?? new Fd(openToWrite("/dev/null"));
-    replace(end.raw, raw, { keptOnExec: true });
+    using end = new Fd(readEnd);
+    if (statusOf(raw)?.ino === pipe) {
+      end.close();
+      if (!isBroken(raw)) continue;
+      const again = openReadEnd(raw);
+      using target = own?.dup() ?? new Fd(openToWrite("/dev/null"));
+      leadStream(raw, target);
+      if (again === undefined) continue;
+      using reopened = new Fd(again);
+      if (isUsed(again)) copiers.push(copyOn(reopened, raw, logger));
+    } else if (isUsed(readEnd)) {
+      copiers.push(copyOn(end, raw, logger));
+    }
   }
   passedStreams?.clear();
+  await Promise.all(copiers);
+}
+
+/** Whether a pipe has a process that writes to it, or something to read (poll(2), POLLHUP; ioctl_tty(2), FIONREAD). */
+function isUsed(readEnd: number): boolean {
+  return !isBroken(readEnd) || unreadBytes(readEnd) > 0;
+}
+
+/**
+ * Copies what comes on descriptor "$0" to stdout or stderr of this shell until the last writer has closed its end.
+ * What starts it does not wait for that, and does not end it: the loop is an orphan. Signals to the terminal's
+ * processes, or to all of a service (systemd.kill(5)), are for the writers, at whose end it ends. A disk that is
+ * full for a while (ENOSPC) ends cat, and must not end the writers.
+ */
+const copier = `
+[ "/proc/self/fd/$0" -ef "/proc/self/fd/$1" ] && exit
+trap "" HUP INT QUIT TERM
+until cat <"/proc/self/fd/$0" >&$1 2>/dev/null; do sleep 1; done &`;
+
+/** Starts a process that copies what comes from a pipe to a standard stream of this process. */
+async function copyOn(readEnd: Fd, raw: number, logger: Logger): Promise<void> {
+  const name = raw === 1 ? "stdout" : "stderr";
+  const lost =
+    `Processes that this one has started write to a pipe in place of its ${name}, which nobody reads ` +
+    "now that the generation before has left: they end at their next write";
+  try {
+    const { state } = Deno.permissions.querySync({ name: "run", command: "/bin/sh" });
+    if (state !== "granted") {
+      logger.warn?.(
+        `${lost}. Run the service with --allow-run=/bin/sh, or start them after ready()`,
+      );
+      return;
+    }
+    using inherited = new Fd(dup(readEnd.raw, leastCopy));
+    replace(readEnd.raw, inherited.raw, { keptOnExec: true });
+    const path = currentVariable("PATH");
+    const shell = new Deno.Command("/bin/sh", {
+      args: ["-c", copier, String(inherited.raw), String(raw)],
+      cwd: "/",
+      clearEnv: true,
+      env: path === undefined ? {} : { PATH: path },
+      stdin: "null",
+      stdout: raw === 1 ? "inherit" : "null",
+      stderr: raw === 2 ? "inherit" : "null",
+    }).spawn();
+    await shell.status;
+  } catch (error) {
+    logger.error?.(`${lost}, because no process can be started that copies it`, error);
+  }
 }
 
 async function pass(

@@ -22,6 +22,8 @@ const floors: string[][] = [
     "lib/logger.ts",
     "lib/place.ts",
     "lib/reserve.ts",
+    "lib/serve_address.ts",
+    "lib/watch.ts",
     "lib/websockets.ts",
   ],
   [

@@ -871,12 +871,15 @@ test("what restart() has started writes where this process did that is killed be
   await line(first, "serving: 1");
   const [, pid] = (await asked(port)).split(" ");
   // A program that it starts gets no other descriptor of it than its standard streams.
-  const targets = Array.from(
-    Deno.readDirSync(`/proc/${pid}/fd`),
-    ({ name }) => readLink(`/proc/${pid}/fd/${name}`),
-  );
   const stdout = readLink(`/proc/${pid}/fd/1`);
-  assertEquals(targets.filter((target) => target === stdout).length, 1);
+  const passedOn = Array.from(Deno.readDirSync(`/proc/${pid}/fd`), ({ name }) => name)
+    .filter((name) => readLink(`/proc/${pid}/fd/${name}`) === stdout)
+    .filter((name) => {
+      const flags = /^flags:\s*(\d+)$/m.exec(readText(`/proc/${pid}/fdinfo/${name}`) ?? "")?.[1];
+      // O_CLOEXEC, which Deno's own duplicates have (open(2)).
+      return (parseInt(flags ?? "", 8) & 0o2000000) === 0;
+    });
+  assertEquals(passedOn, ["1"]);
   Deno.kill(Number(pid), "SIGTERM");
   await line(first, "finished");
   assertEquals((await first.ended()).stderr, "a word on stderr\n".repeat(2));
