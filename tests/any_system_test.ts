@@ -173,7 +173,7 @@ for (const system of [darwin, "freebsd x86_64", "android aarch64", "linux riscv6
       `restart(): ${error}`,
       logged,
       `restart() of a command: ${error}`,
-      "info: Restarting on SIGHUP",
+      "info: Restarting on SIGHUP, once this generation can",
       logged,
       "serving",
     ]);
