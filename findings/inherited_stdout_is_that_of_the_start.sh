@@ -4,8 +4,8 @@
 # The program opens a file and puts it in the place of its descriptor 1 (dup2(2)), as a program does that reopens
 # its log. From then on console.log() writes to the file, and so does a child of system(3), which inherits
 # descriptor 1. A child of Deno.Command with stdout "inherit" goes on writing to the stdout that Deno was started
-# with; stderr likewise. The duplicate has another number, close to the first free one, and stays open; where that
-# stdout is a pipe, its reader sees no end as long as such a child, or Deno itself, lives. Seen on 2.0.6 too.
+# with; stderr likewise. Seen on 2.7.14, 2.8.2 and 2.9.0 too; on 2.0.6, 2.3.7 and 2.5.6 the child gets
+# descriptor 1.
 #
 # Needs npm and Linux with glibc. Prints "as stated: ..." and ends with 0, or says what has changed and ends with 1.
 set -eu

@@ -393,7 +393,8 @@ async function receiveOffered(
     for (let left = more; left > 0;) {
       const frame = await channel.receive(waiting);
       if (!frame) return undefined;
-      if (frame.type !== "items" || frame.items.length > left) throw unexpected(frame);
+      const count = frame.type === "items" ? frame.items.length : 0;
+      if (frame.type !== "items" || count === 0 || count > left) throw unexpected(frame);
       for (const item of frame.items) items.push(item);
       left -= frame.items.length;
     }
