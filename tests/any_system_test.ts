@@ -16,42 +16,34 @@ function on(system: string | undefined): { env: Record<string, string> } {
   return { env: system === undefined ? {} : { OTHER_SYSTEM: system } };
 }
 
+/** What a server and its clients say while it leaves. */
+const leaving = [
+  "starting",
+  "/eager is asked for, serving",
+  "eager: 200 /eager , connection: undefined",
+  "/slow is asked for, serving",
+  "/upload is asked for, serving",
+  "/stream is asked for, serving",
+  "draining",
+  "leaving",
+  "/again is asked for, leaving",
+  "eager: 200 /again , connection: close",
+  "uploading: 200 /upload abcdef, connection: close",
+  "slow: 200 /slow , connection: close",
+  "the stream is answered to its end",
+  "stopped true",
+];
+
 /** What the program and its clients see, in this order. */
 const scenes: Record<string, string[]> = {
   "a server": [
     "listening 127.0.0.1",
     '[ "listener" ]',
-    "starting",
-    "/eager is asked for, serving",
-    "eager: 200 /eager , connection: undefined",
-    "/slow is asked for, serving",
-    "/upload is asked for, serving",
-    "/stream is asked for, serving",
-    "draining",
-    "leaving",
-    "/again is asked for, leaving",
-    "eager: 200 /again , connection: close",
-    "uploading: 200 /upload abcdef, connection: close",
-    "slow: 200 /slow , connection: close",
-    "the stream is answered to its end",
-    "stopped true",
+    ...leaving,
   ],
   "a server on a path": [
     "600",
-    "starting",
-    "/eager is asked for, serving",
-    "eager: 200 /eager , connection: undefined",
-    "/slow is asked for, serving",
-    "/upload is asked for, serving",
-    "/stream is asked for, serving",
-    "draining",
-    "leaving",
-    "/again is asked for, leaving",
-    "eager: 200 /again , connection: close",
-    "uploading: 200 /upload abcdef, connection: close",
-    "slow: 200 /slow , connection: close",
-    "the stream is answered to its end",
-    "stopped true",
+    ...leaving,
     "false",
   ],
   "a server of TLS": ["hello", "true"],

@@ -11,21 +11,13 @@ import { type Generation, Rehearsal } from "../mod.ts";
 import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { succeeds } from "./fixtures/succeeds.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
 const unshare = ["unshare", "--pid", "--fork", "--kill-child"];
 const mayUnshare = await succeeds([...unshare, "true"]);
 if (!mayUnshare) console.log("exit_test.ts: without unshare(1), PID namespaces are not tested");
-
-async function succeeds([command, ...args]: string[]): Promise<boolean> {
-  try {
-    return (await new Deno.Command(command, { args, stderr: "null" }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
 
 /** The next line that begins so. */
 async function line(child: Child, beginning: string): Promise<void> {

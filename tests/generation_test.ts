@@ -34,11 +34,12 @@ import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
 import { Sockets } from "./fixtures/raw.ts";
+import { succeeds } from "./fixtures/succeeds.ts";
 import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 import { native, versions } from "./matrix.ts";
 
-const canUnshare = await unshares();
+const canUnshare = await succeeds(["unshare", "--pid", "--fork", "--mount-proc", "true"]);
 if (!canUnshare) {
   console.log("generation_test.ts: without a PID namespace, process 1 is not tested");
 }
@@ -1267,14 +1268,4 @@ async function line(child: Child, wanted: string | RegExp): Promise<string> {
 async function numbers(child: Child, name: string): Promise<number[]> {
   const said = await line(child, new RegExp(`^${name}: `));
   return said.slice(name.length + 2).split(" ").map(Number);
-}
-
-async function unshares(): Promise<boolean> {
-  try {
-    const args = ["--pid", "--fork", "--mount-proc", "true"];
-    return (await new Deno.Command("unshare", { args }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }

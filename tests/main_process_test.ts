@@ -8,21 +8,13 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { readText } from "../ffi/file.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { succeeds } from "./fixtures/succeeds.ts";
 import { test } from "./guard.ts";
 
 const unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 const ignore = !await succeeds([...unshare, "true"]);
 if (ignore) {
   console.log("main_process_test.ts: without unshare(1) and root, containers are not tested");
-}
-
-async function succeeds([command, ...args]: string[]): Promise<boolean> {
-  try {
-    return (await new Deno.Command(command, { args, stderr: "null" }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }
 
 /** The next line that begins so. */

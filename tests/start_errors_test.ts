@@ -17,12 +17,13 @@ import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
+import { succeeds } from "./fixtures/succeeds.ts";
 import { test } from "./guard.ts";
 
 const isRoot = Deno.uid() === 0;
 const withoutProc = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"'];
 // Deno 2.8.2 itself needs /proc.
-const canUnmount = isRoot && await works("env", ...withoutProc, Deno.execPath(), "eval", "1");
+const canUnmount = isRoot && await succeeds(["env", ...withoutProc, Deno.execPath(), "eval", "1"]);
 if (!canUnmount) {
   console.log(
     "start_errors_test.ts: without a mount namespace, or a Deno that runs without /proc, that it is " +
@@ -33,20 +34,17 @@ if (!canUnmount) {
 const asOther = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
 const fixture = new URL("./fixtures/starts.ts", import.meta.url).pathname;
 const canBeOther = isRoot &&
-  await works("env", ...asOther, "sh", "-c", `test -r ${fixture} && test -x ${Deno.execPath()}`);
+  await succeeds([
+    "env",
+    ...asOther,
+    "sh",
+    "-c",
+    `test -r ${fixture} && test -x ${Deno.execPath()}`,
+  ]);
 if (!canBeOther) {
   console.log(
     "start_errors_test.ts: without another user, a directory that is not writable is not tested",
   );
-}
-
-async function works(command: string, ...args: string[]): Promise<boolean> {
-  try {
-    return (await new Deno.Command(command, { args, stdout: "null", stderr: "null" }).output())
-      .success;
-  } catch {
-    return false;
-  }
 }
 
 type ErrorClass = new (message?: string) => Error;
