@@ -556,7 +556,9 @@ async function copyOn(readEnd: Fd, raw: number, logger: Logger): Promise<void> {
       stderr: raw === 2 ? "inherit" : "null",
     }).spawn();
     if (!(await shell.status).success) {
-      logger.error?.(`${lost}. No cat and sleep are in ${quoted(path)}: add their directory to PATH`);
+      logger.error?.(
+        `${lost}. No cat and sleep are in ${quoted(path)}: add their directory to PATH`,
+      );
     }
   } catch (error) {
     logger.error?.(`${lost}, because no process can be started that copies it`, error);
