@@ -268,8 +268,7 @@ export class Generation implements AsyncDisposable {
     });
     this.#control = origin.control;
     this.#command = origin.control && new OwnCommand(this.#logger);
-    const { program, cwd } = options.command ?? {};
-    if (program === undefined && cwd === undefined) this.#command?.warn();
+    this.#command?.warn(options.command);
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
