@@ -1105,7 +1105,12 @@ export class Generation implements AsyncDisposable {
     };
     let probation: number;
     try {
-      await this.#offer(channel, attempt !== undefined, handover.signal);
+      await this.#offer(channel, attempt !== undefined, handover.signal).catch((cause) => {
+        if (!(cause instanceof Deno.errors.BrokenPipe)) throw cause;
+        const what =
+          `Process ${details.successor}, the next generation, ended before it had read all of the offer`;
+        throw new HandoverError(what, undefined, { cause });
+      });
       this.#log("offered", began, details);
       const late = `Process ${details.successor}, the next generation, was not ready after ` +
         `${readyTimeout} ms, the \`readyTimeout\` of the generation that runs: ${this.#unready()}`;
