@@ -88,9 +88,15 @@ export class Fd {
 
 let record: ((raw: number, isOwned: boolean) => void) | undefined;
 
-/** Has each number recorded that an `Fd` takes the ownership of, or gives it up, from here on. */
+/** Has each number recorded that is owned, by an `Fd` for example, or is not any more, from here on. */
 export function recordOwners(to: (raw: number, isOwned: boolean) => void): void {
   record = to;
+}
+
+/** The number, which its caller closes with `closeRaw` or `closeAll`: recorded like that of an `Fd`. */
+export function owned(raw: number): number {
+  record?.(raw, true);
+  return raw;
 }
 
 /** The number of an `Fd` or of a number, on loan. */
@@ -116,6 +122,7 @@ export function closeRaw(raw: number): void {
 
 /** close(2), which leaves the number of a standard stream open. */
 function closed(raw: number): number {
+  record?.(raw, false);
   return raw <= lastStandardStream && isOpen(raw) && leaveNull(raw) ? 0 : libc().close(raw);
 }
 

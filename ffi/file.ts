@@ -6,7 +6,7 @@
 
 import { c, errnos, statVersion, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
-import { closeRaw } from "./fd.ts";
+import { closeRaw, owned } from "./fd.ts";
 import { cString, libc } from "./libc.ts";
 import { quoted } from "./quote.ts";
 import { struct } from "./struct.ts";
@@ -118,7 +118,7 @@ function readWhole<T>(path: string, read: (raw: number) => T, attempt?: string):
 
 /** Opens a file to read: kept open, it can be read also when no descriptor is left. */
 export function openText(path: string, attempt: string): number {
-  return check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt);
+  return owned(check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt));
 }
 
 /**

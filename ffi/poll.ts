@@ -7,7 +7,7 @@
 
 import { c, errnos, structs } from "./abi.ts";
 import { check, errno, uninterrupted } from "./errno.ts";
-import { closeAll } from "./fd.ts";
+import { closeAll, owned } from "./fd.ts";
 import { libc } from "./libc.ts";
 import type { Registration } from "./proc.ts";
 import { unlessAborted } from "./time.ts";
@@ -16,12 +16,13 @@ const { epoll_event, pollfd } = structs;
 
 /** An epoll instance, which whoever made it closes. */
 export function createEpoll(): number {
-  return check(libc().epoll_create1(c.EPOLL_CLOEXEC), "Cannot make an epoll");
+  return owned(check(libc().epoll_create1(c.EPOLL_CLOEXEC), "Cannot make an epoll"));
 }
 
 /** An eventfd, which is writable until a counter of 64 bits is full. */
 export function createEventfd(): number {
-  return check(libc().eventfd(0, c.EFD_CLOEXEC | c.EFD_NONBLOCK), "Cannot make an eventfd");
+  const flags = c.EFD_CLOEXEC | c.EFD_NONBLOCK;
+  return owned(check(libc().eventfd(0, flags), "Cannot make an eventfd"));
 }
 
 /** Adds a descriptor to `epoll`. */

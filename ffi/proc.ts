@@ -188,7 +188,19 @@ export function processStat(pid: number | "self"): ProcessStat | undefined {
 
 /** The arguments of a process, its own name first (proc(5), "cmdline"). */
 export function commandLine(pid: number | "self", attempt?: string): string[] | undefined {
-  return readText(`/proc/${pid}/cmdline`, attempt)?.split("\0").slice(0, -1);
+  if (pid === "self" && ownCommandLine) return ownCommandLine;
+  const words = readText(`/proc/${pid}/cmdline`, attempt)?.split("\0").slice(0, -1);
+  if (pid === "self") ownCommandLine = words;
+  return words;
+}
+
+/**
+ * The arguments of Deno itself, before those of the program: none of a compiled program, which may have more
+ * arguments than its process, those that it was compiled with.
+ */
+export function argumentsOfDeno(): string[] {
+  const all = commandLine("self")?.slice(1) ?? [];
+  return all.slice(0, Math.max(0, all.length - Deno.args.length));
 }
 
 /**
@@ -198,7 +210,8 @@ export function commandLine(pid: number | "self", attempt?: string): string[] | 
 export function environment(
   pid: number | "self" = "self",
   attempt?: string,
-): Map<string, string> | undefined {
+): ReadonlyMap<string, string> | undefined {
+  if (pid === "self" && ownEnvironment) return ownEnvironment;
   const bytes = readBytes(`/proc/${pid}/environ`, attempt);
   if (!bytes) return undefined;
   const variables = new Map<string, string>();
@@ -206,8 +219,13 @@ export function environment(
     const end = each.indexOf("=");
     if (end > 0) variables.set(each.slice(0, end), each.slice(end + 1));
   }
+  if (pid === "self") ownEnvironment = variables;
   return variables;
 }
+
+/** What this process was started with does not change, and is asked for several times at each start: read once. */
+let ownCommandLine: string[] | undefined;
+let ownEnvironment: ReadonlyMap<string, string> | undefined;
 
 /** A variable of the environment that this process was started with. */
 export function variable(name: string): string | undefined {
@@ -217,6 +235,9 @@ export function variable(name: string): string | undefined {
 
 /** Bytes as characters, a character each. */
 export function toBinary(bytes: Uint8Array): string {
+  // Of ASCII it is the same text, which takes a twentieth of the time.
+  const decoded = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
+  if (decoded.length === bytes.length && !decoded.includes("\ufffd")) return decoded;
   let text = "";
   for (let at = 0; at < bytes.length; at += 8192) {
     text += String.fromCharCode(...bytes.subarray(at, at + 8192));

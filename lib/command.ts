@@ -64,20 +64,32 @@ export class OwnCommand {
   readonly #args: string[] | undefined;
   readonly #directory: Directory;
   readonly #logger: Logger;
+  /** Whether the program has set `process.title` before, which takes the place of the arguments. */
+  readonly #isRenamed: boolean;
 
   /** Reads it: early, for the program may go to another directory, and names may lead elsewhere later. */
   constructor(logger: Logger) {
     this.#logger = logger;
     const [name, ...args] = commandLine("self") ?? [];
-    if (name !== undefined) this.#args = args;
-    this.#program = programNamed(name) ?? readLink("/proc/self/exe")?.replace(deleted, "");
+    const named = programNamed(name);
+    this.#isRenamed = named === undefined && isOverwritten(args);
+    if (name !== undefined && !this.#isRenamed) this.#args = args;
+    this.#program = named ?? readLink("/proc/self/exe")?.replace(deleted, "");
     // A program that is looked for in PATH is no name in the directory.
     const words = this.#program?.includes("/") ? [this.#program, ...args] : args;
     this.#directory = ownDirectory(words, logger);
   }
 
-  /** Says what to set, where a directory cannot be found by the name that it was entered by. */
-  warn(): void {
+  /** Says what to set, where it is not known what to start, or in a directory of which name. */
+  warn({ program, args, cwd }: Command = {}): void {
+    if (program !== undefined) return;
+    if (this.#isRenamed && args === undefined) {
+      this.#logger.warn?.(`restart() cannot start the next generation: ${renamed}`);
+    }
+    if (cwd === undefined) this.#warnOfDirectory();
+  }
+
+  #warnOfDirectory(): void {
     const { path, isNamed, links, isNeeded } = this.#directory;
     if (path === undefined || isNamed || !isNeeded) return;
     const names = links.map(({ path }) => quoted(path)).join(", ");
@@ -99,10 +111,12 @@ export class OwnCommand {
    * @throws {HandoverError} When it cannot be told which directory is meant.
    */
   complete({ program, args, cwd, env }: Command = {}): CompleteCommand {
-    if (program === undefined && (this.#program === undefined || this.#args === undefined)) {
+    const isUnknown = this.#program === undefined || args === undefined && this.#args === undefined;
+    if (program === undefined && isUnknown) {
       throw new Deno.errors.NotSupported(
-        "Cannot read the command that this process was started with: /proc is not mounted; name the " +
-          "`program` to restart with",
+        `Cannot read the command that this process was started with: ${
+          this.#isRenamed ? renamed : "/proc is not mounted; name the `program` to restart with"
+        }`,
       );
     }
     const isOwn = program === undefined && args === undefined;
@@ -149,6 +163,19 @@ export class OwnCommand {
 const howToName =
   "Start the service with PWD set to the name that is meant (systemd: Environment=PWD=/srv/app/current), " +
   "name the script by an absolute path, or set the option `command: { cwd }`";
+
+const renamed =
+  "the program has set process.title, which takes the place of its arguments (proc(5), cmdline); set that after " +
+  "start(), or set the option `command: { args }`";
+
+/**
+ * Whether these are the rest of the arguments in whose place Deno has written a title: process.title of 2.7.14 does
+ * that, and fills up with NUL; a long one leaves none. Only a compiled program is started without arguments.
+ */
+function isOverwritten(args: string[]): boolean {
+  const { standalone } = Deno.build as { standalone?: boolean };
+  return args.every((arg) => arg === "") && (args.length > 0 || !standalone);
+}
 
 /** How the kernel marks the name of what was removed (fs/d_path.c). */
 const deleted = / \(deleted\)$/;

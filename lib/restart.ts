@@ -243,6 +243,8 @@ export class Generation implements AsyncDisposable {
   #hasInherited = false;
   /** Whether it was logged that `ready()` was called too early. */
   #isEarlyLogged = false;
+  /** Whether the generation before has taken the service back. */
+  #isRolledBack = false;
   /** Whether there was a server, the first of which may be told from outside where to listen. */
   #hasServed = false;
   /** Whether a signal has asked for a restart at a time when none could begin: one more makes up for all of them. */
@@ -266,8 +268,7 @@ export class Generation implements AsyncDisposable {
     });
     this.#control = origin.control;
     this.#command = origin.control && new OwnCommand(this.#logger);
-    const { program, cwd } = options.command ?? {};
-    if (program === undefined && cwd === undefined) this.#command?.warn();
+    this.#command?.warn(options.command);
     this.#inheritance = origin.inheritance;
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
@@ -774,6 +775,7 @@ export class Generation implements AsyncDisposable {
   /** Leaves the service to the generation before, which has it back. */
   async #rolledBack(reason: unknown): Promise<void> {
     if (!this.#hasLeft) {
+      this.#isRolledBack = true;
       this.#logger.error?.("This generation was rolled back", reason);
       void this.#leave({ reason });
     }
@@ -1103,7 +1105,12 @@ export class Generation implements AsyncDisposable {
     };
     let probation: number;
     try {
-      await this.#offer(channel, attempt !== undefined, handover.signal);
+      await this.#offer(channel, attempt !== undefined, handover.signal).catch((cause) => {
+        if (!(cause instanceof Deno.errors.BrokenPipe)) throw cause;
+        const what =
+          `Process ${details.successor}, the next generation, ended before it had read all of the offer`;
+        throw new HandoverError(what, undefined, { cause });
+      });
       this.#log("offered", began, details);
       const late = `Process ${details.successor}, the next generation, was not ready after ` +
         `${readyTimeout} ms, the \`readyTimeout\` of the generation that runs: ${this.#unready()}`;
@@ -1553,15 +1560,22 @@ export class Generation implements AsyncDisposable {
    */
   #restartOn(signal: string): void {
     if (this.#hasLeft && !this.#successor) {
-      this.#logger.warn?.(
-        `Not restarting on ${signal}: this generation is being stopped, and no other one follows; ` +
-          "start the service again",
-      );
+      const why = this.#isRolledBack
+        ? this.#whyRolledBack()
+        : "this generation is being stopped, and no other one follows; start the service again";
+      this.#logger.warn?.(`Not restarting on ${signal}: ${why}`);
       return;
     }
     this.#isToRestart = true;
     this.#logger.info?.(`Restarting on ${signal}, once this generation can`);
     this.#restartIfAsked();
+  }
+
+  #whyRolledBack(): string {
+    return `this generation was rolled back, and the one before it, process ${
+      this.#predecessor!.pid
+    }, goes on: send ` +
+      "the signal to that one";
   }
 
   /** Makes up for the signals that came while no restart could begin, here or in the generation that follows. */
@@ -1574,6 +1588,10 @@ export class Generation implements AsyncDisposable {
         const what = "Cannot pass on to the next generation that it is to restart; ask it for that";
         this.#logger.error?.(what, error);
       });
+    } else if (this.#isRolledBack && this.#hasLeft) {
+      this.#isToRestart = false;
+      const why = this.#whyRolledBack();
+      this.#logger.warn?.(`Not restarting, as a signal has asked for: ${why}`);
     } else if (this.#state === "serving" && !this.#attempt && !this.#probation) {
       this.#isToRestart = false;
       // Why it fails is logged there.

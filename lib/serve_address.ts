@@ -5,8 +5,7 @@
  * @module
  */
 
-import { readText } from "../ffi/file.ts";
-import { currentVariable } from "../ffi/proc.ts";
+import { argumentsOfDeno, currentVariable } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
 
 /** What DENO_SERVE_ADDRESS says. */
@@ -54,9 +53,7 @@ function variable(): string | undefined {
 
 /** Whether this process was started with `deno serve`, before which no other options are than these (`deno --help`). */
 export function isDenoServe(): boolean {
-  const args = readText("/proc/self/cmdline")?.split("\0").slice(1, -1) ?? [];
-  // Those of a compiled program are its own, all of them.
-  if (args.length === Deno.args.length) return false;
+  const args = argumentsOfDeno();
   for (let i = 0; i < args.length; i++) {
     if (args[i] === "-L" || args[i] === "--log-level") i++;
     else if (!args[i].startsWith("-")) return args[i] === "serve";

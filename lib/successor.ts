@@ -304,7 +304,7 @@ function checkVariables(command: CompleteCommand): void {
 }
 
 /** An environment, its bytes as characters. */
-type Variables = Map<string, string>;
+type Variables = ReadonlyMap<string, string>;
 
 /** What the next generation is to get. */
 function wantedEnvironment(
@@ -519,12 +519,14 @@ function isUsed(readEnd: number): boolean {
  * Copies what comes on descriptor "$0" to stdout or stderr of this shell until the last writer has closed its end.
  * What starts it does not wait for that, and does not end it: the loop is an orphan. Signals to the terminal's
  * processes, or to all of a service (systemd.kill(5)), are for the writers, at whose end it ends. A disk that is
- * full for a while (ENOSPC) ends cat, and must not end the writers.
+ * full for a while (ENOSPC) ends cat, and must not end the writers. Without cat or sleep the loop would have no end
+ * and no pause.
  */
 const copier = `
 [ "/proc/self/fd/$0" -ef "/proc/self/fd/$1" ] && exit
+command -v cat >/dev/null && command -v sleep >/dev/null || exit
 trap "" HUP INT QUIT TERM
-until cat <"/proc/self/fd/$0" >&$1 2>/dev/null; do sleep 1; done &`;
+until cat <"/proc/self/fd/$0" >&$1 2>/dev/null; do sleep 1 || exit; done &`;
 
 /** Starts a process that copies what comes from a pipe to a standard stream of this process. */
 async function copyOn(readEnd: Fd, raw: number, logger: Logger): Promise<void> {
@@ -542,17 +544,22 @@ async function copyOn(readEnd: Fd, raw: number, logger: Logger): Promise<void> {
     }
     using inherited = new Fd(dup(readEnd.raw, leastCopy));
     replace(readEnd.raw, inherited.raw, { keptOnExec: true });
-    const path = currentVariable("PATH");
+    // A service may have a PATH of its own, without the directories of the system.
+    const path = [currentVariable("PATH"), usualPath].filter(Boolean).join(":");
     const shell = new Deno.Command("/bin/sh", {
       args: ["-c", copier, String(inherited.raw), String(raw)],
       cwd: "/",
       clearEnv: true,
-      env: path === undefined ? {} : { PATH: path },
+      env: { PATH: path },
       stdin: "null",
       stdout: raw === 1 ? "inherit" : "null",
       stderr: raw === 2 ? "inherit" : "null",
     }).spawn();
-    await shell.status;
+    if (!(await shell.status).success) {
+      logger.error?.(
+        `${lost}. No cat and sleep are in ${quoted(path)}: add their directory to PATH`,
+      );
+    }
   } catch (error) {
     logger.error?.(`${lost}, because no process can be started that copies it`, error);
   }

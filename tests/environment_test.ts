@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fromBinary, toBinary } from "../ffi/proc.ts";
 import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
@@ -157,4 +157,27 @@ test("the program is looked for by the PATH that it gets", async () => {
     Error,
     "ended with code 3; the last it said was: found",
   );
+});
+
+/** What the service prints that sets the title of its process at that time. */
+async function titled(directory: Directory, when: string, ...args: string[]): Promise<string[]> {
+  await using child = new Child("./titled.ts", [directory.join("app.sock"), when, ...args]);
+  return (await child.ended()).stdout;
+}
+
+test("a title of the process that was set before start() is a warning that says what to do, and an error of restart()", async () => {
+  using directory = new Directory();
+  const [warning, error, failed] = await titled(directory, "before");
+  assertMatch(warning, /^warning: restart\(\) cannot start .* process\.title, .*after start\(\)/);
+  assertMatch(error, /^error: The restart failed; this generation goes on$/);
+  assertMatch(failed, /^failed: Cannot read the command .* process\.title, /);
+  // With arguments of its own it is started all the same.
+  const path = directory.join("app.sock");
+  const args = ["run", "-A", import.meta.resolve("./fixtures/titled.ts"), path, "after"];
+  assertEquals(await titled(directory, "before", JSON.stringify(args)), ["restarted: 2"]);
+});
+
+test("a title of the process that was set after start() is of no account", async () => {
+  using directory = new Directory();
+  assertEquals(await titled(directory, "after"), ["restarted: 2"]);
 });

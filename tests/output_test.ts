@@ -92,6 +92,21 @@ for (const [when, copies] of [["never", false], ["before start()", true]] as con
   });
 }
 
+test("a process that copies finds its programs where PATH does not lead to them", async () => {
+  using directory = new Directory();
+  const bin = directory.join("bin");
+  Deno.mkdirSync(bin);
+  // What the helper itself needs.
+  for (const name of ["sh", "sleep"]) Deno.symlinkSync(`/bin/${name}`, `${bin}/${name}`);
+  await using first = service(directory, ["before start()"], { PATH: bin });
+  await first.until(/^serving: 1$/);
+  await first.tell("restart");
+  await first.until(/^serving: 2$/);
+  const old = identify(first.pid);
+  await until(() => hasEnded(old));
+  for (let i = 0; i < 5; i++) await first.until(/^a helper of 2 on stdout$/);
+});
+
 const ends: Record<string, RegExp> = {
   "throw":
     /^the handover failed: .* ended before it was ready; the last it said was: Error: out of luck/,

@@ -5,6 +5,9 @@
  */
 
 import { assertEquals } from "@std/assert";
+import { Channel } from "../lib/channel.ts";
+import type { OfferedItem } from "../lib/frame.ts";
+import { listen } from "../mod.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { Generations } from "./fixtures/generations.ts";
 import { test } from "./guard.ts";
@@ -126,4 +129,32 @@ test("a signal to restart a service that is being stopped is a warning", async (
   await service.until(/^asked: Stopping on SIGTERM/);
   Deno.kill(service.pid, "SIGHUP");
   await service.until(/^warning: Not restarting on SIGHUP: this generation is being stopped/);
+});
+
+test("signals to restart a generation that is rolled back are warnings that name the process to send them to", async () => {
+  using directory = new Directory();
+  const listener = listen(directory.join("app.sock"));
+  await using service = begin(directory, "--probation", "20000");
+  // A generation before by hand: the only one that takes the service back at this very moment.
+  using channel = new Channel(await listener.accept());
+  assertEquals((await channel.receive())?.type, "hello");
+  const items: OfferedItem[] = [{ kind: "control", key: "" }];
+  const offer = { type: "offer", version: 1, generation: 1, pid: Deno.pid, items } as const;
+  await channel.send(offer, { descriptors: [{ fd: listener.fd }] });
+  listener[Symbol.dispose]();
+  const port = await service.number("port");
+  assertEquals((await channel.receive())?.type, "ready");
+  await channel.send({ type: "draining" });
+  await service.until(/^serving: 2$/);
+  // A client that it waits for.
+  using client = await Deno.connect({ hostname: "127.0.0.1", port });
+  const begun = "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n";
+  await client.write(new TextEncoder().encode(begun));
+  await hangUp(service);
+  await channel.send({ type: "rollback", reason: "on second thoughts" });
+  const where =
+    `this generation was rolled back, and the one before it, process ${Deno.pid}, goes on`;
+  await service.until(new RegExp(`^warning: Not restarting, as a signal has asked for: ${where}`));
+  Deno.kill(service.pid, "SIGHUP");
+  await service.until(new RegExp(`^warning: Not restarting on SIGHUP: ${where}`));
 });

@@ -5,6 +5,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
+import { argumentsOfDeno, commandLine } from "../ffi/proc.ts";
 import { asked } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -42,6 +43,19 @@ test("an argument of the program that reads serve is none of Deno's", async () =
   const args = [directory.join("app.sock"), "serve"];
   await using service = new Generations("./generation.ts", args, { deno: ["-q", "run", "-A"] });
   await service.until(/^serving: 1$/);
+});
+
+test("no argument is Deno's where the program has more of them than its process, as a compiled one may", () => {
+  const { args } = Deno;
+  const own = commandLine("self")!.slice(1);
+  assertEquals(argumentsOfDeno(), own.slice(0, own.length - args.length));
+  // "deno compile main.ts --config x" makes a program that starts with two of its own.
+  Object.defineProperty(Deno, "args", { value: ["--config", "x", ...own], configurable: true });
+  try {
+    assertEquals(argumentsOfDeno(), []);
+  } finally {
+    Object.defineProperty(Deno, "args", { value: args, configurable: true });
+  }
 });
 
 test("the first server of every generation listens where DENO_SERVE_ADDRESS says", async () => {

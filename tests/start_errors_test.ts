@@ -12,12 +12,14 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { HandoverError, start } from "../mod.ts";
+import { Channel } from "../lib/channel.ts";
+import { connect, HandoverError, start } from "../mod.ts";
 import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
 import { succeeds } from "./fixtures/succeeds.ts";
+import { until } from "./fixtures/until.ts";
 import { test } from "./guard.ts";
 
 const isRoot = Deno.uid() === 0;
@@ -253,3 +255,25 @@ async function outcome(
   await using child = new Child("./starts.ts", args, options);
   return JSON.parse(await child.line());
 }
+
+test("a next generation that ends in the middle of the offer is an error that names its process", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new KeptLog();
+  const app = await begin(path, { logger: log });
+  // More than a socket holds.
+  app.keep("large", new Uint8Array(4 << 20));
+  await app.ready();
+  {
+    using channel = new Channel(await connect(path));
+    await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+    assertEquals((await channel.receive())?.type, "offer");
+  }
+  await until(() => log.errors.length > 0);
+  assertEquals(
+    String((log.errors[0][1] as Error).message),
+    `Process ${Deno.pid}, the next generation, ended before it had read all of the offer`,
+  );
+  assertEquals(app.status().state, "serving");
+  await app.stop();
+});

@@ -4,6 +4,7 @@
  * @module
  */
 
+import { assertEquals } from "@std/assert";
 import { asked } from "./fixtures/begin.ts";
 import { Directory } from "./fixtures/directory.ts";
 import { freePort } from "./fixtures/free_port.ts";
@@ -57,3 +58,52 @@ for (const version of new Set([versions[0], Deno.version.deno])) {
     });
   }
 }
+
+/** A service under --watch, and how to save a version of it until that runs. */
+function watched(directory: Directory, fixture: string, ...args: string[]) {
+  const saved = directory.join("saved.ts");
+  const save = (version: number) => {
+    Deno.writeTextFileSync(
+      saved,
+      `export const version = ${version}; export const how = "serves";`,
+    );
+  };
+  save(1);
+  const service = new Generations(fixture, [directory.path, ...args], {
+    deno: ["run", "-A", "--no-check", "--no-lock", `--watch=${saved}`],
+    through: ["sh", "-c", 'exec "$@" 2>&1', "sh"],
+  });
+  const run = async (version: number) => {
+    // Deno may not watch the file yet: what it has not noticed is saved again.
+    const saving = setInterval(() => save(version), 1000);
+    save(version);
+    try {
+      await service.until(new RegExp(`^version: ${version}$`));
+    } finally {
+      clearInterval(saving);
+    }
+  };
+  return { service, run };
+}
+
+test("the next run under --watch serves where the generation of the one before was in a worker", async () => {
+  using directory = new Directory();
+  const { service, run } = watched(directory, "./watched_worker.ts");
+  await using _service = service;
+  await service.until(/^version: 1$/);
+  for (const version of [2, 3]) await run(version);
+});
+
+test("runs under --watch leave no descriptors open", async () => {
+  using directory = new Directory();
+  const { service, run } = watched(directory, "./watched.ts", String(freePort()));
+  await using _service = service;
+  await service.until(/^version: 1$/);
+  const open = () => [...Deno.readDirSync(`/proc/${service.pid}/fd`)].length;
+  await run(2);
+  const before = open();
+  const runs = 6;
+  for (let i = 0; i < runs; i++) await run(3 + i);
+  // Two for each run would be twice as many.
+  assertEquals(open() - before < runs, true, `${before} descriptors, and ${open()} in the end`);
+});
