@@ -150,10 +150,7 @@ export class Inheritance implements Disposable {
    */
   #candidates(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
     const there = "path" in place && this.#at(kind, place.path);
-    if (there) return [there];
-    const rest = this.#elsewhere(kind, place);
-    // A datagram socket that its path does not lead to is bound anew: no client waits at the old one.
-    return kind === "datagram" && "path" in place ? rest.filter(({ file }) => !file) : rest;
+    return there ? [there] : this.#elsewhere(kind, place);
   }
 
   /** The socket that a path leads to. */
