@@ -161,7 +161,7 @@ export class Inheritance implements Disposable {
       const { fd, file } = inherited;
       if (file) return isSameFile(file, there);
       if (kind === "listener" && !isUnixStream(fd!.raw, { listening: true })) return false;
-      if (!isBoundTo(fd!.raw, there)) return false;
+      if (!isBoundTo(fd!.raw, path, there)) return false;
       inherited.file = locate(path);
       return true;
     });
@@ -257,7 +257,7 @@ function fileByName(fd: Fd): FileIdentity | undefined {
   if (name === null || name.startsWith("\0")) return undefined;
   const there = locate(name);
   if (there?.kind !== "socket") return undefined;
-  return isBoundTo(fd.raw, there) ?? isBound(name) ? there : undefined;
+  return isBoundTo(fd.raw, name, there) ?? isBound(name) ? there : undefined;
 }
 
 /** The key of what is known by where it is bound alone. */

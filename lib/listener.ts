@@ -704,7 +704,7 @@ export function closeNative(object: { close(): void } | undefined): void {
 /** The file at a path, unless it is known to be another socket's. */
 function ownFile(path: string, raw: number): ReturnType<typeof locate> {
   const there = locate(path);
-  return there && isBoundTo(raw, there) === false ? undefined : there;
+  return there && isBoundTo(raw, path, there) === false ? undefined : there;
 }
 
 /**

@@ -603,7 +603,7 @@ export class Resources {
 /** Whether a path leads to a listener, of which it is not known what file it is bound to. */
 function leadsTo(path: string, { raw }: Fd): boolean {
   const there = pathStatus(path);
-  return there !== undefined && isBound(path) && isBoundTo(raw, there) !== false;
+  return there !== undefined && isBound(path) && isBoundTo(raw, path, there) !== false;
 }
 
 /** Milliseconds between two looks at whether clients still wait at a socket. */

@@ -531,6 +531,25 @@ test("a listener of a plain server whose path another service has by now is not 
   await app.stop();
 });
 
+const noOverlay = await withoutOverlay();
+if (noOverlay) console.log(`paths_test.ts: overlayfs is not tested: ${noOverlay}`);
+
+test("what a socket is bound to is known where stat(2) shows another device than the kernel's", {
+  ignore: noOverlay !== undefined,
+}, async () => {
+  using directory = new Directory();
+  const { code, stdout, stderr } = await onOverlay(
+    directory.path,
+    `"$0" run -A --no-config --no-check "$1" "$DIRECTORY/merged"`,
+    Deno.execPath(),
+    new URL("./fixtures/bound_to.ts", import.meta.url).pathname,
+  );
+  assertEquals([code, stderr], [0, ""]);
+  const { known, isOther } = JSON.parse(stdout);
+  assert(isOther, "the devices are the same: nothing was tested");
+  assertEquals(known, [[true, false], [false, true], [false, false]]);
+});
+
 test("a control path that was removed is put back at a restart by signal, and the next one takes over", async () => {
   using directory = new Directory();
   const control = directory.join("app.sock");
@@ -673,4 +692,31 @@ async function restored(app: Generation): Promise<void> {
 /** The path from the working directory. */
 function relative(path: string): string {
   return `${Deno.cwd().split("/").slice(1).map(() => "..").join("/")}${path}`;
+}
+
+/** Runs a script where "$DIRECTORY/merged" is of an overlayfs, whose two layers are on two file systems. */
+async function onOverlay(directory: string, script: string, ...args: string[]) {
+  const mount =
+    `set -e; mount -t tmpfs none "$DIRECTORY"; cd "$DIRECTORY"; mkdir lower upper work merged
+mount -t tmpfs none lower
+mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,xino=off merged`;
+  const output = await new Deno.Command("unshare", {
+    args: ["-m", "sh", "-c", `${mount}\n${script}`, ...args],
+    env: { DIRECTORY: directory, NO_COLOR: "1" },
+  }).output();
+  const [stdout, stderr] = [output.stdout, output.stderr].map((bytes) =>
+    new TextDecoder().decode(bytes)
+  );
+  return { code: output.code, stdout, stderr };
+}
+
+/** Why no overlayfs can be mounted, if so. */
+async function withoutOverlay(): Promise<string | undefined> {
+  using directory = new Directory();
+  try {
+    const { code, stderr } = await onOverlay(directory.path, ":");
+    return code === 0 ? undefined : stderr.trim();
+  } catch (error) {
+    return (error as Error).message;
+  }
 }
