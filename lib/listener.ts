@@ -99,7 +99,7 @@ export function listenWhereFree(path: string, { mode }: { mode?: number } = {}):
 export function bindDatagrams(path: string, mode?: number): Fd {
   const attempt = `Cannot receive datagrams at ${formatPath(path)}`;
   const isStale = !path.startsWith("\0") && pathStatus(path)?.kind === "socket" && !isBound(path);
-  if (isStale) unlink(path);
+  if (isStale && !unlink(path)) throw cannotReplace(attempt);
   try {
     return new Fd(bindUnixDatagram(path, attempt, { mode }));
   } catch (error) {
@@ -110,6 +110,15 @@ export function bindDatagrams(path: string, mode?: number): Fd {
     );
     throw Object.assign(inUse, { code: "EADDRINUSE", cause: error });
   }
+}
+
+/** In a directory with the sticky bit, another user's file is not to be replaced (unlink(2), rename(2)). */
+function cannotReplace(attempt: string, cause?: unknown): Error {
+  const error = new Deno.errors.PermissionDenied(
+    `${attempt}: a socket file is there whose process has ended, and which this user may not replace; ` +
+      "remove it as its owner, or choose a directory of the service's own",
+  );
+  return Object.assign(error, { code: "EPERM", cause });
 }
 
 /** The path that is to lead to a unix socket, and the file that this is bound to. */
@@ -660,7 +669,12 @@ function moveWhereFree(from: string, to: string): void {
     // A dead socket is there, or the file system has one name a file.
   }
   if (isBound(to)) throw isServed(to);
-  rename(from, to);
+  try {
+    rename(from, to);
+  } catch (error) {
+    if ((error as { code?: string }).code !== "EPERM") throw error;
+    throw cannotReplace(`Cannot listen on ${formatPath(to)}`, error);
+  }
 }
 
 function isServed(path: string): Error {

@@ -531,6 +531,34 @@ test("a listener of a plain server whose path another service has by now is not 
   await app.stop();
 });
 
+test("a dead socket of another user that may not be replaced is said so", {
+  ignore: Deno.uid() !== 0,
+}, async () => {
+  using directory = new Directory();
+  const nobody = 65534;
+  Deno.chmodSync(directory.path, 0o1777);
+  const web = directory.join("web.sock");
+  const dead = listen(web, { mode: 0o666 });
+  dead.keepPath();
+  dead.close();
+  await using child = new Child("./at_path.ts", [
+    directory.join("app.sock"),
+    web,
+    String(nobody),
+  ]);
+  assertEquals(await child.line(), "started: 1");
+  for (const [command, attempt] of [["serve", "listen on"], ["receive", "receive datagrams at"]]) {
+    await child.tell(command);
+    assertEquals(
+      await child.line(),
+      `failed: Cannot ${attempt} "${web}": a socket file is there whose process has ended, and which this user ` +
+        "may not replace; remove it as its owner, or choose a directory of the service's own",
+    );
+  }
+  await child.tell("stop");
+  await until(() => directory.names().join() === "web.sock");
+});
+
 const noOverlay = await withoutOverlay();
 if (noOverlay) console.log(`paths_test.ts: overlayfs is not tested: ${noOverlay}`);
 
