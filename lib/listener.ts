@@ -252,11 +252,6 @@ export class DatagramPath implements Disposable {
     this.#bound = new SocketFile(path, hasFile ? file ?? ownFile(path, fd.raw) : undefined);
   }
 
-  /** Where it receives. */
-  get path(): string {
-    return this.#path;
-  }
-
   /** Which file it is bound to, if that is known. */
   get file(): FileIdentity | undefined {
     return this.#bound.file;
