@@ -6,7 +6,7 @@
 
 import { c } from "./abi.ts";
 import { closeRaw } from "./fd.ts";
-import { fileStatus } from "./file.ts";
+import { fileStatus, isSameFile, openName, readText, statusOf } from "./file.ts";
 import { libc } from "./libc.ts";
 import { struct } from "./struct.ts";
 
@@ -42,13 +42,48 @@ const unix_diag_msg = struct({
 const unix_diag_vfs = struct({ udiag_vfs_ino: "u32", udiag_vfs_dev: "u32" });
 
 /**
- * Whether the unix socket `raw` is bound to that file; undefined where this cannot be told: a sandbox may
- * refuse AF_NETLINK, and file systems made of others (btrfs, overlayfs) show another device to stat(2).
+ * Whether the unix socket `raw` is bound to the file at `path`, which is that of `status`; undefined where this
+ * cannot be told: a sandbox may refuse AF_NETLINK.
  */
-export function isBoundTo(raw: number, file: { dev: bigint; ino: bigint }): boolean | undefined {
+export function isBoundTo(
+  raw: number,
+  path: string,
+  status: { dev: bigint; ino: bigint },
+): boolean | undefined {
   const bound = boundFile(raw);
-  if (bound?.dev !== file.dev) return undefined;
-  return bound.ino === BigInt.asUintN(32, file.ino);
+  if (!bound) return undefined;
+  // File systems made of others (btrfs, overlayfs) show another device to stat(2) than the kernel's own.
+  const file = bound.dev === status.dev ? status : asMounted(path, status);
+  return file && bound.dev === file.dev && bound.ino === BigInt.asUintN(32, file.ino);
+}
+
+/** Device and inode of a file as the kernel has them (proc_pid_fdinfo(5), proc_pid_mountinfo(5); Linux 5.14). */
+function asMounted(
+  path: string,
+  status: { dev: bigint; ino: bigint },
+): { dev: bigint; ino: bigint } | undefined {
+  let raw: number;
+  try {
+    raw = openName(path, "");
+  } catch {
+    // It is gone, or no descriptor is left: then nothing can be told.
+    return undefined;
+  }
+  try {
+    if (!isSameFile(statusOf(raw), status)) return undefined;
+    const info = readText(`/proc/self/fdinfo/${raw}`) ?? "";
+    const [ino, mount] = ["ino", "mnt_id"].map((name) =>
+      info.match(new RegExp(`^${name}:\\s*(\\d+)$`, "m"))?.[1]
+    );
+    if (ino === undefined || mount === undefined) return undefined;
+    const device = readText("/proc/self/mountinfo")
+      ?.match(new RegExp(`^${mount} \\d+ (\\d+):(\\d+) `, "m"));
+    return device
+      ? { dev: asStat(BigInt(device[1]), BigInt(device[2])), ino: BigInt(ino) }
+      : undefined;
+  } finally {
+    closeRaw(raw);
+  }
 }
 
 /** Device, and the low 32 bits of the inode. */

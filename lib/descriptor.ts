@@ -96,6 +96,13 @@ export function remembered(object: object): number | undefined {
     : undefined;
 }
 
+const parked = new WeakMap<object, () => Fd | undefined>();
+
+/** Notes how to find the socket of an object that is put off it for a while; undefined when it is closed. */
+export function rememberSocket(object: object, socket: () => Fd | undefined): void {
+  parked.set(object, socket);
+}
+
 /** The descriptor of a listener, as a duplicate that is the caller's. */
 export function listenerDescriptor(listener: ListenerLike): Fd {
   return known(listener) ?? search(
@@ -246,7 +253,8 @@ function resourceFile(file: object): Deno.FsFile | undefined {
 function known(object: unknown): Fd | undefined {
   if (typeof object === "number" || object instanceof Fd) return new Fd(dup(rawOf(object)));
   if (object instanceof UnixListener || object instanceof UnixConn) return object.fd.dup();
-  const raw = typeof object === "object" && object ? remembered(object) : undefined;
+  const isObject = typeof object === "object" && object;
+  const raw = isObject ? remembered(object) ?? parked.get(object)?.()?.raw : undefined;
   return raw === undefined ? undefined : new Fd(dup(raw));
 }
 

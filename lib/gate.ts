@@ -14,7 +14,7 @@ import {
   socketKind,
 } from "../ffi/socket.ts";
 import { exchange, type Slot, slots } from "./capture.ts";
-import { remembered } from "./descriptor.ts";
+import { remembered, rememberSocket } from "./descriptor.ts";
 import { NoDescriptorError } from "./errors.ts";
 
 /**
@@ -44,6 +44,7 @@ export class Gate implements Disposable {
     this.#deaf = new Fd(deafSocket(slot));
     this.#slot = slot;
     this.#cookie = socketCookie(slot.tfd);
+    rememberSocket(object, () => this.fd.owned && !this.closed ? this.fd : undefined);
   }
 
   /** Lets the object have what arrives. */

@@ -150,10 +150,7 @@ export class Inheritance implements Disposable {
    */
   #candidates(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
     const there = "path" in place && this.#at(kind, place.path);
-    if (there) return [there];
-    const rest = this.#elsewhere(kind, place);
-    // A datagram socket that its path does not lead to is bound anew: no client waits at the old one.
-    return kind === "datagram" && "path" in place ? rest.filter(({ file }) => !file) : rest;
+    return there ? [there] : this.#elsewhere(kind, place);
   }
 
   /** The socket that a path leads to. */
@@ -164,7 +161,7 @@ export class Inheritance implements Disposable {
       const { fd, file } = inherited;
       if (file) return isSameFile(file, there);
       if (kind === "listener" && !isUnixStream(fd!.raw, { listening: true })) return false;
-      if (!isBoundTo(fd!.raw, there)) return false;
+      if (!isBoundTo(fd!.raw, path, there)) return false;
       inherited.file = locate(path);
       return true;
     });
@@ -260,7 +257,7 @@ function fileByName(fd: Fd): FileIdentity | undefined {
   if (name === null || name.startsWith("\0")) return undefined;
   const there = locate(name);
   if (there?.kind !== "socket") return undefined;
-  return isBoundTo(fd.raw, there) ?? isBound(name) ? there : undefined;
+  return isBoundTo(fd.raw, name, there) ?? isBound(name) ? there : undefined;
 }
 
 /** The key of what is known by where it is bound alone. */

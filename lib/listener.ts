@@ -99,15 +99,146 @@ export function listenWhereFree(path: string, { mode }: { mode?: number } = {}):
 export function bindDatagrams(path: string, mode?: number): Fd {
   const attempt = `Cannot receive datagrams at ${formatPath(path)}`;
   const isStale = !path.startsWith("\0") && pathStatus(path)?.kind === "socket" && !isBound(path);
-  if (isStale) unlink(path);
-  return new Fd(bindUnixDatagram(path, attempt, { mode }));
+  if (isStale && !unlink(path)) throw cannotReplace(attempt);
+  try {
+    return new Fd(bindUnixDatagram(path, attempt, { mode }));
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    const inUse = new Deno.errors.AddrInUse(
+      `${attempt}: another socket is bound there, or it is a file that is no socket; end its process or move ` +
+        "it away, or receive at another path",
+    );
+    throw Object.assign(inUse, { code: "EADDRINUSE", cause: error });
+  }
 }
+
+/** In a directory with the sticky bit, another user's file is not to be replaced (unlink(2), rename(2)). */
+function cannotReplace(attempt: string, cause?: unknown): Error {
+  const error = new Deno.errors.PermissionDenied(
+    `${attempt}: a socket file is there whose process has ended, and which this user may not replace; ` +
+      "remove it as its owner, or choose a directory of the service's own",
+  );
+  return Object.assign(error, { code: "EPERM", cause });
+}
+
+/** The path that is to lead to a unix socket, and the file that this is bound to. */
+class SocketFile implements Disposable {
+  readonly #path: string;
+  /** Which file is bound to it, while that is to be removed with it. */
+  #file: FileIdentity | undefined;
+  /** Its permissions when it was last seen at the path: somebody may have changed them. */
+  #mode: number | undefined;
+  /** Open on the file, and so knows its name when it was renamed, and whether it has any. */
+  #name: Fd | undefined;
+  /** A further name that it has been given. */
+  #link: string | undefined;
+
+  constructor(path: string, file: FileIdentity | undefined) {
+    this.#path = path;
+    this.#file = file;
+    // Takes note of its mode.
+    void this.isReachable;
+  }
+
+  /** Which file it is, if that is known and to be removed with the socket. */
+  get file(): FileIdentity | undefined {
+    return this.#file;
+  }
+
+  /** Its permissions, as far as they are known. */
+  get mode(): number | undefined {
+    return this.#mode;
+  }
+
+  /** Whether the path leads to it; of what has no file that is known, nothing else is known either. */
+  get isReachable(): boolean {
+    if (!this.#file) return true;
+    const there = pathStatus(this.#path);
+    if (!isSameFile(there, this.#file)) return false;
+    this.#mode = there!.mode;
+    return true;
+  }
+
+  /** Keeps a descriptor by which it is found when somebody has renamed it. */
+  follow(): void {
+    if (!this.#file || this.#name) return;
+    let name: Fd;
+    try {
+      name = new Fd(openName(this.#path, `Cannot follow ${formatPath(this.#path)}`));
+    } catch {
+      // It has been removed already, or no descriptor is left: then a renamed file is not found.
+      return;
+    }
+    if (isSameFile(statusOf(name.raw), this.#file)) this.#name = name;
+    else name.close();
+  }
+
+  /** Gives it that mode, if the path leads to it. */
+  setMode(mode: number): void {
+    if (this.#file && this.isReachable) setMode(this.#path, mode, this.#file);
+  }
+
+  /** Has the path lead to it again, where it still has a name anywhere; gives whether that was possible. */
+  linkAgain(): boolean {
+    const file = this.#file;
+    const present = this.#name && presentName(this.#name.raw);
+    for (const name of new Set([present, file?.path, this.#link])) {
+      if (name === undefined || !linkedWhereFree({ ...file!, path: name }, this.#path)) continue;
+      this.#link = locate(this.#path)?.path;
+      return true;
+    }
+    return false;
+  }
+
+  /** Leaves it alone from here on; gives what it was. */
+  forget(): FileIdentity | undefined {
+    const file = this.#file;
+    this.#file = undefined;
+    return file;
+  }
+
+  /** Goes on with the file of another socket at the same path, which is forgotten there. */
+  become(other: SocketFile): void {
+    // Where it has another name still, no socket is there any more.
+    if (this.#file) this.unlink(this.#file);
+    this[Symbol.dispose]();
+    this.#file = other.forget();
+    this.#link = undefined;
+    this.follow();
+  }
+
+  /** Whether a name of that file is left, and no socket of any process is bound to it. */
+  isLeft(file: FileIdentity): boolean {
+    return this.#namesOf(file).some((name) => isSameFile(pathStatus(name), file) && !isBound(name));
+  }
+
+  /** Removes that file, and no other one. */
+  unlink(file: FileIdentity): void {
+    for (const name of this.#namesOf(file)) if (isSameFile(pathStatus(name), file)) unlink(name);
+  }
+
+  /** Every name by which the file may be found. */
+  #namesOf({ path }: FileIdentity): string[] {
+    const names = [this.#path, path, this.#link];
+    return [...new Set(names.filter((name) => name !== undefined))];
+  }
+
+  /** Closes what `follow` has opened. */
+  [Symbol.dispose](): void {
+    this.#name?.[Symbol.dispose]();
+    this.#name = undefined;
+  }
+}
+
+/** How a path was made to lead to a socket again: by a further name of its file, or by a new socket there. */
+export type Restored<T> = { by: "link" } | { by: "bind"; socket: T };
 
 /** A unix datagram socket and its path, which is removed when no socket is bound to it any more. */
 export class DatagramPath implements Disposable {
-  readonly #fd: Fd;
+  /** The descriptor, on loan. */
+  readonly fd: Fd;
   readonly #path: string;
-  #file: FileIdentity | undefined;
+  readonly #bound: SocketFile;
 
   /**
    * Takes `fd` over.
@@ -115,39 +246,67 @@ export class DatagramPath implements Disposable {
    * @param file Which file it is bound to. @default {the one that is at `path`}
    */
   constructor(fd: Fd, path: string, file?: FileIdentity) {
-    this.#fd = fd;
+    this.fd = fd;
     this.#path = path;
-    if (!path.startsWith("\0")) this.#file = file ?? ownFile(path, fd.raw);
+    const hasFile = !path.startsWith("\0");
+    this.#bound = new SocketFile(path, hasFile ? file ?? ownFile(path, fd.raw) : undefined);
   }
 
   /** Which file it is bound to, if that is known. */
   get file(): FileIdentity | undefined {
-    return this.#file;
+    return this.#bound.file;
+  }
+
+  /** Keeps a descriptor by which the file is found when somebody has renamed it. */
+  followFile(): void {
+    this.#bound.follow();
   }
 
   /** Gives the file that mode, if the path leads to it. */
   setMode(mode: number): void {
-    const file = this.#file;
-    if (file && isSameFile(pathStatus(this.#path), file)) setMode(this.#path, mode, file);
+    this.#bound.setMode(mode);
   }
 
   /** Leaves the path alone from here on: the socket was passed on and lives elsewhere. */
   keepPath(): void {
-    this.#file = undefined;
+    this.#bound.forget();
+  }
+
+  /** Whether no datagram waits to be received. */
+  get isIdle(): boolean {
+    return !isReady(this.fd.raw, "readable");
+  }
+
+  /**
+   * Has the path lead to it again, or binds another one there: see {@linkcode UnixListener.restorePath}.
+   *
+   * @throws {Deno.errors.AddrInUse} When another process has the path.
+   */
+  restorePath(mode?: number): Restored<DatagramPath> | undefined {
+    if (this.#bound.isReachable) return undefined;
+    if (this.#bound.linkAgain()) return { by: "link" };
+    const fd = bindDatagrams(this.#path, mode ?? this.#bound.mode);
+    return { by: "bind", socket: new DatagramPath(fd, this.#path) };
+  }
+
+  /** Goes on with the socket of another one, which is closed without its path. */
+  become(other: DatagramPath): void {
+    replace(other.fd.raw, this.fd.raw);
+    this.#bound.become(other.#bound);
+    other[Symbol.dispose]();
   }
 
   /** Closes the socket, and removes the path unless another process has it. */
   leave(): void {
-    const file = this.#file;
+    const file = this.#bound.forget();
     this[Symbol.dispose]();
-    if (file && isSameFile(pathStatus(this.#path), file) && !isBound(this.#path)) {
-      unlink(this.#path);
-    }
+    if (file && this.#bound.isLeft(file)) this.#bound.unlink(file);
   }
 
   /** Closes the socket. */
   [Symbol.dispose](): void {
-    this.#fd[Symbol.dispose]();
+    this.#bound[Symbol.dispose]();
+    this.fd[Symbol.dispose]();
   }
 }
 
@@ -174,14 +333,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   readonly #raw: number;
   /** Why it accepts no more. */
   #end: Error | undefined;
-  /** Which file is bound to it, while that is to be removed with it. */
-  #file: FileIdentity | undefined;
-  /** Its permissions when it was last seen at the path: somebody may have changed them. */
-  #mode: number | undefined;
-  /** Open on the file, and so knows its name when it was renamed, and whether it has any. */
-  #name: Fd | undefined;
-  /** A further name that it has been given. */
-  #link: string | undefined;
+  /** The file that is to be removed with it, and the path that is to lead there. */
+  readonly #bound: SocketFile;
   /** Rejects what waits on a socket that another one has taken the place of. */
   readonly #exchanged = new Error("The listener is on another socket");
   #referenced = true;
@@ -212,10 +365,11 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     this.addr = path === undefined
       ? localAddress(fd.raw) as UnixAddress
       : { transport: "unix", path };
-    if (path === undefined || path.startsWith("\0")) return;
-    this.#file = file ?? ownFile(path, fd.raw);
-    // Takes note of its mode.
-    void this.isReachable;
+    const hasFile = path !== undefined && !path.startsWith("\0");
+    this.#bound = new SocketFile(
+      path ?? "",
+      hasFile ? file ?? ownFile(path, fd.raw) : undefined,
+    );
   }
 
   /**
@@ -224,7 +378,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   get file(): FileIdentity | undefined {
-    return this.#file;
+    return this.#bound.file;
   }
 
   /**
@@ -234,17 +388,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   followFile(): void {
-    const { path } = this.addr;
-    if (!path || !this.#file || this.#name) return;
-    let name: Fd;
-    try {
-      name = new Fd(openName(path, `Cannot follow ${formatPath(path)}`));
-    } catch {
-      // It has been removed already, or no descriptor is left: then a renamed file is not found.
-      return;
-    }
-    if (isSameFile(statusOf(name.raw), this.#file)) this.#name = name;
-    else name.close();
+    this.#bound.follow();
   }
 
   /**
@@ -254,12 +398,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   get isReachable(): boolean {
-    const { path } = this.addr;
-    if (!this.#file || !path) return true;
-    const there = pathStatus(path);
-    if (!isSameFile(there, this.#file)) return false;
-    this.#mode = there!.mode;
-    return true;
+    return this.#bound.isReachable;
   }
 
   /**
@@ -328,7 +467,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
 
   /** Closing will leave the path alone, because the socket was passed on and lives elsewhere. */
   keepPath(): void {
-    this.#file = undefined;
+    this.#bound.forget();
   }
 
   /**
@@ -339,7 +478,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   close(): void {
     this.#finish("The listener was closed");
     const raw = this.fd.take();
-    if (this.#file) this.#unlink(this.#file);
+    const { file } = this.#bound;
+    if (file) this.#bound.unlink(file);
     closeAll([raw]);
   }
 
@@ -358,25 +498,12 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   depart(): (() => void) | undefined {
-    const file = this.#file;
-    this.keepPath();
+    const bound = this.#bound;
+    const file = bound.forget();
     this[Symbol.dispose]();
     // Any name of it does.
-    const isLeft = () =>
-      file &&
-      this.#namesOf(file).some((name) => isSameFile(pathStatus(name), file) && !isBound(name));
-    return isLeft() ? () => void (isLeft() && this.#unlink(file!)) : undefined;
-  }
-
-  /** Every name by which the file may be found. */
-  #namesOf({ path }: FileIdentity): string[] {
-    const names = [this.addr.path!, path, this.#link];
-    return [...new Set(names.filter((name) => name !== undefined))];
-  }
-
-  /** Removes its file, and no other one. */
-  #unlink(file: FileIdentity): void {
-    for (const name of this.#namesOf(file)) if (isSameFile(pathStatus(name), file)) unlink(name);
+    const isLeft = () => file !== undefined && bound.isLeft(file);
+    return isLeft() ? () => void (isLeft() && bound.unlink(file!)) : undefined;
   }
 
   /**
@@ -394,7 +521,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   setMode(mode: number): void {
-    if (this.#file && this.isReachable) setMode(this.addr.path!, mode, this.#file);
+    this.#bound.setMode(mode);
   }
 
   /**
@@ -406,19 +533,11 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @throws {Deno.errors.AddrInUse} When another process listens there.
    * @ignore
    */
-  restorePath(
-    mode?: number,
-  ): { by: "link" } | { by: "bind"; listener: UnixListener } | undefined {
-    const file = this.#file;
-    const { path } = this.addr;
-    if (!file || !path || this.isReachable) return undefined;
-    const present = this.#name && presentName(this.#name.raw);
-    for (const name of new Set([present, file.path, this.#link])) {
-      if (name === undefined || !linkedWhereFree({ ...file, path: name }, path)) continue;
-      this.#link = locate(path)?.path;
-      return { by: "link" };
-    }
-    return { by: "bind", listener: listenWhereFree(path, { mode: mode ?? this.#mode }) };
+  restorePath(mode?: number): Restored<UnixListener> | undefined {
+    if (this.#bound.isReachable) return undefined;
+    if (this.#bound.linkAgain()) return { by: "link" };
+    const socket = listenWhereFree(this.addr.path!, { mode: mode ?? this.#bound.mode });
+    return { by: "bind", socket };
   }
 
   /**
@@ -428,18 +547,10 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
    * @ignore
    */
   become(other: UnixListener): void {
-    const removeOld = this.#file;
     abandon(this.#raw, this, () => this.#exchanged);
     replace(other.fd.raw, this.#raw);
-    // Where it has another name still, nobody listens there any more.
-    if (removeOld) this.#unlink(removeOld);
-    this.#file = other.file;
-    this.#link = undefined;
-    this.#name?.[Symbol.dispose]();
-    this.#name = undefined;
-    other.keepPath();
+    this.#bound.become(other.#bound);
     other[Symbol.dispose]();
-    this.followFile();
   }
 
   /** Closes the listener unless it is closed. */
@@ -453,8 +564,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     abandon(this.#raw, this, () => end);
     this.#hastened?.[Symbol.dispose]();
     this.#hastened = undefined;
-    this.#name?.[Symbol.dispose]();
-    this.#name = undefined;
+    this.#bound[Symbol.dispose]();
   }
 }
 
@@ -554,7 +664,12 @@ function moveWhereFree(from: string, to: string): void {
     // A dead socket is there, or the file system has one name a file.
   }
   if (isBound(to)) throw isServed(to);
-  rename(from, to);
+  try {
+    rename(from, to);
+  } catch (error) {
+    if ((error as { code?: string }).code !== "EPERM") throw error;
+    throw cannotReplace(`Cannot listen on ${formatPath(to)}`, error);
+  }
 }
 
 function isServed(path: string): Error {
@@ -598,7 +713,7 @@ export function closeNative(object: { close(): void } | undefined): void {
 /** The file at a path, unless it is known to be another socket's. */
 function ownFile(path: string, raw: number): ReturnType<typeof locate> {
   const there = locate(path);
-  return there && isBoundTo(raw, there) === false ? undefined : there;
+  return there && isBoundTo(raw, path, there) === false ? undefined : there;
 }
 
 /**

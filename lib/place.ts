@@ -193,5 +193,6 @@ function checkBacklog(attempt: string, place: Record<string, unknown>): void {
 }
 
 function wrong(attempt: string, option: string, value: unknown, wanted: string): TypeError {
-  return new TypeError(`${attempt}: \`${option}\` has to be ${wanted}, not ${String(value)}`);
+  const given = typeof value === "string" ? `the text ${quoted(value)}` : String(value);
+  return new TypeError(`${attempt}: \`${option}\` has to be ${wanted}, not ${given}`);
 }

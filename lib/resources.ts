@@ -29,7 +29,13 @@ import { census, Clients, clientsOf, countConnections, finish, hangUpOnTold } fr
 import { offeredFile, type OfferedItem, type ReportedSocket } from "./frame.ts";
 import { Gate } from "./gate.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "./http.ts";
-import { type AnyPlace, type Inheritance, type Inherited, keyOf } from "./inheritance.ts";
+import {
+  type AnyPlace,
+  guardPath,
+  type Inheritance,
+  type Inherited,
+  keyOf,
+} from "./inheritance.ts";
 import { bindDatagrams, DatagramPath, listenWhereFree, UnixListener } from "./listener.ts";
 import type { Logger } from "./logger.ts";
 import type { DatagramPlace, Place, TcpPlace, UdpPlace } from "./place.ts";
@@ -95,7 +101,11 @@ interface Resource {
   /** Who removes its path, if it has one. */
   unix?: UnixListener | DatagramPath;
   /** What was bound at its path in its place: it goes there when no client waits at the old socket. */
-  next?: UnixListener;
+  next?: UnixListener | DatagramPath;
+  /** The timer of the next look at whether that is possible. */
+  looking?: ReturnType<typeof setTimeout>;
+  /** How many connections may wait at it, if that was asked for. */
+  backlog?: number;
   close(): void;
 }
 
@@ -235,41 +245,43 @@ export class Resources {
   #inherit(kind: "listener" | "datagram", { fd, file }: Inherited, place: AnyPlace): Bound {
     if (!("path" in place) || place.path.startsWith("\0")) return { fd: fd! };
     const { path, mode } = place;
-    if (kind === "datagram") {
-      const unix = new DatagramPath(fd!.dup(), path, file);
-      if (mode !== undefined) unix.setMode(mode);
-      return { fd: fd!, unix };
-    }
     using unfinished = new DisposableStack();
     const isAnothers = !file && !leadsTo(path, fd!);
-    const unix = new UnixListener(fd!.dup(), path, file);
+    const unix = guardPath(kind, fd!.dup(), path, file);
     unfinished.defer(() => {
       unix.keepPath();
       unix[Symbol.dispose]();
     });
-    const next = isAnothers ? listenWhereFree(path, { mode }) : this.#restorePath(unix, mode);
+    const next = !isAnothers
+      ? this.#restorePath(path, unix, mode)
+      : kind === "datagram"
+      ? new DatagramPath(bindDatagrams(path, mode), path)
+      : listenWhereFree(path, { mode });
     // Where it is not known whose file is there, its mode is left as it is.
     if (mode !== undefined && file && !next) unix.setMode(mode);
     unfinished.move();
     return { fd: fd!, unix, next };
   }
 
-  /** Sees to it that the path of a listener leads to it; gives the one that was bound there in its place. */
-  #restorePath(unix: UnixListener, mode?: number): UnixListener | undefined {
+  /** Sees to it that a path leads to a socket; gives the one that was bound there in its place. */
+  #restorePath(
+    path: string,
+    unix: UnixListener | DatagramPath,
+    mode?: number,
+  ): UnixListener | DatagramPath | undefined {
     const restored = unix.restorePath(mode);
     if (!restored) return undefined;
-    const path = formatPath(unix.addr.path!);
     const { logger } = this.#options;
     if (restored.by === "link") {
       // As when a link in the path leads to another release.
-      logger.info?.(`${path} led to another place: the listener was linked there`);
+      logger.info?.(`${formatPath(path)} led to another place: the socket was linked there`);
       return undefined;
     }
     logger.warn?.(
-      `The socket file ${path} was removed, so that no client could connect: the path was bound anew; ` +
-        "keep cleaners of temporary files away from it",
+      `The socket file ${formatPath(path)} was removed, so that no client could connect: ` +
+        "the path was bound anew; keep cleaners of temporary files away from it",
     );
-    return restored.listener;
+    return restored.socket;
   }
 
   /** @throws {TypeError} When a name would stand for two sockets. */
@@ -335,10 +347,11 @@ export class Resources {
     // A server lets go of its socket a turn after it is closed.
     unfinished.defer(() => gate.shut());
     if (!this.#isOpen) gate.shut();
-    if ("backlog" in place && place.backlog !== undefined) {
+    const backlog = "backlog" in place ? place.backlog : undefined;
+    if (backlog !== undefined) {
       // After adoption, which has made it as long as that of Deno's own listeners.
-      setAcceptQueueLength(fd.raw, place.backlog);
-      if (bound.next) setAcceptQueueLength(bound.next.fd.raw, place.backlog);
+      setAcceptQueueLength(fd.raw, backlog);
+      if (bound.next) setAcceptQueueLength(bound.next.fd.raw, backlog);
     }
     if ("loopback" in place && place.loopback !== undefined) {
       setMulticastLoop(fd.raw, place.loopback);
@@ -353,6 +366,7 @@ export class Resources {
       isElsewhere: this.#isElsewhere(kind, fd.raw),
       unix: bound.unix,
       next: bound.next,
+      backlog,
       close,
     };
     if ("path" in place) {
@@ -367,7 +381,7 @@ export class Resources {
     // Deno closes the listener of a server in that turn, or later: at the latest when the server has finished.
     signal?.addEventListener("abort", () => void pause(0).then(notice), { once: true });
     unfinished.move();
-    if (resource.unix instanceof UnixListener) resource.unix.followFile();
+    resource.unix?.followFile();
     if (this.#isOpen) this.#goToNext(resource);
     return object;
   }
@@ -420,7 +434,7 @@ export class Resources {
   }
 
   /**
-   * Sees to it that the paths of unix listeners lead to them, while this generation accepts; gives what is in
+   * Sees to it that the paths of unix sockets lead to them, while this generation accepts; gives what is in
    * the way, in words.
    */
   restorePaths(): string[] {
@@ -428,13 +442,14 @@ export class Resources {
     if (!this.#isOpen) return problems;
     this.#dropClosed();
     for (const resource of this.#all) {
-      const { unix, next } = resource;
-      if (!(unix instanceof UnixListener)) continue;
+      const { unix, next, backlog, item: { path } } = resource;
+      if (!unix || path === undefined) continue;
       try {
-        const restored = this.#restorePath(next ?? unix);
+        const restored = this.#restorePath(path, next ?? unix);
         if (restored) {
           next?.leave();
           resource.next = restored;
+          if (backlog !== undefined) setAcceptQueueLength(restored.fd.raw, backlog);
         }
         this.#goToNext(resource);
       } catch (error) {
@@ -444,18 +459,22 @@ export class Resources {
     return problems;
   }
 
-  /** Puts a listener on the socket that was bound in its place, as soon as no client waits at the old one. */
+  /** Puts an object on the socket that was bound in its place, as soon as no client waits at the old one. */
   #goToNext(resource: Resource): void {
     const { fd, gate, unix, next, address } = resource;
-    if (!next || !gate || !(unix instanceof UnixListener)) return;
+    if (!next || !gate || !unix) return;
+    // One at a time, however often the paths are looked at meanwhile.
+    clearTimeout(resource.looking);
     if (!this.#isOpen || !this.#all.has(resource) || gate.closed) return;
     // The one that serves here accepts them at once, as a rule.
     if (!unix.isIdle) {
-      Deno.unrefTimer(setTimeout(() => this.#goToNext(resource), queueInterval));
+      resource.looking = setTimeout(() => this.#goToNext(resource), queueInterval);
+      Deno.unrefTimer(resource.looking);
       return;
     }
     gate.exchange(next.fd.raw);
-    unix.become(next);
+    if (unix instanceof UnixListener) unix.become(next as UnixListener);
+    else unix.become(next as DatagramPath);
     resource.next = undefined;
     if (address) (resource.formerAddresses ??= []).push(address);
     resource.address = localAddress(fd.raw);
@@ -584,7 +603,7 @@ export class Resources {
 /** Whether a path leads to a listener, of which it is not known what file it is bound to. */
 function leadsTo(path: string, { raw }: Fd): boolean {
   const there = pathStatus(path);
-  return there !== undefined && isBound(path) && isBoundTo(raw, there) !== false;
+  return there !== undefined && isBound(path) && isBoundTo(raw, path, there) !== false;
 }
 
 /** Milliseconds between two looks at whether clients still wait at a socket. */

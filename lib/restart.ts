@@ -1482,7 +1482,7 @@ export class Generation implements AsyncDisposable {
         this.#logger.info?.(`The control path ${path} led to another place: it was linked there`);
         return;
       }
-      control.become(restored.listener);
+      control.become(restored.socket);
       this.#logger.warn?.(
         `The control path ${path} was removed: it was bound anew; keep cleaners of temporary files away from it`,
       );

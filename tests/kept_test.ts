@@ -28,6 +28,7 @@ import {
   Rehearsal,
   type UnixConn,
 } from "../mod.ts";
+import { findAny } from "../lib/descriptor.ts";
 import { DisposableStack } from "../lib/disposable_stack.ts";
 import { begin, here, portOf, saying } from "./fixtures/begin.ts";
 import { Directory } from "./fixtures/directory.ts";
@@ -92,6 +93,49 @@ test("listeners and servers of every make are kept, and accept in the next gener
     }
     await Promise.all([server.shutdown(), closed(nodeNet), closed(nodeHttp)]);
   });
+});
+
+test("what a generation listens on itself is found also while it does not accept", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const server = old.serve({ path: directory.join("web.sock") }, () => new Response());
+  const objects = {
+    server,
+    listener: old.listen(here),
+    datagrams: old.listenDatagram({ path: directory.join("log.sock") }),
+  };
+  /** Which sockets are found. */
+  const found = () =>
+    Object.entries(objects).map(([name, object]) => {
+      const { fd } = findAny(object);
+      const { ino } = fileStatus(fd.raw);
+      fd.close();
+      return [name, ino];
+    });
+  const early = found();
+  const closed = old.listen(here);
+  closed.close();
+  assertThrows(() => findAny(closed), NoDescriptorError);
+  await old.ready();
+  assertEquals(found(), early);
+  for (const [name, object] of Object.entries(objects)) old.keep(name, object);
+  const next = await begin(path);
+  const taken = Object.keys(objects).map((name) => {
+    using fd = next.take(name) as Fd;
+    return [name, fileStatus(fd.raw).ino];
+  });
+  assertEquals(taken, early);
+  next.serve({ path: directory.join("web.sock") }, () => new Response());
+  next.listen(here);
+  next.listenDatagram({ path: directory.join("log.sock") });
+  // It accepts no more, and answers what it has.
+  let late: unknown;
+  old.draining.addEventListener("abort", () => late = found());
+  await next.ready();
+  await old.finished;
+  assertEquals(late, early);
+  await next.stop();
 });
 
 test("what accepts by itself leaves to the listener that was kept when it is closed", async () => {

@@ -6,8 +6,10 @@
  */
 
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { closeAll } from "../ffi/fd.ts";
 import { pathStatus } from "../ffi/file.ts";
 import { isRunning } from "../ffi/proc.ts";
+import { connectUnix } from "../ffi/socket.ts";
 import {
   type Generation,
   listen,
@@ -229,6 +231,198 @@ test("a path through a symbolic link leads to the service wherever the link is p
   assertEquals(pathStatus(control), undefined);
 });
 
+/** A unix datagram socket of a client, and what it sends to a path. */
+function senderIn(directory: Directory, to: string) {
+  const address = { transport: "unixpacket", path: to } as const;
+  const socket = Deno.listenDatagram({
+    transport: "unixpacket",
+    path: directory.join("sender"),
+  });
+  return {
+    send: (words: string) => socket.send(new TextEncoder().encode(words), address),
+    [Symbol.dispose]: () => {
+      socket.close();
+      Deno.removeSync(directory.join("sender"));
+    },
+  };
+}
+
+async function received(socket: Deno.DatagramConn): Promise<string> {
+  const [bytes] = await socket.receive();
+  return new TextDecoder().decode(bytes);
+}
+
+test("a datagram path that was removed leads to the socket again, in the generation that runs and in the next", async () => {
+  using directory = new Directory();
+  const at = directory.join("log.sock");
+  const control = directory.join("app.sock");
+  using sender = senderIn(directory, at);
+  const logs = [new Log(), new Log()];
+  const old = await begin(control, { logger: logs[0] });
+  const first = old.listenDatagram({ path: at, mode: 0o620 });
+  await old.ready();
+  const early = received(first);
+  Deno.removeSync(at);
+  const next = await begin(control, { logger: logs[1] });
+  await sender.send("one");
+  assertEquals(await early, "one", "who waits on the old socket waits on the new one");
+  assertEquals(modeOf(at), 0o620);
+  // And after the offer.
+  Deno.removeSync(at);
+  const second = next.listenDatagram({ path: at, mode: 0o620 });
+  assertEquals(modeOf(at), 0o620);
+  await sender.send("two");
+  await next.ready();
+  assertEquals(await received(second), "two");
+  await old.finished;
+  await sender.send("three");
+  assertEquals(await received(second), "three");
+  await until(() => next.inherited.length === 0);
+  for (const { warnings, errors } of logs) {
+    assertEquals([warnings.length, errors], [1, []]);
+    assertMatch(warnings[0], /socket file "[^"]+log\.sock" was removed.* bound anew; keep /);
+  }
+  await next.stop();
+  assertEquals(directory.names(), ["sender"]);
+});
+
+test("a generation has its datagram path back from a successor that had bound it anew", async () => {
+  using directory = new Directory();
+  const at = directory.join("log.sock");
+  const control = directory.join("app.sock");
+  using sender = senderIn(directory, at);
+  const old = await begin(control);
+  const socket = old.listenDatagram({ path: at });
+  await old.ready();
+  // Longer than any that the old one grants.
+  const next = await begin(control, { probation: 300_001 });
+  Deno.removeSync(at);
+  next.listenDatagram({ path: at });
+  await next.ready().catch(() => {});
+  await assertRejects(() => next.finished);
+  await soon(() => sender.send("back").then(() => true, () => false));
+  assertEquals(await received(socket), "back");
+  await old.stop();
+  assertEquals(directory.names(), ["sender"]);
+});
+
+test("a datagram path that another process has is left to it, with its mode", async () => {
+  using directory = new Directory();
+  const at = directory.join("log.sock");
+  const control = directory.join("app.sock");
+  const old = await begin(control);
+  old.listenDatagram({ path: at, mode: 0o666 });
+  await old.ready();
+  Deno.removeSync(at);
+  const other = Deno.listenDatagram({ transport: "unixpacket", path: at });
+  Deno.chmodSync(at, 0o640);
+  const next = await begin(control);
+  assertThrows(
+    () => next.listenDatagram({ path: at, mode: 0o600 }),
+    AddrInUse,
+    `"${at}": another socket is bound there`,
+  );
+  assertEquals(modeOf(at), 0o640);
+  await next.stop();
+  await old.stop();
+  assertEquals(directory.names(), ["log.sock"]);
+  other.close();
+});
+
+test("a datagram path through a symbolic link that is put elsewhere leads to the same socket, and what waits there", async () => {
+  using directory = new Directory();
+  const releases = [1, 2, 3].map((i) => directory.join(String(i)));
+  for (const release of releases) Deno.mkdirSync(release);
+  const current = directory.join("current");
+  const change = (release: string) => {
+    Deno.symlinkSync(release, `${current}.new`);
+    Deno.renameSync(`${current}.new`, current);
+  };
+  change(releases[0]);
+  const at = `${current}/log.sock`;
+  const control = directory.join("app.sock");
+  using sender = senderIn(directory, at);
+  const logs = [new Log(), new Log()];
+  const old = await begin(control, { logger: logs[0] });
+  old.listenDatagram({ path: at, name: "log" });
+  await old.ready();
+  await sender.send("one");
+  const { ino } = pathStatus(at)!;
+  // Before the handover the generation that runs sees to it; after the offer, the next one does.
+  change(releases[1]);
+  const next = await begin(control, { logger: logs[1] });
+  await sender.send("two");
+  change(releases[2]);
+  const socket = next.listenDatagram({ path: at, name: "log" });
+  await sender.send("three");
+  assertEquals(pathStatus(at)!.ino, ino, "it is the same socket");
+  await next.ready();
+  for (const words of ["one", "two", "three"]) assertEquals(await received(socket), words);
+  // Back again.
+  await old.finished;
+  change(releases[0]);
+  await sender.send("four");
+  assertEquals(await received(socket), "four");
+  await until(() => next.inherited.length === 0);
+  for (const { warnings, errors } of logs) assertEquals([warnings, errors], [[], []]);
+  change(releases[2]);
+  await next.stop();
+  assertEquals(pathStatus(at), undefined);
+});
+
+test("a listener keeps its `backlog` when its path is bound anew while it runs", async () => {
+  using directory = new Directory();
+  const web = directory.join("web.sock");
+  const app = await begin(directory.join("app.sock"));
+  app.listen({ path: web, backlog: 2 });
+  await app.ready();
+  Deno.removeSync(web);
+  await restored(app);
+  const waiting: number[] = [];
+  for (let raw; waiting.length < 100 && (raw = connectUnix(web, "Cannot connect")) >= 0;) {
+    waiting.push(raw);
+  }
+  closeAll(waiting);
+  // The kernel has room for one more than it is told (net/unix/af_unix.c, `unix_recvq_full`), and one is accepted.
+  assert(waiting.length <= 4, `${waiting.length} wait`);
+  await app.stop();
+});
+
+test("clients that nobody accepts at the old socket are looked for by one timer, however often the path is removed", async () => {
+  using directory = new Directory();
+  const web = directory.join("web.sock");
+  const app = await begin(directory.join("app.sock"));
+  app.listen({ path: web });
+  await app.ready();
+  using _client = await Deno.connect({ transport: "unix", path: web });
+  const pending = new Map<unknown, number | undefined>();
+  const { setTimeout: set, clearTimeout: clear } = globalThis;
+  const count = () => [...pending.values()].filter((delay) => delay === 20).length;
+  try {
+    globalThis.setTimeout = ((callback: () => void, delay?: number) => {
+      const id = set(() => {
+        pending.delete(id);
+        callback();
+      }, delay);
+      pending.set(id, delay);
+      return id;
+    }) as typeof setTimeout;
+    globalThis.clearTimeout = (id) => {
+      pending.delete(id);
+      clear(id);
+    };
+    Deno.removeSync(web);
+    for (let i = 0; i < 5; i++) {
+      await restored(app);
+      assertEquals(count(), 1);
+    }
+  } finally {
+    globalThis.setTimeout = set;
+    globalThis.clearTimeout = clear;
+  }
+  await app.stop();
+});
+
 test("a socket whose file was renamed stays reachable by its new name, and gets the old one again", async () => {
   using directory = new Directory();
   const web = directory.join("web.sock");
@@ -335,6 +529,53 @@ test("a listener of a plain server whose path another service has by now is not 
   assertThrows(() => app.serve({ path: web, mode: 0o666 }, saying("no")), AddrInUse, "another");
   assertEquals(modeOf(web), 0o600);
   await app.stop();
+});
+
+test("a dead socket of another user that may not be replaced is said so", {
+  ignore: Deno.uid() !== 0,
+}, async () => {
+  using directory = new Directory();
+  const nobody = 65534;
+  Deno.chmodSync(directory.path, 0o1777);
+  const web = directory.join("web.sock");
+  const dead = listen(web, { mode: 0o666 });
+  dead.keepPath();
+  dead.close();
+  await using child = new Child("./at_path.ts", [
+    directory.join("app.sock"),
+    web,
+    String(nobody),
+  ]);
+  assertEquals(await child.line(), "started: 1");
+  for (const [command, attempt] of [["serve", "listen on"], ["receive", "receive datagrams at"]]) {
+    await child.tell(command);
+    assertEquals(
+      await child.line(),
+      `failed: Cannot ${attempt} "${web}": a socket file is there whose process has ended, and which this user ` +
+        "may not replace; remove it as its owner, or choose a directory of the service's own",
+    );
+  }
+  await child.tell("stop");
+  await until(() => directory.names().join() === "web.sock");
+});
+
+const noOverlay = await withoutOverlay();
+if (noOverlay) console.log(`paths_test.ts: overlayfs is not tested: ${noOverlay}`);
+
+test("what a socket is bound to is known where stat(2) shows another device than the kernel's", {
+  ignore: noOverlay !== undefined,
+}, async () => {
+  using directory = new Directory();
+  const { code, stdout, stderr } = await onOverlay(
+    directory.path,
+    `"$0" run -A --no-config --no-check "$1" "$DIRECTORY/merged"`,
+    Deno.execPath(),
+    new URL("./fixtures/bound_to.ts", import.meta.url).pathname,
+  );
+  assertEquals([code, stderr], [0, ""]);
+  const { known, isOther } = JSON.parse(stdout);
+  assert(isOther, "the devices are the same: nothing was tested");
+  assertEquals(known, [[true, false], [false, true], [false, false]]);
 });
 
 test("a control path that was removed is put back at a restart by signal, and the next one takes over", async () => {
@@ -479,4 +720,31 @@ async function restored(app: Generation): Promise<void> {
 /** The path from the working directory. */
 function relative(path: string): string {
   return `${Deno.cwd().split("/").slice(1).map(() => "..").join("/")}${path}`;
+}
+
+/** Runs a script where "$DIRECTORY/merged" is of an overlayfs, whose two layers are on two file systems. */
+async function onOverlay(directory: string, script: string, ...args: string[]) {
+  const mount =
+    `set -e; mount -t tmpfs none "$DIRECTORY"; cd "$DIRECTORY"; mkdir lower upper work merged
+mount -t tmpfs none lower
+mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work,xino=off merged`;
+  const output = await new Deno.Command("unshare", {
+    args: ["-m", "sh", "-c", `${mount}\n${script}`, ...args],
+    env: { DIRECTORY: directory, NO_COLOR: "1" },
+  }).output();
+  const [stdout, stderr] = [output.stdout, output.stderr].map((bytes) =>
+    new TextDecoder().decode(bytes)
+  );
+  return { code: output.code, stdout, stderr };
+}
+
+/** Why no overlayfs can be mounted, if so. */
+async function withoutOverlay(): Promise<string | undefined> {
+  using directory = new Directory();
+  try {
+    const { code, stderr } = await onOverlay(directory.path, ":");
+    return code === 0 ? undefined : stderr.trim();
+  } catch (error) {
+    return (error as Error).message;
+  }
 }

@@ -346,7 +346,8 @@ for (const call of Object.keys(options) as Call[]) {
       assertThrows(() => make({ path, cert, key }), TypeError, "no option");
     }
     assertThrows(() => make({ ...here, port: 65536 }), RangeError, "65536");
-    assertThrows(() => make({ ...here, port: "http" }), TypeError, "http");
+    assertThrows(() => make({ ...here, port: "http" }), TypeError, 'a number, not the text "http"');
+    assertThrows(() => make({ ...here, port: "" }), TypeError, 'a number, not the text ""');
     assertThrows(() => make({ ...here, name: "" }), TypeError, "name");
     assertEquals(app.status().sockets, []);
     assertEquals(others(directory), []);
