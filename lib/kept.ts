@@ -38,6 +38,16 @@ export class Kept implements Disposable {
     else this.#find(value, fail);
   }
 
+  /** The same; an error names what was to be kept. */
+  static of(name: string, value: Keepable, fail: (error: unknown) => void): Kept {
+    try {
+      return new Kept(value, fail);
+    } catch (error) {
+      if (error instanceof Error) error.message = `Cannot keep ${quoted(name)}: ${error.message}`;
+      throw error;
+    }
+  }
+
   #find(value: DescriptorLike, fail: (error: unknown) => void): void {
     const own = ({ fd, passOn }: ReturnType<typeof findAny>) => {
       if (this.#isOver) return fd[Symbol.dispose]();
@@ -69,7 +79,11 @@ export function checkKeepable(name: unknown, value: unknown): void {
   if (typeof name !== "string") {
     throw new TypeError(`Cannot keep a value: its name is of type ${typeof name}, not a text`);
   }
-  const what = typeof value === "function" ? undefined : misfit(value);
+  const what = typeof value !== "function"
+    ? misfit(value)
+    : value.constructor.name === "AsyncFunction"
+    ? "its function is async, and the next generation does not wait for it; have it give the bytes themselves"
+    : undefined;
   if (what !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${what}`);
 }
 
@@ -81,7 +95,10 @@ export function misfit(value: unknown): string | undefined {
       "keep it in parts, or in a file that you keep";
   }
   const isBuffer = value instanceof ArrayBuffer || ArrayBuffer.isView(value);
-  if (typeof value === "number" || typeof value === "object" && value !== null && !isBuffer) {
+  if (
+    typeof value === "number" ||
+    typeof value === "object" && value !== null && !isBuffer
+  ) {
     if (!(value instanceof Promise)) return undefined;
     return "it is a promise; await it before, for the next generation does not wait for it";
   }

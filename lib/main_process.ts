@@ -13,11 +13,12 @@ import {
   processStat,
 } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
+import { isWatched } from "./watch.ts";
 
 /** What ends with this process. */
 export interface SharedFate {
-  /** All processes of its PID namespace, or those of its unit of systemd. */
-  of: "container" | "unit";
+  /** All processes of its PID namespace, or those of its unit of systemd; or it does not end itself. */
+  of: "container" | "unit" | "watcher";
   /** Why, and what to do instead: what is to be said of the process. */
   why: string;
 }
@@ -32,6 +33,14 @@ export function sharedFate(isStarted: boolean): SharedFate | undefined {
     return container(
       "is process 1 of its container (PID namespace): when it ends, the kernel ends all others there",
     );
+  }
+  if (isWatched()) {
+    return {
+      of: "watcher",
+      why:
+        "runs under `deno run --watch`, whose process stays when its generation has left, and runs the program " +
+        "again at the next change: save a file in place of a restart",
+    };
   }
   if (isStarted) return undefined;
   const chain = waiting();

@@ -117,6 +117,11 @@ export function splitPlace<P extends Place | DatagramPlace, O extends object = o
   transports: Record<string, readonly string[]>,
   defaultPort = 0,
 ): { place: P; rest: O } {
+  if (typeof options !== "object" || options === null) {
+    throw new TypeError(
+      `${attempt}: its options are an object, such as { port: 8000 }, not ${String(options)}`,
+    );
+  }
   const given: Record<string, unknown> = { ...options };
   const names = Object.keys(transports);
   const byPath = given.path !== undefined;

@@ -400,16 +400,18 @@ export class Resources {
     }
   }
 
-  /** An error that says so when it is what was inherited that is in the way. */
+  /** The same error, with what is in the way as far as that is known here, and what to do. */
   #inUse(place: AnyPlace, error: Error): Error {
-    if ("path" in place) return error;
+    const { inUseAdvice } = this.#options;
     const beside = this.#inheritance.boundBeside(place);
     if (!beside) {
-      const what =
-        "another socket has that address: end its process (`ss -ltunp` names it), or ask for " +
-        "another port";
-      const { inUseAdvice } = this.#options;
-      return located(place, error, inUseAdvice ? `${what}; ${inUseAdvice}` : what);
+      const what = "path" in place
+        ? undefined
+        : this.addresses().includes(addressAsked(place))
+        ? "this generation listens there already"
+        : "another socket has that address: end its process (`ss -ltunp` names it), or ask for another port";
+      const all = [what, inUseAdvice].filter((each) => each !== undefined);
+      return located(place, error, all.join("; "));
     }
     return new Deno.errors.AddrInUse(
       `Cannot listen on ${addressAsked(place)}: the generation before listens on ${
@@ -622,10 +624,10 @@ function addressAsked(place: AnyPlace): string {
 }
 
 /** The same error, with the address that was asked for, which Deno's own do not name. */
-function located<E>(place: AnyPlace, error: E, what?: string): E {
-  if (!("path" in place) && error instanceof Error) {
-    const why = what === undefined ? "" : `; ${what}`;
-    error.message = `Cannot listen on ${addressAsked(place)}: ${error.message}${why}`;
+function located<E>(place: AnyPlace, error: E, what = ""): E {
+  if (error instanceof Error) {
+    const where = "path" in place ? "" : `Cannot listen on ${addressAsked(place)}: `;
+    error.message = where + error.message + (what && `; ${what}`);
   }
   return error;
 }

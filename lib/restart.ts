@@ -337,9 +337,16 @@ export class Generation implements AsyncDisposable {
     optionsOrHandler: ServeOptions & { handler?: HttpHandler } | HttpHandler,
     maybeHandler?: HttpHandler,
   ): Deno.HttpServer {
-    const given = typeof optionsOrHandler === "function" ? {} : optionsOrHandler;
-    const { handler: own, ...options } = given;
-    const handler = typeof optionsOrHandler === "function" ? optionsOrHandler : maybeHandler ?? own;
+    const isAlone = typeof optionsOrHandler === "function";
+    if (isAlone ? maybeHandler !== undefined : typeof optionsOrHandler !== "object") {
+      throw new TypeError(
+        "Cannot serve: serve() takes a handler, or an object of options and then the handler",
+      );
+    }
+    const { handler: own, ...options } = isAlone
+      ? {} as { handler?: HttpHandler }
+      : optionsOrHandler;
+    const handler = isAlone ? optionsOrHandler : maybeHandler ?? own;
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
     const { place, rest } = splitPlace<Place, ServeHttpOptions>(
       "Cannot serve",
@@ -418,7 +425,7 @@ export class Generation implements AsyncDisposable {
         `Cannot keep something under a name of ${name.length} characters: it may have ${maxNameLength}`,
       );
     }
-    const kept = new Kept(value, (error) => {
+    const kept = Kept.of(name, value, (error) => {
       if (this.#kept.get(name) !== kept) return;
       this.#kept.delete(name);
       this.#logger.error?.(
@@ -1251,7 +1258,9 @@ export class Generation implements AsyncDisposable {
       this.#state = "serving";
       this.#resources.open();
       if (wasReady) void this.#answer();
-      this.#logger.error?.("The handover failed; this generation goes on", error);
+      // A restart that this process waits for logs why it failed itself.
+      const level = attempt ? "debug" : "error";
+      this.#logger[level]?.("The handover failed; this generation goes on", error);
       // The other one may have bound them, and remove them now.
       void this.#restorePaths();
     }

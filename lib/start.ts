@@ -8,7 +8,7 @@ import { Fd } from "../ffi/fd.ts";
 import { pathStatus } from "../ffi/file.ts";
 import { checkProc } from "../ffi/proc.ts";
 import { quoted } from "../ffi/quote.ts";
-import { formatPath, packUnix } from "../ffi/sockaddr.ts";
+import { formatPath } from "../ffi/sockaddr.ts";
 import { effectiveUser, socketKind } from "../ffi/socket.ts";
 import { noDescriptors } from "../ffi/system.ts";
 import { either, expiring, pause } from "../ffi/time.ts";
@@ -18,23 +18,15 @@ import { type ReceiveCallback, receiveFrom } from "./client.ts";
 import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "./conn.ts";
 import { DenoResources } from "./deno_resources.ts";
 import { DisposableStack } from "./disposable_stack.ts";
-import { checkDrainOptions } from "./drain.ts";
 import { HandoverError, PeerNotAllowedError, UnsupportedRuntimeError } from "./errors.ts";
-import {
-  fileOf,
-  type Frame,
-  maxServiceName,
-  type OfferedItem,
-  protocolVersion,
-  unexpected,
-} from "./frame.ts";
+import { fileOf, type Frame, type OfferedItem, protocolVersion, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { listenWhereFree, UnixListener } from "./listener.ts";
 import { locked } from "./lock.ts";
 import { guarded, type Logger } from "./logger.ts";
 import { logPhase } from "./phase.ts";
 import { Predecessor } from "./predecessor.ts";
-import { checkDuration } from "./response.ts";
+import { checkPath, checkStartOptions } from "./options.ts";
 import { Generation, isStarting, runsHere, type StartOptions } from "./restart.ts";
 import { isDenoServe } from "./serve_address.ts";
 import { endStarter, keepOutput, ownToken } from "./successor.ts";
@@ -64,13 +56,7 @@ import { closeLeftovers } from "./watch.ts";
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
   checkPath(path);
-  checkDrainOptions(options);
-  checkService(options.service);
-  for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
-    checkDuration(name, options[name] ?? 0);
-  }
-  if (options.exitTimeout !== false) checkDuration("exitTimeout", options.exitTimeout ?? 0);
-  if (options.probation === Infinity) throw new RangeError("A probation has an end");
+  checkStartOptions(options);
   const unsupported = noDescriptors();
   if (unsupported) return startAlone(path, options, unsupported);
   checkProc(`Cannot start at ${formatPath(path)}`);
@@ -162,31 +148,6 @@ function denied(path: string, cause: Deno.errors.PermissionDenied & { code?: str
   return Object.assign(new Deno.errors.PermissionDenied(what), { code: cause.code, cause });
 }
 
-/** @throws {TypeError | RangeError} When `path` cannot be that of a control socket. */
-function checkPath(path: unknown): asserts path is string {
-  if (path instanceof URL || typeof path === "string" && /^[a-z][a-z\d+.-]*:\/\//i.test(path)) {
-    throw new TypeError(
-      `Cannot start at ${quoted(String(path))}: the control socket has a path, such as ` +
-        `"/run/app.sock", and no URL; give the \`pathname\` of a file URL`,
-    );
-  }
-  if (typeof path !== "string" || path === "") {
-    const what = path === "" ? "empty" : path === null ? "null" : `of type ${typeof path}`;
-    throw new TypeError(
-      `Cannot start a generation: the path of its control socket is ${what}, where one such as ` +
-        '"/run/app.sock" belongs; if it is read from the environment or an argument, set that',
-    );
-  }
-  const attempt = `Cannot start at ${formatPath(path)}`;
-  if (path.startsWith("\0")) {
-    throw new TypeError(
-      `${attempt}: an abstract name has no owner, and every user could take it; give a path, such as ` +
-        '"/run/app.sock"',
-    );
-  }
-  packUnix(path, attempt);
-}
-
 /** @throws {Deno.errors.NotFound | Deno.errors.NotADirectory} When there is no directory for it. */
 function checkDirectory(path: string): void {
   const directory = directoryOf(path);
@@ -208,15 +169,6 @@ function checkDirectory(path: string): void {
 function directoryOf(path: string): string {
   const end = path.lastIndexOf("/");
   return end < 0 ? "." : path.slice(0, end) || "/";
-}
-
-/** @throws {TypeError | RangeError} When it is no name of a service. */
-function checkService(name: unknown): void {
-  if (name === undefined) return;
-  const attempt = "Cannot start a generation: `service` is a name";
-  if (typeof name !== "string") throw new TypeError(`${attempt}, not of type ${typeof name}`);
-  if (name.length > 0 && name.length <= maxServiceName) return;
-  throw new RangeError(`${attempt} of 1 to ${maxServiceName} characters, not of ${name.length}`);
 }
 
 /** Starts the only generation, on a system on which no other one can take over from it. */

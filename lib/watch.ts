@@ -43,7 +43,7 @@ export function closeLeftovers(): void {
 const ownerNamed = /^\/memfd:graceful-owner-((\d+)-.*) \(deleted\)$/;
 
 /** Whether Deno may run the program again in this process. */
-function isWatched(): boolean {
+export function isWatched(): boolean {
   return argumentsOfDeno().some((arg) => arg.startsWith("--watch"));
 }
 

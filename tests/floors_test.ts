@@ -53,6 +53,7 @@ const floors: string[][] = [
   ["lib/resources.ts"],
   ["lib/deno_resources.ts"],
   ["lib/restart.ts"],
+  ["lib/options.ts"],
   ["lib/start.ts"],
   ["lib/rehearsal.ts", "lib/cli.ts"],
   ["mod.ts"],

@@ -249,6 +249,9 @@ test("what has no descriptor that can be sent is refused at keep(), and what was
     assertThrows(() => app.keep("it", value as unknown as Keepable), TypeError, "can be kept");
   }
   for (const value of [{}, [], new Date(), new Map()]) refused(value, "No listener");
+  const later = () =>
+    app.keep("it", (async () => await Promise.resolve(new Uint8Array())) as unknown as Keepable);
+  assertThrows(later, TypeError, 'Cannot keep "it": its function is async');
   const closed = Deno.listen(here);
   closed.close();
   refused(closed, "it was closed");

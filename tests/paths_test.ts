@@ -443,6 +443,22 @@ test("a socket whose file was renamed stays reachable by its new name, and gets 
   assertEquals(pathStatus(web), undefined);
 });
 
+test("a first start whose unix path is in use says that the control path may have been removed", async () => {
+  using directory = new Directory();
+  const web = directory.join("web.sock");
+  const control = directory.join("app.sock");
+  const app = await begin(control);
+  app.serve({ path: web }, saying("here"));
+  await app.ready();
+  Deno.removeSync(control);
+  const other = await begin(control);
+  const again = () => other.serve({ path: web }, saying("no"));
+  assertThrows(again, AddrInUse, `nothing listened at the control path "${control}"`);
+  await other.stop();
+  assertEquals(await askedAt(web), "here");
+  await app.stop();
+});
+
 test("a path that another service has is left to it, with its mode, and serve() says what to do", async () => {
   using directory = new Directory();
   const web = directory.join("web.sock");

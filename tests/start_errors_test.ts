@@ -78,6 +78,51 @@ test("start() names what is wrong with its path before it opens anything", async
   assertEquals(directory.names(), []);
 });
 
+test("start() refuses an option that it would drop, or that is of another kind, before it opens anything", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const wrong: [Record<string, unknown>, string][] = [
+    [{ readyTimout: 3 }, 'there is no option "readyTimout"; there is readyTimeout, probation, '],
+    [{ restartOn: "SIGHUP" }, '`restartOn` is a list of signals, such as ["SIGHUP"], not "SIGHUP"'],
+    [{ mode: "0600" }, '`mode` is a number, such as 0o600, not "0600"'],
+    [{ logger: console.log }, "`logger` is an object with `debug`, "],
+    [{ command: ["deno", "run"] }, "`command` is an object with `program`, "],
+    [{ signal: {} }, "`signal` is an AbortSignal, not object"],
+    [{ stopOn: ["SIGTERM"], restartOn: ["SIGTERM"] }, "SIGTERM is in `stopOn` and in `restartOn`"],
+    [{ probation: "1 s" }, "probation"],
+  ];
+  for (const [options, words] of wrong) {
+    const error = await assertRejects(() => start(path, { stopOn: [], ...options }), Error);
+    assert(error instanceof TypeError || error instanceof RangeError, String(error));
+    assertStringIncludes(error.message, words);
+  }
+  assertEquals(directory.names(), []);
+  const all = { service: undefined, mode: 0o600, restartAsMain: true, allow: () => true };
+  await (await begin(path, { ...all, logger: {}, signal: AbortSignal.timeout(60_000) })).stop();
+});
+
+test("calls that listen take an object of options, and serve() the handler behind them", async () => {
+  using directory = new Directory();
+  await using app = await begin(directory.join("app.sock"));
+  const handler = () => new Response();
+  // deno-lint-ignore no-explicit-any -- as a program that is not checked may call them
+  const any = app as any;
+  for (const options of [8000, "127.0.0.1", null, undefined]) {
+    assertThrows(() => any.listen(options), TypeError, "its options are an object, such as");
+  }
+  assertThrows(() => any.serve(handler, { port: 0 }), TypeError, "and then the handler");
+  assertThrows(() => any.serve(8000, handler), TypeError, "and then the handler");
+  assertEquals(app.status().sockets, []);
+});
+
+test("an address that the generation has itself is said to be its own", async () => {
+  using directory = new Directory();
+  await using app = await begin(directory.join("app.sock"));
+  const { port } = app.listen({ hostname: "127.0.0.1", port: 0 }).addr as Deno.NetAddr;
+  const again = () => app.listen({ hostname: "127.0.0.1", port });
+  assertThrows(again, Deno.errors.AddrInUse, "this generation listens there already");
+});
+
 test("start() names the directory that is missing, or is none", async () => {
   using directory = new Directory();
   const missing = directory.join("missing");

@@ -21,6 +21,18 @@ const ways: Record<string, RegExp | undefined> = {
   "is not ready": undefined,
 };
 
+test("restart() refuses under --watch: that process would stay, and run the program beside the next one", async () => {
+  using directory = new Directory();
+  const saved = directory.join("saved.ts");
+  Deno.writeTextFileSync(saved, 'export const version = 1; export const how = "restarts";');
+  await using service = new Generations("./watched.ts", [directory.path, String(freePort())], {
+    deno: ["run", "-A", "--no-check", "--no-lock", `--watch=${saved}`],
+    through: ["sh", "-c", 'exec "$@" 2>&1', "sh"],
+  });
+  await service.until(/^Cannot restart: process \d+, this one, runs under `deno run --watch`/);
+  await service.until(/^restart: ERR_HANDOVER_MAIN_PROCESS$/);
+});
+
 for (const version of new Set([versions[0], Deno.version.deno])) {
   const runtime = await native(version);
   const ignore = "skipped" in runtime;
