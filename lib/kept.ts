@@ -7,6 +7,7 @@
 import type { Fd } from "../ffi/fd.ts";
 import { quoted } from "../ffi/quote.ts";
 import { type DescriptorLike, findAny, isLate, settled } from "./descriptor.ts";
+import { NoDescriptorError } from "./errors.ts";
 import { maxStateBytes } from "./frame.ts";
 
 /**
@@ -43,7 +44,9 @@ export class Kept implements Disposable {
     try {
       return new Kept(value, fail);
     } catch (error) {
-      if (error instanceof Error) error.message = `Cannot keep ${quoted(name)}: ${error.message}`;
+      if (error instanceof NoDescriptorError) {
+        error.message = `Cannot keep ${quoted(name)}: ${error.message}`;
+      }
       throw error;
     }
   }
