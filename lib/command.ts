@@ -142,12 +142,13 @@ export class OwnCommand {
       return { ...command, cwd: path, isCwdNamed: isNamed };
     }
     if (!isOwn || isNeeded) {
+      const target = readLink(path);
+      const why = target === undefined
+        ? "the directory in which this process was started is gone"
+        : `it is a symbolic link to ${quoted(target)}, where there is no directory`;
       throw new Deno.errors.NotFound(
-        `${start} in ${
-          quoted(path)
-        }: the directory in which this process was started is gone, and the ` +
-          "command has names that are relative to it. Create it again, or set the option " +
-          "`command: { cwd }` or absolute names",
+        `${start} in ${quoted(path)}: ${why}, and the command has names that are relative to it. ` +
+          "Create it again, or set the option `command: { cwd }` or absolute names",
       );
     }
     this.#logger.warn?.(

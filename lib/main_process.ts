@@ -49,7 +49,7 @@ export function sharedFate(isStarted: boolean): SharedFate | undefined {
     return container(
       `is what process 1 of its container, ${
         quoted(namesOf(1)[0])
-      }, waits for: when it ends, that one does, and ` +
+      }, seems to wait for: when it ends, that one does, and ` +
         "with it the kernel ends all others there",
     );
   }
@@ -65,12 +65,12 @@ function container(why: string): SharedFate {
   };
 }
 
-const otherwise = "With the option `restartAsMain: true` it is done all the same";
+const otherwise = "The option `restartAsMain: true` has it done all the same";
 
 /** @param waits Whether it is the parent of this process that systemd has started. */
 function unit(waits: boolean): SharedFate {
   const is = waits
-    ? "is what the main process of a systemd unit waits for: when it ends, that one does, and systemd ends all " +
+    ? "is what the main process of a systemd unit seems to wait for: when it ends, that one does, and systemd ends all " +
       "others of the unit"
     : "is the main process of a systemd unit: when it ends, systemd ends all others of the unit";
   return {

@@ -246,6 +246,21 @@ test("a directory that is gone is entered by its name again, or is not needed, o
     `in "${cwd}": the directory in which this process was started is gone`,
   );
   await end(second, said);
+
+  releases.deploy();
+  await using third = releases.start({
+    cwd: releases.current,
+    named: true,
+    program,
+    script: "main.ts",
+  });
+  const running = await ready(third);
+  Deno.removeSync(releases.current);
+  Deno.symlinkSync("releases/none", releases.current);
+  const dangling = await restart(releases.control);
+  assertEquals(dangling.code, 1);
+  assertStringIncludes(dangling.stderr, 'it is a symbolic link to "releases/none", where there is');
+  await end(third, running);
 });
 
 test("a program whose name is gone is an error, and the generation that runs goes on", async () => {
