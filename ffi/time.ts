@@ -7,10 +7,15 @@
 /** The longest time that a timer waits for: a longer one would be over at once. */
 export const longestPause = 2 ** 31 - 1;
 
+/** A delay that a timer takes: for a time that is over, 0. Deno warns of a negative one on stderr. */
+function delay(milliseconds: number): number {
+  return Math.min(Math.max(0, milliseconds), longestPause);
+}
+
 /** Waits for time to pass, at most {@linkcode longestPause}; rejects with the signal's reason when it is aborted. */
 export async function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
-  const timer = setTimeout(resolve, Math.min(milliseconds, longestPause));
+  const timer = setTimeout(resolve, delay(milliseconds));
   try {
     await unlessAborted(promise, signal);
   } finally {
@@ -49,7 +54,7 @@ export function expiring(
       const longer = more();
       if (longer > 0) wait(longer);
       else controller.abort(reason());
-    }, Math.min(left, longestPause));
+    }, delay(left));
   };
   wait(milliseconds);
   return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) };
