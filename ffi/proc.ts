@@ -251,8 +251,8 @@ export function fromBinary(text: string): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * The process that has locked a file with flock(2), as far as proc(5) tells: the one that called it, which
- * may have passed the descriptor on. Of another PID namespace it is not shown.
+ * The process that called flock(2) on a file (proc(5), "locks"); it may have passed the descriptor on since. A
+ * process of another PID namespace is not listed.
  */
 export function lockHolder({ dev, ino }: { dev: bigint; ino: bigint }): number | undefined {
   // gnu_dev_major(3): how stat(2) packs both numbers, which /proc/locks shows as the kernel has them.

@@ -230,8 +230,8 @@ export function noDelay(raw: number): boolean {
 }
 
 /**
- * How many connections wait at a listening TCP socket at most. Of one that listens, that is where TCP_INFO
- * has the number of segments that were acknowledged out of order (net/ipv4/tcp.c, `tcp_get_info`).
+ * The longest queue of a listening TCP socket: for a listening socket, TCP_INFO reports it in the field of
+ * segments that were acknowledged out of order (net/ipv4/tcp.c, `tcp_get_info`).
  */
 export function acceptQueueLength(raw: number): number | undefined {
   length[0] = tcpInfo.length;
@@ -241,8 +241,8 @@ export function acceptQueueLength(raw: number): number | undefined {
 }
 
 /**
- * Lets as many connections wait at a listening socket as the system allows of `backlog` (listen(2),
- * net.core.somaxconn): the queue of one that listens already is made longer, or shorter.
+ * Sets the length of the accept queue, at most net.core.somaxconn: listen(2) on a socket that listens already
+ * makes its queue longer, or shorter.
  */
 export function setAcceptQueueLength(raw: number, backlog: number): void {
   check(

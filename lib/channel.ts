@@ -26,7 +26,7 @@ export interface Received {
   meta: Uint8Array | null;
 }
 
-/** Where the bytes of a state begin: a view for each of many that nobody has asked for is a burden. */
+/** Where the bytes of a state begin: `take()` makes a view of it, for the program may ask for a few of many. */
 export interface State {
   bytes: Uint8Array<ArrayBuffer>;
   at: number;
@@ -73,8 +73,8 @@ export class Channel implements Disposable {
   }
 
   /**
-   * Sends a frame, and what it announces; whole, whoever else sends meanwhile. One that fails or is aborted
-   * on its way leaves the connection of no use.
+   * Sends a frame and what it announces in one piece: other calls wait until it is sent. When it fails or is
+   * aborted half-way, the connection cannot be used any more.
    *
    * @throws {HandoverError} When the peer reads nothing for as long as `stallTimeout`.
    */
@@ -236,7 +236,7 @@ export class Channel implements Disposable {
 /** How many bytes of small states are written and read at once. */
 const fullPart = 1 << 16;
 
-/** What is written and read at once, of states of such lengths: one that is large, or several small ones. */
+/** Splits states of these lengths into parts to write or read at once: one large state, or several small ones. */
 function* partsOf(lengths: number[]): Generator<{ start: number; end: number; length: number }> {
   for (let start = 0, end = 0; start < lengths.length; start = end) {
     let length = lengths[end++];

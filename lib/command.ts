@@ -181,7 +181,7 @@ function isOverwritten(args: string[]): boolean {
 /** How the kernel marks the name of what was removed (fs/d_path.c). */
 const deleted = / \(deleted\)$/;
 
-/** The name that a program was started by, if that leads to the one that runs. */
+/** The name that this program was started by, if it leads to the file of the running program. */
 function programNamed(name: string | undefined): string | undefined {
   if (!name) return undefined;
   const path = findProgram(name, variable("PATH"));

@@ -93,7 +93,7 @@ export class DenoResources implements AnyResources {
       connections: () => serving.answering().size,
       shut: () => serving.leave(),
       leave: async (options) => {
-        // Nobody was answered: there is nothing to wait for.
+        // No request was answered yet: there is nothing to wait for.
         if (!this.#isOpen) cut.abort();
         await finish(server, serving, cut, options);
         removePath();
@@ -382,7 +382,7 @@ async function finish(
   server.unref();
 }
 
-/** Binds to a path, which no other socket may have: whether one that is there is in use is not known. */
+/** Binds to a path where there is no file: whether a socket file there is still in use cannot be told. */
 function bindPath<T>(path: string, bind: () => T): T {
   try {
     return bind();

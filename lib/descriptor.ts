@@ -66,7 +66,7 @@ export type FileLike = Deno.FsFile | { readonly fd: number } | Fd | number;
 /** Whatever has a descriptor that can be sent to another process. */
 export type DescriptorLike = ListenerLike | ConnLike | PacketConnLike | FileLike;
 
-/** A descriptor, and the way to leave what stands on it to whoever gets that. */
+/** A descriptor, and how to detach its object here when another process has the descriptor. */
 export interface Found {
   /** A duplicate that is the caller's. */
   fd: Fd;

@@ -54,7 +54,7 @@ export interface InheritedItem {
 
 const itemKinds = ["listener", "datagram", "file", "kept", "state"] as const;
 
-/** Something that nobody asked for. */
+/** Something inherited that the program has not asked for. */
 export interface Unclaimed {
   /** What it is. */
   kind: OfferedItem["kind"];
@@ -144,9 +144,8 @@ export class Inheritance implements Disposable {
   }
 
   /**
-   * What `takeBound` chooses from: the one that its path leads to, whatever it was called; or else the one of
-   * the same name, if that may listen there; or else those that were asked for in the same words; or else
-   * those that are bound to the very same address.
+   * The sockets that `takeBound` chooses from, by the first rule that finds any: the path leads to the socket; it
+   * has the same name, and may listen there; it was asked for in the same words; it is bound to the same address.
    */
   #candidates(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
     const there = "path" in place && this.#at(kind, place.path);
@@ -181,7 +180,7 @@ export class Inheritance implements Disposable {
     return this.#all(kind).filter((inherited) => fits(place, inherited));
   }
 
-  /** What nobody has asked for. */
+  /** What the program has not asked for yet. */
   items(): InheritedItem[] {
     return this.#all(...itemKinds).map((inherited) => {
       const { name, key } = inherited.item;
@@ -205,7 +204,7 @@ export class Inheritance implements Disposable {
     return inherited;
   }
 
-  /** Where the listeners and datagram sockets are bound that nobody has asked for yet. */
+  /** The addresses of the listeners and datagram sockets that the program has not asked for yet. */
   addresses(): string[] {
     return this.#all("listener", "datagram").map(addressOf);
   }
@@ -240,7 +239,7 @@ export class Inheritance implements Disposable {
   }
 }
 
-/** Takes over a unix socket with its path, for the time when nobody needs them any more. */
+/** Takes over a unix socket with its path, to remove both when no process needs them any more. */
 export function guardPath(
   kind: OfferedItem["kind"],
   fd: Fd,
@@ -250,7 +249,7 @@ export function guardPath(
   return kind === "datagram" ? new DatagramPath(fd, path, file) : new UnixListener(fd, path, file);
 }
 
-/** The file of a socket whose offer does not tell: the one that is where the socket is bound. */
+/** The file of a socket whose offer does not name it: the file at the address of the socket. */
 function fileByName(fd: Fd): FileIdentity | undefined {
   const address = localAddress(fd.raw);
   const name = address && "path" in address ? address.path : null;
@@ -280,7 +279,7 @@ function addressOf({ item: { path }, fd }: Inherited): string {
   return path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
 }
 
-/** Whether one that was inherited is what listening at `place` would give. */
+/** Whether an inherited socket is what listening at `place` would give. */
 function fits(place: AnyPlace, { item, fd }: Inherited, { anyPort = false } = {}): boolean {
   if (item.key === keyOf(place)) return true;
   const isForeign = item.key === bound;

@@ -80,7 +80,7 @@ function unit(waits: boolean): SharedFate {
   };
 }
 
-/** A process, and who has started it. */
+/** A process, and its parent. */
 interface Started {
   pid: number;
   parent: number;
@@ -111,7 +111,7 @@ function endsWith({ pid, session }: Started): boolean {
 /** Programs to be process 1 of a container, which start one process and end when that has. */
 const inits = ["tini", "tini-static", "docker-init", "podman-init", "dumb-init", "catatonit"];
 
-/** Whether a process waits for one that it has started, and ends then. Of one that is not known, it is not. */
+/** Whether a process waits for its child, and ends with it; false for programs that are not known here. */
 function waits(pid: number): boolean {
   const [, ...args] = commandLine(pid) ?? [];
   const names = namesOf(pid);

@@ -182,7 +182,7 @@ function toPort(attempt: string, value: unknown): number {
   throw new RangeError(`${attempt}: the port ${port} is not within 0 to 65535`);
 }
 
-/** Of the two names of a backlog, the one that is not Deno's is left. */
+/** Replaces `tcpBacklog`, which is Deno's name, by `backlog`. */
 function checkBacklog(attempt: string, place: Record<string, unknown>): void {
   const { backlog, tcpBacklog } = place;
   delete place.tcpBacklog;

@@ -227,7 +227,7 @@ export class Resources {
       // What was inherited is still the other generation's.
       if (inherited) bound.unix?.keepPath();
       else bound.fd[Symbol.dispose]();
-      // The last one: nobody is bound to the path any more when it is looked for.
+      // Last: the path is removed only where no socket is bound to it any more.
       bound.unix?.leave();
       bound.next?.leave();
     });

@@ -278,7 +278,7 @@ export class Generation implements AsyncDisposable {
       logger: this.#logger,
       onSocket: (address, isInherited) => this.#noticeSocket(address, isInherited),
       isRecent: () => predecessor !== undefined && predecessor.gone,
-      // The control socket is one that a generation has made.
+      // A generation has made the control socket: its namespace is that of the generations.
       isNetworkMeant: () =>
         predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),
       inUseAdvice: predecessor
@@ -570,7 +570,7 @@ export class Generation implements AsyncDisposable {
     this.#hasListened = true;
     this.#hasInherited ||= isInherited;
     if (this.#readyAt === undefined) this.#remindOfReady();
-    // A further address that nobody was waiting at may be listened on at any time.
+    // A further address, at which no client can wait yet, may be listened on at any time.
     else if ((isInherited || isFirst) && !this.#isEarlyLogged) {
       this.#isEarlyLogged = true;
       const passed = Math.round(performance.now() - this.#readyAt);
@@ -584,7 +584,7 @@ export class Generation implements AsyncDisposable {
     }
   }
 
-  /** A program that forgets `ready()` has the address, and answers nobody there. */
+  /** Warns of a program that does not call `ready()`: it has bound the address, and accepts no connection. */
   #remindOfReady(): void {
     if (this.#reminder !== undefined) return;
     const { readyTimeout = 60_000 } = this.#options;

@@ -61,7 +61,7 @@ export function isDenoServe(): boolean {
   return false;
 }
 
-/** Two servers as the one that `Deno.serve` makes of them: the address is that of the second one. */
+/** Two servers as one object, as `Deno.serve` gives them: its address is that of the second server. */
 export function bothServers(first: Deno.HttpServer, second: Deno.HttpServer): Deno.HttpServer {
   const shutdown = async () => {
     await Promise.all([first.shutdown(), second.shutdown()]);

@@ -62,7 +62,7 @@ const starter = `exec 9>&2 2>/dev/null; (exec /bin/sh -s -- "$@" 2>&9 9>&-); exi
 
 /**
  * The second shell, which becomes the program: it has the process number from its first line on, and reads from a
- * pipe what to do, which nobody sees, as arguments would be seen. Not by "&": of what a shell starts so, SIGINT and
+ * pipe what to do: other users see the arguments of a process (proc(5), "cmdline"), and not that. Not by "&": of what a shell starts so, SIGINT and
  * SIGQUIT are ignored for good (POSIX, "Asynchronous Lists").
  */
 const launcher = 'echo "$$"\n';
@@ -190,8 +190,8 @@ export class Successor {
   }
 
   /**
-   * What a shell that was started with this process's environment of now has to do to have the one that is wanted. It
-   * does that itself, for variables that are not mentioned here pass as they are, whatever bytes they are of.
+   * The commands by which a shell that has inherited the environment of this process gets the wanted one. Only
+   * differences are mentioned: all other variables pass as they are, also those that are no UTF-8.
    */
   #corrections(shell: number): string {
     if (!this.#isAlone) {

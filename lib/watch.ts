@@ -3,7 +3,7 @@
  *
  * A file that was changed ends the run, and an uncaught error does; the next one begins in the same process, on the
  * same thread. Deno closes what it has opened itself, and nothing else: a control socket would go on accepting, and a
- * port would stay in use, with nobody there.
+ * port would stay in use, without a program that accepts.
  *
  * @module
  */
