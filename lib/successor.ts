@@ -62,8 +62,8 @@ const starter = `exec 9>&2 2>/dev/null; (exec /bin/sh -s -- "$@" 2>&9 9>&-); exi
 
 /**
  * The second shell, which becomes the program: it has the process number from its first line on, and reads from a
- * pipe what to do: other users see the arguments of a process (proc(5), "cmdline"), and not that. Not by "&": of what a shell starts so, SIGINT and
- * SIGQUIT are ignored for good (POSIX, "Asynchronous Lists").
+ * pipe what to do, for other users see the arguments of a process (proc(5), "cmdline"). Not by "&": of what a shell
+ * starts so, SIGINT and SIGQUIT are ignored for good (POSIX, "Asynchronous Lists").
  */
 const launcher = 'echo "$$"\n';
 
