@@ -17,6 +17,7 @@ import { connect, HandoverError, start } from "../mod.ts";
 import { begin } from "./fixtures/begin.ts";
 import { Child } from "./fixtures/child.ts";
 import { Directory } from "./fixtures/directory.ts";
+import { freePort } from "./fixtures/free_port.ts";
 import { KeptLog } from "./fixtures/kept_log.ts";
 import { succeeds } from "./fixtures/succeeds.ts";
 import { until } from "./fixtures/until.ts";
@@ -178,15 +179,16 @@ test("a socket that may not stand in is an error with the flag that permits it",
   using directory = new Directory();
   const path = directory.join("app.sock");
   const deno = ["run", "--no-prompt", "--no-config", "--allow-ffi"];
-  const net = "--allow-net=127.0.0.1:8000";
-  const { name, message } = await outcome([path, "serve"], { deno: [...deno, net] });
+  const port = String(freePort());
+  const net = `--allow-net=127.0.0.1:${port}`;
+  const { name, message } = await outcome([path, "serve", port], { deno: [...deno, net] });
   assertEquals(name, "NotCapable");
   assertStringIncludes(message!, "Cannot adopt a descriptor: ");
   assertStringIncludes(
     message!,
     "--allow-net=127.0.0.1:0, beside the addresses of the service itself",
   );
-  assertEquals(await outcome([path, "serve"], { deno: [...deno, `${net},127.0.0.1:0`] }), {});
+  assertEquals(await outcome([path, "serve", port], { deno: [...deno, `${net},127.0.0.1:0`] }), {});
 });
 
 test("listenDatagram() without --unstable-net names the flag", async () => {
