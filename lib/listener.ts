@@ -541,8 +541,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   }
 
   /**
-   * Goes on with the socket of another listener, which is closed without its path; who waits for a connection
-   * waits on.
+   * Goes on with the socket of another listener, which is closed without its path. A call of `accept()` that
+   * waits goes on waiting, on that socket.
    *
    * @ignore
    */

@@ -233,11 +233,9 @@ export class Resources {
     });
     const made = make(bound);
     claimed.move();
-    const address = "path" in place
-      ? formatPath(place.path)
-      : formatAddress(localAddress(bound.fd.raw));
+    using fd = bound.fd;
+    const address = "path" in place ? formatPath(place.path) : formatAddress(localAddress(fd.raw));
     this.#options.onSocket(address, inherited !== undefined);
-    bound.fd[Symbol.dispose]();
     return made;
   }
 
