@@ -37,7 +37,7 @@
 export { Fd } from "./ffi/fd.ts";
 export type { UnixAddress } from "./ffi/sockaddr.ts";
 export type { Credentials } from "./ffi/socket.ts";
-export { fdConn, fdFile, fdListener, fdPacketConn, type TlsOptions } from "./lib/adopt.ts";
+export { fdConn, fdFile, fdListener, fdPacketConn, type TlsOptions } from "./lib/native/adopt.ts";
 export {
   Client,
   receive,
@@ -46,7 +46,7 @@ export {
   type Received,
   receiveFrom,
   type ReceiveOptions,
-} from "./lib/client.ts";
+} from "./lib/passing/client.ts";
 export type {
   ConnLike,
   DescriptorLike,
@@ -55,7 +55,7 @@ export type {
   NodeServer,
   NodeSocket,
   PacketConnLike,
-} from "./lib/descriptor.ts";
+} from "./lib/native/descriptor.ts";
 export {
   ControlTruncatedError,
   EmptyControlMessageError,
@@ -87,11 +87,11 @@ export {
   sendListener,
   sendPacketConn,
   sequenceHandler,
-} from "./lib/handler.ts";
-export { drain, type DrainOptions } from "./lib/drain.ts";
-export { serveHttp, type ServeHttpOptions } from "./lib/http.ts";
-export type { HttpHandler } from "./lib/serving.ts";
-export type { ReportedSocket, Status } from "./lib/frame.ts";
+} from "./lib/passing/handler.ts";
+export { drain, type DrainOptions } from "./lib/http/drain.ts";
+export { serveHttp, type ServeHttpOptions } from "./lib/http/serve.ts";
+export type { HttpHandler } from "./lib/http/serving.ts";
+export type { ReportedSocket, Status } from "./lib/generation/protocol.ts";
 export type {
   DatagramPlace,
   NamedPlace,
@@ -100,17 +100,17 @@ export type {
   UdpPlace,
   UnixDatagramPlace,
   UnixPlace,
-} from "./lib/place.ts";
-export { Meta, type MetaLike, type MetaValue } from "./lib/meta.ts";
+} from "./lib/listen_address.ts";
+export { Meta, type MetaLike, type MetaValue } from "./lib/wire/meta.ts";
 export type { Logger } from "./lib/logger.ts";
-export { ResponseWriter, type SendOptions } from "./lib/response.ts";
-export { type Main, Rehearsal } from "./lib/rehearsal.ts";
-export type { Arrival } from "./lib/predecessor.ts";
-export type { InheritedItem } from "./lib/inheritance.ts";
-export type { Keepable } from "./lib/kept.ts";
-export { Generation, type ServeOptions, type StartOptions } from "./lib/restart.ts";
-export { start } from "./lib/start.ts";
-export type { Command } from "./lib/command.ts";
+export { ResponseWriter, type SendOptions } from "./lib/passing/response_writer.ts";
+export { type Main, Rehearsal } from "./lib/generation/test_service.ts";
+export type { Arrival } from "./lib/generation/predecessor.ts";
+export type { InheritedItem } from "./lib/generation/inheritance.ts";
+export type { Keepable } from "./lib/generation/state.ts";
+export { Generation, type ServeOptions, type StartOptions } from "./lib/generation/generation.ts";
+export { start } from "./lib/generation/start.ts";
+export type { Command } from "./lib/generation/command.ts";
 export {
   send,
   sendConnTo,
@@ -118,19 +118,19 @@ export {
   sendListenerTo,
   sendPacketConnTo,
   sendTo,
-} from "./lib/send.ts";
+} from "./lib/passing/send.ts";
 export {
   listenAndServe,
   serve,
   Server,
   type ServerOptions,
   type ShutdownOptions,
-} from "./lib/server.ts";
+} from "./lib/passing/server.ts";
 export {
   connect,
   type ConnectOptions,
   type PeerCheck,
   UnixConn,
   type WaitOptions,
-} from "./lib/conn.ts";
-export { listen, type ListenOptions, UnixListener } from "./lib/listener.ts";
+} from "./lib/unix/conn.ts";
+export { listen, type ListenOptions, UnixListener } from "./lib/unix/listener.ts";

@@ -10,7 +10,7 @@ import { check, errno, uninterrupted } from "./errno.ts";
 import { closeAll, owned } from "./fd.ts";
 import { libc } from "./libc.ts";
 import type { Registration } from "./proc.ts";
-import { unlessAborted } from "./time.ts";
+import { unlessAborted } from "../lib/time.ts";
 
 const { epoll_event, pollfd } = structs;
 

@@ -11,11 +11,11 @@ import { hasEnded, identifyIn } from "../ffi/proc.ts";
 import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { noDescriptors } from "../ffi/system.ts";
-import { longestPause, pause } from "../ffi/time.ts";
-import { Channel } from "./channel.ts";
-import { connect } from "./conn.ts";
+import { longestPause, pause } from "./time.ts";
+import { Channel } from "./generation/channel.ts";
+import { connect } from "./unix/conn.ts";
 import { HandoverError } from "./errors.ts";
-import type { Frame, Status } from "./frame.ts";
+import type { Frame, Status } from "./generation/protocol.ts";
 import { printError } from "./logger.ts";
 
 const usage = `Asks a running service, or has it restart or stop.

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertInstanceOf, assertStrictEquals } from "@std/assert";
 import * as graceful from "../mod.ts";
-import { test } from "./guard.ts";
+import { test } from "./support/guard.ts";
 
 type Kind = "function" | "class";
 

@@ -7,11 +7,11 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fdHandler, listen, listenAndServe, PeerNotAllowedError, start } from "../mod.ts";
 import { hasEnded, identify } from "../ffi/proc.ts";
-import { Child } from "./fixtures/child.ts";
-import { Directory } from "./fixtures/directory.ts";
-import { record } from "./fixtures/raw.ts";
-import { until } from "./fixtures/until.ts";
-import { test } from "./guard.ts";
+import { Child } from "./support/child.ts";
+import { Directory } from "./support/directory.ts";
+import { record } from "./support/raw.ts";
+import { until } from "./support/until.ts";
+import { test } from "./support/guard.ts";
 
 const python = await hasPython();
 if (!python) console.log("cli_test.ts: without python3, what it says in a terminal is not tested");

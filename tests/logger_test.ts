@@ -7,10 +7,10 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { guarded, printError } from "../lib/logger.ts";
 import { connect, fdHandler, listenAndServe, type Logger, receive, Rehearsal } from "../mod.ts";
-import { begin } from "./fixtures/begin.ts";
-import { Directory } from "./fixtures/directory.ts";
-import { until } from "./fixtures/until.ts";
-import { test } from "./guard.ts";
+import { begin } from "./support/begin.ts";
+import { Directory } from "./support/directory.ts";
+import { until } from "./support/until.ts";
+import { test } from "./support/guard.ts";
 
 const failure = new Error("out of luck");
 

@@ -2,7 +2,7 @@
  * `deno task test`: every file of tests in a process of its own, and the examples of the documentation in one
  * more; as many processes at a time as there are processors. A file's output is printed when it has ended.
  *
- * A process a file, for the guard of descriptors counts those of a process (`guard.ts`).
+ * A process a file, for the guard of descriptors counts those of a process (`support/guard.ts`).
  *
  * @module
  */
@@ -71,16 +71,23 @@ async function test(args: string[]): Promise<Outcome> {
   return { code, passed: count("passed"), failed: count("failed"), ignored: count("ignored") };
 }
 
+/** The files of a directory and of those in it. */
+function filesIn(directory: string): string[] {
+  return [...Deno.readDirSync(directory)].flatMap(({ name, isDirectory }) => {
+    const path = `${directory}/${name}`;
+    return isDirectory ? filesIn(path) : [path];
+  });
+}
+
 /** The files of tests, the long ones first: what begins last is not to take longest. */
 function testFiles(): string[] {
   const size = (file: string) => Deno.statSync(file).size;
-  const first = ["fault", "leave_versions", "generation", "examples", "lying_peer", "fuzz"];
+  const first = ["faults", "departure_versions", "generation", "examples", "lying_peer", "fuzz"];
   const rank = (file: string) => {
     const at = first.findIndex((name) => file.endsWith(`/${name}_test.ts`));
     return at < 0 ? first.length : at;
   };
-  return [...Deno.readDirSync("tests")]
-    .map(({ name }) => `tests/${name}`)
+  return filesIn("tests")
     .filter((file) => file.endsWith("_test.ts"))
     .sort((a, b) => rank(a) - rank(b) || size(b) - size(a));
 }

@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert";
-import { test } from "./guard.ts";
+import { test } from "./support/guard.ts";
 
 test("a wait for a time that is over ends at once, and Deno says nothing of it", async () => {
-  const module = new URL("../ffi/time.ts", import.meta.url).href;
+  const module = new URL("../lib/time.ts", import.meta.url).href;
   const program = `
     import { expiring, pause } from "${module}";
     await pause(-1);

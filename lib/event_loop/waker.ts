@@ -1,0 +1,94 @@
+/**
+ * How the runtime itself comes to say that an epoll of ours has something: no thread of its pool has to
+ * wait for it and pass it on.
+ *
+ * A native connection reads one byte that is there already, and would at once; but the runtime tries
+ * to read only when its own epoll says so, and there the other epoll stands in the connection's place
+ * (epoll(7), "an epoll instance may be added to another one"). So each read resolves when there was an
+ * event.
+ *
+ * @module
+ */
+
+import { closeAll, closeRaw } from "../../ffi/fd.ts";
+import type { Alarm } from "../../ffi/poll.ts";
+import { socketPair, writeByte } from "../../ffi/socket.ts";
+import { divert, mayBeAbstract, revert, type Slot, unixStandIn } from "./registration.ts";
+
+/**
+ * An alarm for `epoll`; undefined where this process may not connect to abstract unix sockets, and
+ * before Deno 2.8, whose tests would take its connection for something that one of them has left
+ * open.
+ *
+ * @throws {UnsupportedRuntimeError} When this runtime has no epoll that could be used so.
+ */
+export async function makeAlarm(epoll: number): Promise<Alarm | undefined> {
+  if (/^2\.[0-7]\./.test(Deno.version.deno) || !mayBeAbstract()) return undefined;
+  const { conn, slot } = await unixStandIn();
+  try {
+    return new ReadAlarm(conn, slot, epoll);
+  } catch (error) {
+    conn.close();
+    throw error;
+  }
+}
+
+class ReadAlarm implements Alarm {
+  readonly #conn: Deno.UnixConn;
+  readonly #slot: Slot;
+  readonly #epoll: number;
+  /** What is written here the connection reads. */
+  readonly #far: number;
+  // A read that fills less of it than there is room for tells the runtime that there is no more
+  // (tokio, `PollEvented::poll_read`), and it waits for its epoll again.
+  readonly #into = new Uint8Array(2);
+  /** The read that waits, if one does. */
+  #next: Promise<unknown> | undefined;
+  #alive = true;
+
+  constructor(conn: Deno.UnixConn, slot: Slot, epoll: number) {
+    const [near, far] = socketPair();
+    try {
+      divert(slot, near, epoll);
+    } catch (error) {
+      closeRaw(far);
+      throw error;
+    } finally {
+      closeRaw(near);
+    }
+    this.#conn = conn;
+    this.#slot = slot;
+    this.#epoll = epoll;
+    this.#far = far;
+  }
+
+  async rung(): Promise<boolean> {
+    try {
+      await (this.#next ??= this.#read());
+      this.#next = undefined;
+      return true;
+    } catch {
+      // Disposed of, or broken: no read resolves any more.
+      return false;
+    }
+  }
+
+  #read(): Promise<unknown> {
+    writeByte(this.#far);
+    return this.#conn.read(this.#into);
+  }
+
+  keepAlive(alive: boolean): void {
+    if (alive === this.#alive) return;
+    this.#alive = alive;
+    if (alive) this.#conn.ref();
+    else this.#conn.unref();
+  }
+
+  [Symbol.dispose](): void {
+    this.#next?.catch(() => {});
+    revert(this.#slot, this.#epoll);
+    this.#conn.close();
+    closeAll([this.#far]);
+  }
+}

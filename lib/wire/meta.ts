@@ -1,0 +1,98 @@
+/**
+ * What travels beside a descriptor: a map of names to values, or any bytes.
+ *
+ * Pure: no Deno namespace, no ffi.
+ *
+ * @module
+ */
+
+import { GobError } from "../errors.ts";
+import { decode, describe, encode, type MetaValue } from "./gob.ts";
+
+export type { MetaValue };
+
+/**
+ * Names and values that travel with a descriptor; Go reads them as its `graceful.Meta`.
+ *
+ * ```ts
+ * import { Meta } from "@graceful/deno";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const bytes = new Meta({ name: "http", port: 8000 }).encode();
+ * assertEquals(Meta.from(bytes).get("port"), 8000);
+ * ```
+ */
+export class Meta extends Map<string, MetaValue> {
+  /** Makes a meta of the properties of an object, or of entries. */
+  constructor(
+    entries: { [key: string]: MetaValue } | Iterable<readonly [string, MetaValue]> = [],
+  ) {
+    super(isIterable(entries) ? entries : Object.entries(entries));
+  }
+
+  /**
+   * Reads a meta that arrived. Throws a {@linkcode GobError} for bytes that are not one, and for
+   * `null` or no bytes, which is how it arrives that none was sent.
+   */
+  static from(bytes: Uint8Array | null): Meta {
+    if (bytes === null || bytes.length === 0) {
+      throw new GobError("Cannot read a meta: none was sent with this descriptor");
+    }
+    return new Meta(decode(bytes));
+  }
+
+  /** The bytes to send; throws a `TypeError` that names a value which cannot travel. */
+  encode(): Uint8Array {
+    return encode(this);
+  }
+
+  /** A plain object for `JSON.stringify`: bigints become strings, bytes become arrays of numbers. */
+  toJSON(): { [key: string]: unknown } {
+    return jsonObject(this);
+  }
+}
+
+/**
+ * What the functions that send take as a meta: bytes as they are, something that makes them (as a
+ * {@linkcode Meta} does), or `null` for none.
+ */
+export type MetaLike = Uint8Array | { encode(): Uint8Array } | null;
+
+const none = new Uint8Array();
+
+/**
+ * The bytes of a meta, empty for none. Throws a `TypeError` that names what was passed if it is
+ * not a {@linkcode MetaLike}, or if its `encode()` gives anything but bytes.
+ */
+export function metaBytes(meta: MetaLike | undefined): Uint8Array {
+  if (meta === null || meta === undefined) return none;
+  if (meta instanceof Uint8Array) return meta;
+  if (typeof meta.encode !== "function") {
+    throw new TypeError(
+      `Cannot send ${describe(meta)} as a meta: pass a Meta, a Uint8Array or null`,
+    );
+  }
+  const bytes = meta.encode();
+  if (bytes instanceof Uint8Array) return bytes;
+  throw new TypeError(
+    `Cannot send ${describe(meta)} as a meta: its encode() gave ${describe(bytes)}, not bytes`,
+  );
+}
+
+function isIterable(
+  entries: { [key: string]: MetaValue } | Iterable<readonly [string, MetaValue]>,
+): entries is Iterable<readonly [string, MetaValue]> {
+  return Symbol.iterator in entries;
+}
+
+function jsonObject(entries: Iterable<readonly [string, MetaValue]>): { [key: string]: unknown } {
+  return Object.fromEntries([...entries].map(([key, value]) => [key, jsonValue(value)]));
+}
+
+function jsonValue(value: MetaValue): unknown {
+  if (typeof value === "bigint") return String(value);
+  if (value instanceof Uint8Array) return [...value];
+  if (Array.isArray(value)) return value.map(jsonValue);
+  if (typeof value === "object" && value !== null) return jsonObject(Object.entries(value));
+  return value;
+}

@@ -1,0 +1,190 @@
+/**
+ * A process whose end ends everything around it is not replaced.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { readText } from "../../ffi/file.ts";
+import { Child } from "../support/child.ts";
+import { Directory } from "../support/directory.ts";
+import { succeeds } from "../support/succeeds.ts";
+import { test } from "../support/guard.ts";
+
+const unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+const ignore = !await succeeds([...unshare, "true"]);
+if (ignore) {
+  console.log("main_process_test.ts: without unshare(1) and root, containers are not tested");
+}
+
+/** The next line that begins so. */
+async function line(child: Child, beginning: string): Promise<string> {
+  for (;;) {
+    const said = await child.line();
+    if (said.startsWith(beginning)) return said;
+  }
+}
+
+/** A service that is ready. */
+async function serving(
+  path: string,
+  options: { through: string[]; args?: string[] },
+): Promise<Child> {
+  const { through, args = [] } = options;
+  const child = new Child("./generation.ts", [path, "--restartOn", "SIGHUP", ...args], { through });
+  await line(child, "serving: 1");
+  return child;
+}
+
+/** What comes of a restart: "restarted: 2", or "failed: " and why. */
+async function restarted(child: Child): Promise<string> {
+  await child.tell("restart");
+  for (;;) {
+    const said = await child.line();
+    if (/^(restarted|failed): /.test(said)) return said;
+  }
+}
+
+/** The process that another one has started, as it is seen from here. */
+function childOf(pid: number): number {
+  return Number(readText(`/proc/${pid}/task/${pid}/children`));
+}
+
+test("process 1 is not replaced: by a call, a signal, the command line or a start beside it", {
+  ignore,
+}, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using service = await serving(path, { through: unshare });
+  const why =
+    "process 1, this one, is process 1 of its container (PID namespace): when it ends, the kernel ends";
+  assert(
+    (await restarted(service)).startsWith(
+      `failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: ${why}`,
+    ),
+  );
+  const one = childOf(service.pid);
+  Deno.kill(one, "SIGHUP");
+  assertStringIncludes(await line(service, "error: Cannot restart"), why);
+  await using cli = new Child("../../lib/cli.ts", ["restart", path]);
+  const { code, stdout, stderr } = await cli.ended();
+  assertEquals([code, stdout], [1, []]);
+  assert(stderr.startsWith(`The restart failed: Cannot restart: ${why}`), stderr);
+  assertMatch(
+    stderr,
+    /a container of its own, or .* an init process that stays .*`restartAsMain: true`/,
+  );
+  const enter = ["nsenter", "--target", String(one), "--pid", "--mount"];
+  await using beside = new Child("./generation.ts", [path], { through: enter });
+  const refused = await beside.ended();
+  assertEquals(refused.code, 1);
+  assertStringIncludes(
+    refused.stderr,
+    ": process 1, which runs, is process 1 of its container",
+  );
+  // One that is outside does not end with it.
+  await using outside = new Child("./generation.ts", [path]);
+  await line(outside, "serving: 2");
+  await service.ended();
+});
+
+test("process 1 is replaced when it is told that it may be", { ignore }, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using service = await serving(path, { through: unshare, args: ["--restartAsMain"] });
+  assertEquals(await restarted(service), "restarted: 2");
+});
+
+/** Scripts of process 1, which start what is put for "$@"; and whether that one waits for it. */
+const firsts: [program: string, script: string, waits: boolean][] = [
+  ["tini", `"$@"; exit`, true],
+  ["docker-init", `"$@"; exit`, true],
+  ["dumb-init", `"$@"; exit`, true],
+  ["catatonit", `setsid -w "$@"; exit`, true],
+  ["sh", `"$@"; exit`, true],
+  ["bash", `true; sh -c '"$@"; exit' sh "$@"; exit`, true],
+  ["npm", `"$@"; exit`, true],
+  // It has started another one for itself: this one is an orphan, or was started beside it.
+  ["tini", `sleep 600 & "$@"; exit`, false],
+  ["sh", `setsid "$@"; sleep 600`, false],
+  ["init", `"$@"; exit`, false],
+  ["sh", `timeout 600 "$@"; exit`, true],
+  ["sh", `./other -c '"$@"; exit' sh "$@"; sleep 600`, false],
+];
+
+for (const [program, script, waits] of firsts) {
+  const what = waits ? "is not replaced" : "is replaced";
+  test(`what process 1, ${program} with the script ${script}, has started ${what}`, {
+    ignore,
+  }, async () => {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    for (const name of [program, "other"]) Deno.copyFileSync("/bin/sh", directory.join(name));
+    const enter = ["sh", "-c", `cd ${directory.path} && exec "$@"`, "sh"];
+    const through = [...enter, ...unshare, directory.join(program), "-c", script, program];
+    await using service = await serving(path, { through });
+    const said = await restarted(service);
+    if (!waits) {
+      assertEquals(said, "restarted: 2");
+      if (!script.endsWith("; sleep 600")) return;
+      // By now process 1 is the parent of what restart() has started, and stays.
+      await using cli = new Child("../../lib/cli.ts", ["restart", path]);
+      const { code, stderr } = await cli.ended();
+      return assertEquals([code, stderr], [0, ""]);
+    }
+    const why =
+      `is what process 1 of its container, "${program}", seems to wait for: when it ends, that one does`;
+    assertMatch(said, /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, /);
+    assertStringIncludes(said, why);
+  });
+}
+
+/** Stops the service at the end of its block: a shell that waits for it does not end it with itself. */
+class Stop implements AsyncDisposable {
+  readonly #path: string;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await using stop = new Child("../../lib/cli.ts", ["stop", this.#path]);
+    await stop.ended();
+  }
+}
+
+/** What systemd sets, and a shell that is started so; and whether the service is the main process. */
+const units: [what: string, script: string, isMain: boolean][] = [
+  ["the main process of a plain unit", `export SYSTEMD_EXEC_PID=$$; exec "$@"`, true],
+  ["what the main process waits for", `export SYSTEMD_EXEC_PID=$$; "$@"; exit`, true],
+  ["what is started in a terminal", `export SYSTEMD_EXEC_PID=$PPID; exec "$@"`, false],
+  ["what is started in a terminal by an older systemd", `exec "$@"`, false],
+  [
+    "the main process of a unit that is told of another one",
+    `export SYSTEMD_EXEC_PID=$$ NOTIFY_SOCKET=/nonexistent; exec "$@"`,
+    false,
+  ],
+];
+
+for (const [what, script, isMain] of units) {
+  test(`${what} ${isMain ? "is not replaced" : "is replaced"}`, async () => {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    const set = `unset NOTIFY_SOCKET SYSTEMD_EXEC_PID; export INVOCATION_ID=1; ${script}`;
+    const through = ["sh", "-c", set, "sh"];
+    await using service = await serving(path, { through });
+    const said = await restarted(service);
+    await using _stop = new Stop(path);
+    if (isMain) {
+      assertMatch(
+        said,
+        /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|what the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
+      );
+      return;
+    }
+    assertEquals(said, "restarted: 2");
+    await line(service, "finished");
+    await using cli = new Child("../../lib/cli.ts", ["restart", path]);
+    assertEquals((await cli.ended()).code, 0);
+  });
+}

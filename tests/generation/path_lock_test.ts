@@ -1,0 +1,227 @@
+/**
+ * The lock of a control path: who waits for it, for how long, and what is left of it.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { closeRaw } from "../../ffi/fd.ts";
+import { lockFile, pathStatus, unlockFile } from "../../ffi/file.ts";
+import { locked } from "../../lib/generation/path_lock.ts";
+import { HandoverError, type Logger, start, type StartOptions } from "../../mod.ts";
+import { begin } from "../support/begin.ts";
+import { Child } from "../support/child.ts";
+import { Directory } from "../support/directory.ts";
+import { until } from "../support/until.ts";
+import { test } from "../support/guard.ts";
+
+const nobody = 65534;
+const isRoot = Deno.uid() === 0;
+if (!isRoot) console.log("path_lock_test.ts: only root can be a second user: that is not tested");
+
+/** Logs nothing of note on a good day. */
+class Log implements Logger {
+  readonly lines: string[] = [];
+
+  warn(message: string): void {
+    this.lines.push(message);
+  }
+
+  error(message: string): void {
+    this.lines.push(message);
+  }
+}
+
+/** The lock of a path, as another process has it, until the end of its block. */
+class Held implements Disposable {
+  readonly #lock: string;
+  readonly #raw: number;
+
+  constructor(path: string) {
+    this.#lock = `${path}.lock`;
+    this.#raw = lockFile(this.#lock, "Cannot hold a lock")!;
+  }
+
+  [Symbol.dispose](): void {
+    unlockFile(this.#lock, this.#raw);
+  }
+}
+
+test("a start that waits for the lock warns, names the process that holds it, and gives up", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = new Log();
+  using _held = new Held(path);
+  const error = await assertRejects(
+    () => begin(path, { answerTimeout: 200, logger: log }),
+    HandoverError,
+  );
+  assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
+  const holder =
+    `process ${Deno.pid} \\("[^"]+"\\) holds "${path}\\.lock": if it is not about to start`;
+  assertMatch(
+    error.message,
+    new RegExp(`^Cannot lock the control path "${path}" within 200 ms: ${holder}`),
+  );
+  assertEquals(log.lines.length, 1);
+  assertMatch(
+    log.lines[0],
+    new RegExp(`^Waiting for \\d+ ms to lock the control path .*: ${holder}`),
+  );
+});
+
+test("a start that waits for the lock ends with its signal, or goes on when the lock is free", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const ended = new AbortController();
+  const reason = new Error("enough");
+  const held = new Held(path);
+  const starting = begin(path, { signal: ended.signal }).catch((error) => error);
+  ended.abort(reason);
+  assertEquals(await starting, reason);
+  const patient = begin(path);
+  held[Symbol.dispose]();
+  const app = await patient;
+  await app.stop();
+  assertEquals(directory.names(), []);
+});
+
+test("a handover takes no lock", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  await old.ready();
+  {
+    using _held = new Held(path);
+    const next = await begin(path, { answerTimeout: 1000 });
+    await next.ready();
+    await old.finished;
+    assertEquals(next.generation, 2);
+    const third = await begin(path);
+    await third.ready();
+    await next.finished;
+    void third.stop();
+    await until(() => third.status().state === "leaving");
+  }
+  await until(() => directory.names().length === 0);
+});
+
+test("at one time one process has the lock, and nothing is left of it", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const options = { timeout: 60_000, logger: {} };
+  let inside = 0;
+  let most = 0;
+  const step = async () => {
+    inside++;
+    most = Math.max(most, inside);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    inside--;
+  };
+  await Promise.all(Array.from({ length: 30 }, () => locked(path, step, options)));
+  assertEquals(most, 1);
+  const failing = () => {
+    throw new Error("on purpose");
+  };
+  await assertRejects(() => locked(path, failing, options), Error, "on purpose");
+  assertEquals(directory.names(), []);
+});
+
+test("processes that lock and unlock all the time are never inside together", async () => {
+  using directory = new Directory();
+  const args = [directory.join("app.sock.lock"), directory.join("inside"), "5000"];
+  await using one = new Child("./lock_often.ts", args);
+  await using two = new Child("./lock_often.ts", args);
+  await using three = new Child("./lock_often.ts", args);
+  assertEquals([await one.line(), await two.line(), await three.line()], ["0", "0", "0"]);
+  assertEquals(directory.names(), []);
+});
+
+test("a lock that was removed while it was waited for is not taken for the lock", () => {
+  using directory = new Directory();
+  const lock = directory.join("app.sock.lock");
+  const first = lockFile(lock, "Cannot lock")!;
+  Deno.removeSync(lock);
+  // Another process has made it anew by now.
+  const second = lockFile(lock, "Cannot lock")!;
+  assertEquals(lockFile(lock, "Cannot lock"), undefined);
+  // The first one leaves the second one's alone.
+  unlockFile(lock, first);
+  assertEquals(directory.names(), ["app.sock.lock"]);
+  unlockFile(lock, second);
+  assertEquals(directory.names(), []);
+});
+
+test("the file of a lock can be locked by any user, whatever the umask, and is no other file's", () => {
+  using directory = new Directory();
+  const lock = directory.join("app.sock.lock");
+  const umask = Deno.umask(0o077);
+  try {
+    const raw = lockFile(lock, "Cannot lock")!;
+    assertEquals(pathStatus(lock)!.mode, 0o644);
+    // What was killed with it leaves it.
+    closeRaw(raw);
+  } finally {
+    Deno.umask(umask);
+  }
+  const again = lockFile(lock, "Cannot lock")!;
+  unlockFile(lock, again);
+  assertEquals(directory.names(), []);
+});
+
+test("what is in the place of the lock is named, and what to do", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const lock = `${path}.lock`;
+  const target = directory.join("target");
+  Deno.mkdirSync(lock);
+  const what = `Cannot lock the control path "${path}" by "${lock}"`;
+  const fails = async (words: string, options?: StartOptions) => {
+    const error = await assertRejects(() => begin(path, options)) as Error;
+    assert(error.message.startsWith(what) && error.message.includes(words), error.message);
+  };
+  await fails("there is a directory in its place");
+  Deno.removeSync(lock);
+  Deno.symlinkSync(target, lock);
+  await fails("it is a symbolic link");
+  Deno.removeSync(lock);
+  assertEquals(directory.names(), [], "nothing was made through the link");
+  const missing = directory.join("missing/app.sock");
+  await assertRejects(
+    () => begin(missing),
+    Deno.errors.NotFound,
+    `finds no directory "${directory.join("missing")}"; create it`,
+  );
+  await assertRejects(() => start("\0name"), TypeError, '"@name"');
+});
+
+test("a lock that root has left keeps the owner of the directory from nothing", {
+  ignore: !isRoot,
+}, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  // Killed while it had it.
+  closeRaw(lockFile(`${path}.lock`, "Cannot lock")!);
+  Deno.chownSync(directory.path, nobody, nobody);
+  await using child = new Child("./at_path.ts", [path, directory.join("web.sock"), String(nobody)]);
+  assertEquals(await child.line(), "started: 1");
+  await child.tell("stop");
+  await until(() => directory.names().length === 0);
+});
+
+test("a user whom `mode` and `allow` let in takes over where it may make no files", {
+  ignore: !isRoot,
+}, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const web = directory.join("web.sock");
+  Deno.chmodSync(directory.path, 0o755);
+  const old = await begin(path, { mode: 0o666, allow: () => true });
+  old.serve({ path: web }, () => new Response());
+  await old.ready();
+  await using child = new Child("./at_path.ts", [path, web, String(nobody)]);
+  assertEquals(await child.line(), "started: 2");
+  await child.tell("serve");
+  assertEquals(await child.line(), "ready");
+  await old.stop();
+});

@@ -1,0 +1,241 @@
+/**
+ * What a generation has open: when it is let go of, and what the next one gets of it.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { listen } from "../../mod.ts";
+import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { Directory } from "../support/directory.ts";
+import { freePort } from "../support/free_port.ts";
+import { test } from "../support/guard.ts";
+
+const { AddrInUse, ConnectionRefused } = Deno.errors;
+
+function refused(port: number): Promise<unknown> {
+  return assertRejects(() => Deno.connect({ hostname: "127.0.0.1", port }), ConnectionRefused);
+}
+
+test("what its owner closes listens no more", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  const server = app.serve(here, saying("here"));
+  const listener = app.listen(here);
+  const datagrams = app.listenDatagram(here);
+  app.listen({ path: directory.join("web.sock") }).close();
+  await app.ready();
+  assertEquals(directory.names(), ["app.sock"]);
+  listener.close();
+  await refused(portOf(listener));
+  await server.shutdown();
+  await refused(portOf(server));
+  const { port } = datagrams.addr as Deno.NetAddr;
+  datagrams.close();
+  Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port }).close();
+  assertEquals(app.status().sockets, []);
+  const again = app.serve({ ...here, port: portOf(server) }, saying("again"));
+  assertEquals(await asked(portOf(again)), "again");
+  await app.stop();
+});
+
+test("a server that is shut down accepts nobody, though it still answers", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  const answer = Promise.withResolvers<Response>();
+  const asks = Promise.withResolvers<void>();
+  const server = app.serve(here, () => {
+    asks.resolve();
+    return answer.promise;
+  });
+  await app.ready();
+  const slow = asked(portOf(server));
+  await asks.promise;
+  const shutdown = server.shutdown();
+  // A turn later the listener is closed.
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  await refused(portOf(server));
+  answer.resolve(new Response("late"));
+  assertEquals(await slow, "late");
+  await shutdown;
+  await app.stop();
+});
+
+test("what cannot be made leaves nothing behind, and what was inherited to the next try", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const bad = { cert: "no certificate", key: "no key" };
+  const old = await begin(path);
+  const port = portOf(old.serve(here, saying("old")));
+  const free = freePort();
+  assertThrows(() => old.serve({ ...here, port: free, ...bad }, saying("never")));
+  assertThrows(() => old.listenTls({ ...here, port: free, ...bad }));
+  await refused(free);
+  await old.ready();
+  const next = await begin(path);
+  assertThrows(() => next.serve({ ...here, ...bad }, saying("never")));
+  assertEquals(portOf(next.serve(here, saying("next"))), port);
+  await next.ready();
+  assertEquals(await asked(port), "next");
+  await next.stop();
+});
+
+test("an address in other words is the same one, and what covers some of it is named", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const [one, two, three] = [freePort(), freePort(), freePort("0.0.0.0")];
+  const old = await begin(path);
+  old.listen({ hostname: "localhost", port: one });
+  old.listen({ hostname: "127.0.0.1", port: two });
+  old.listen({ port: three });
+  await old.ready();
+  const next = await begin(path);
+  const named = next.listen({ hostname: "127.0.0.1", port: one });
+  const shared = next.listen({ hostname: "127.0.0.1", port: two, reusePort: true });
+  assertEquals([portOf(named), portOf(shared)], [one, two]);
+  assertThrows(
+    () => next.listen({ hostname: "127.0.0.1", port: three }),
+    AddrInUse,
+    `the generation before listens on 0.0.0.0:${three}`,
+  );
+  await next.ready();
+  await next.stop();
+});
+
+test("an inherited path gets the mode that is asked for, and so does the control socket", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const web = directory.join("web.sock");
+  const modes = () => [path, web].map((each) => Deno.statSync(each).mode! & 0o777);
+  const old = await begin(path);
+  old.listen({ path: web });
+  await old.ready();
+  assertEquals(modes(), [0o600, 0o600]);
+  const next = await begin(path, { mode: 0o660 });
+  next.listen({ path: web, mode: 0o666 });
+  await next.ready();
+  assertEquals(modes(), [0o660, 0o666]);
+  await old.finished;
+  // Who does not say what it is to be leaves it.
+  const last = await begin(path);
+  last.listen({ path: web });
+  await last.ready();
+  assertEquals(modes(), [0o660, 0o666]);
+  await last.stop();
+});
+
+test("a path that another service has taken is left to it", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const web = directory.join("web.sock");
+  const old = await begin(path);
+  old.listen({ path: web });
+  await old.ready();
+  using another = listen(web, { replace: true });
+  const next = await begin(path);
+  await next.ready();
+  await old.finished;
+  await next.stop();
+  using _client = await Deno.connect({ transport: "unix", path: web });
+  using _conn = await another.accept();
+});
+
+test("a file that is opened again is handed on as it is by then", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = directory.join("log");
+  const append = { create: true, append: true };
+  const old = await begin(path);
+  const first = old.open(log, append);
+  write(first, "one ");
+  first.close();
+  Deno.renameSync(log, `${log}.1`);
+  using second = old.open(log, append);
+  write(second, "two ");
+  for (let i = 0; i < 20; i++) old.open(directory.join("other"), append).close();
+  await old.ready();
+  assertEquals(old.status().kept, [log]);
+  const next = await begin(path);
+  using inherited = next.open(log, append);
+  write(inherited, "three");
+  await next.ready();
+  assertEquals([log, `${log}.1`].map((each) => Deno.readTextFileSync(each)), ["two three", "one "]);
+  await next.stop();
+});
+
+test("a log that was rotated is opened anew, and one that was removed goes along", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const [log, gone] = [directory.join("log"), directory.join("gone")];
+  const append = { create: true, append: true };
+  const old = await begin(path);
+  using before = old.open(log, append);
+  using removed = old.open(gone, append);
+  write(before, "old");
+  write(removed, "kept");
+  Deno.renameSync(log, `${log}.1`);
+  Deno.writeTextFileSync(log, "");
+  Deno.removeSync(gone);
+  await old.ready();
+  const next = await begin(path);
+  using after = next.open(log, append);
+  using nameless = next.open(gone, { read: true });
+  write(after, "new");
+  assertEquals([log, `${log}.1`].map((each) => Deno.readTextFileSync(each)), ["new", "old"]);
+  assertEquals(nameless.statSync().size, 4);
+  await next.ready();
+  await next.stop();
+});
+
+function write(file: Deno.FsFile, words: string): void {
+  file.writeSync(new TextEncoder().encode(words));
+}
+
+test("what is asked for while the next generation proves itself accepts nothing; later it is refused", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await begin(path);
+  const slow = Promise.withResolvers<Response>();
+  const asks = Promise.withResolvers<void>();
+  const server = old.serve(here, () => {
+    asks.resolve();
+    return slow.promise;
+  });
+  await old.ready();
+  const answer = asked(portOf(server));
+  await asks.promise;
+  const next = await begin(path, { probation: 60_000 });
+  next.serve(here, saying("next"));
+  await next.ready();
+  // The old one has stopped accepting, and waits.
+  const late = old.listen(here);
+  using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(late) });
+  const read = client.read(new Uint8Array(1));
+  void next.stop();
+  slow.resolve(new Response("after all"));
+  assertEquals(await answer, "after all");
+  await old.finished;
+  // Its end, in one way or the other.
+  assert(await read.catch(() => null) === null);
+  assertThrows(() => old.serve(here, saying("never")), TypeError, "this generation has left");
+  await next.finished;
+});
+
+test("connections count where they came in, at two addresses with one port", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  const hostnames = ["127.0.0.1", "127.0.0.2", "::1"];
+  const port = freePort(...hostnames);
+  const listeners = hostnames.map((hostname) => app.listen({ hostname, port }));
+  await app.ready();
+  using stack = new DisposableStack();
+  for (const [index, listener] of listeners.entries()) {
+    for (let i = 0; i <= index; i++) {
+      stack.use(await Deno.connect({ hostname: hostnames[index], port }));
+      stack.use(await listener.accept());
+    }
+  }
+  assertEquals(app.status().sockets.map(({ connections }) => connections), [1, 2, 3]);
+  stack.dispose();
+  await app.stop();
+});

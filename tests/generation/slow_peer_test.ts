@@ -1,0 +1,131 @@
+/**
+ * A large state between two generations: it may take as long as it likes while it flows, and no longer
+ * than `answerTimeout` when it does not.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { Channel } from "../../lib/generation/channel.ts";
+import { encodeFrame, type Frame } from "../../lib/generation/protocol.ts";
+import { connect, HandoverError, listen, ResponseWriter, type UnixListener } from "../../mod.ts";
+import { pause } from "../../lib/time.ts";
+import { begin } from "../support/begin.ts";
+import { Directory } from "../support/directory.ts";
+import { KeptLog } from "../support/kept_log.ts";
+import { until } from "../support/until.ts";
+import { test } from "../support/guard.ts";
+
+const answerTimeout = 1000;
+/** More than the kernel keeps for a connection, and many pieces. */
+const state = new Uint8Array(4 << 20).map((_, i) => i * 31 >> 3);
+const piece = 32 << 10;
+
+/** Pauses, after each piece, for as long as makes the whole take four times `answerTimeout`. */
+async function dawdle(): Promise<void> {
+  await pause(4 * answerTimeout * piece / state.length);
+}
+
+test("a successor that reads a large state slowly gets it; one that stops reading does not", async () => {
+  const began = performance.now();
+  await Promise.all([slow(), stalled()]);
+
+  async function slow(): Promise<void> {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    const log = new KeptLog();
+    await using app = await begin(path, { answerTimeout, logger: log });
+    app.keep("large", state);
+    await app.ready();
+    using channel = await offered(path);
+    const read = new Uint8Array(state.length);
+    for (let at = 0; at < read.length; at += piece) {
+      await channel.conn.readFull(read.subarray(at, at + piece));
+      await dawdle();
+    }
+    assert(performance.now() - began > 3 * answerTimeout);
+    assertEquals(read, state);
+    const [{ fd }] = await channel.receiveDescriptors(1);
+    fd.close();
+    assertEquals(log.errors, []);
+  }
+
+  async function stalled(): Promise<void> {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    const log = new KeptLog();
+    await using app = await begin(path, { answerTimeout, logger: log });
+    app.keep("large", state);
+    await app.ready();
+    using channel = await offered(path);
+    await channel.conn.readFull(new Uint8Array(state.length / 2));
+    await until(() => log.errors.length > 0);
+    assertMatch(String(log.errors[0][1]), /The other generation has read nothing for 1000 ms/);
+    assertEquals(app.status().state, "serving");
+  }
+});
+
+test("start() takes a large state that comes slowly, and gives up on one that stops", async () => {
+  const began = performance.now();
+  await Promise.all([slow(), stalled()]);
+
+  async function slow(): Promise<void> {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    using control = listen(path);
+    using service = listen(directory.join("service.sock"));
+    const offering = offer(control, service, state.length);
+    await using app = await begin(path, { answerTimeout });
+    assert(performance.now() - began > 3 * answerTimeout);
+    assertEquals(app.take("large"), state);
+    assertEquals(app.generation, 2);
+    (await offering)[Symbol.dispose]();
+  }
+
+  async function stalled(): Promise<void> {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    using control = listen(path);
+    using service = listen(directory.join("service.sock"));
+    const offering = offer(control, service, state.length / 2);
+    const error = await assertRejects(() => begin(path, { answerTimeout }), HandoverError);
+    assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
+    assertMatch(error.message, /has sent nothing for 1000 ms/);
+    (await offering)[Symbol.dispose]();
+  }
+});
+
+/** Asks the generation at `path` for everything; its state and descriptors are still to be read. */
+async function offered(path: string): Promise<Channel> {
+  const channel = new Channel(await connect(path));
+  await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+  const offer = await channel.receive() as Frame & { type: "offer" };
+  assertEquals(offer.items.map(({ kind }) => kind), ["control", "state"]);
+  return channel;
+}
+
+/** Offers a state as a generation does, slowly, and stops before the descriptors if `most` is not all. */
+async function offer(
+  control: UnixListener,
+  { fd }: UnixListener,
+  most: number,
+): Promise<Channel> {
+  const channel = new Channel(await control.accept());
+  assertEquals((await channel.receive())?.type, "hello");
+  await channel.conn.write(encodeFrame({
+    type: "offer",
+    version: 1,
+    generation: 1,
+    pid: Deno.pid,
+    items: [{ kind: "control", key: "" }, { kind: "state", key: "large", bytes: state.length }],
+  }));
+  for (let at = 0; at < most; at += piece) {
+    await channel.conn.write(state.subarray(at, at + piece));
+    await dawdle();
+  }
+  if (most < state.length) return channel;
+  using response = new ResponseWriter(channel.conn);
+  await response.write(fd);
+  await response.flush();
+  return channel;
+}

@@ -1,0 +1,44 @@
+/**
+ * A generation that serves at a unix path, when it is told to, under the user that it is told to be; prints
+ * each step, and what it logs.
+ *
+ * @module
+ */
+
+import { start } from "../../mod.ts";
+import { told } from "../support/child.ts";
+
+const [control, web, uid] = Deno.args;
+if (uid) {
+  const libc = Deno.dlopen("libc.so.6", {
+    // int setresuid(uid_t ruid, uid_t euid, uid_t suid);
+    setresuid: { parameters: ["u32", "u32", "u32"], result: "i32" },
+  });
+  // What it needs of Deno is loaded by then.
+  if (libc.symbols.setresuid(0xffff_ffff, Number(uid), 0xffff_ffff) !== 0) {
+    throw new Error(`Cannot become user ${uid}`);
+  }
+}
+const app = await start(control, {
+  probation: 60_000,
+  answerTimeout: 1000,
+  allow: () => true,
+  logger: {
+    warn: (message) => console.log(`warning: ${message}`),
+    error: (message) => console.log(`error: ${message}`),
+  },
+});
+console.log(`started: ${app.generation}`);
+for await (const line of told()) {
+  try {
+    if (line === "serve") {
+      app.serve({ path: web }, () => new Response(`process ${Deno.pid}`));
+      await app.ready();
+      console.log("ready");
+    }
+    if (line === "receive") app.listenDatagram({ path: web });
+  } catch (error) {
+    console.log(`failed: ${(error as Error).message}`);
+  }
+  if (line === "stop") await app.stop();
+}

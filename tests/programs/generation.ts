@@ -1,0 +1,92 @@
+/**
+ * A small service: answers with who it is, tells each step on a line, and does what it is told.
+ *
+ * @module
+ */
+
+import { parseArgs } from "node:util";
+import { pathStatus } from "../../ffi/file.ts";
+import { pause } from "../../lib/time.ts";
+import { type Logger, start } from "../../mod.ts";
+import { told } from "../support/child.ts";
+
+const { values: flags, positionals: [path] } = parseArgs({
+  allowPositionals: true,
+  options: {
+    probation: { type: "string", default: "100" },
+    readyTimeout: { type: "string", default: "20000" },
+    answerTimeout: { type: "string", default: "10000" },
+    deadline: { type: "string", default: "20000" },
+    restartOn: { type: "string", multiple: true, default: [] },
+    restartAsMain: { type: "boolean" },
+    fail: { type: "string" },
+    say: { type: "string" },
+    hold: { type: "string" },
+  },
+});
+
+const logger: Logger = {
+  debug: tell,
+  info: tell,
+  warn: (message) => console.log(`warning: ${message}`),
+  error: (message, error) => {
+    console.log(`error: ${message}: ${(error as Error)?.message.replaceAll("\n", " ")}`);
+  },
+};
+
+/** Phases, and signals that have come; the rest is for people. */
+function tell(message: string, details?: unknown): void {
+  if (/^(Restarting|Stopping) on /.test(message)) console.log(`asked: ${message}`);
+  const { phase } = (details ?? {}) as { phase?: string };
+  if (phase) console.log(`phase: ${phase}`);
+}
+
+// One that restart() has started does not start before there is no such file.
+if (flags.hold && Deno.env.has("GRACEFUL_TOKEN")) {
+  console.log("held");
+  while (pathStatus(flags.hold)) await pause(10);
+}
+const app = await start(path, {
+  logger,
+  probation: Number(flags.probation),
+  readyTimeout: Number(flags.readyTimeout),
+  answerTimeout: Number(flags.answerTimeout),
+  deadline: Number(flags.deadline),
+  restartOn: flags.restartOn as Deno.Signal[],
+  restartAsMain: flags.restartAsMain,
+});
+if (flags.say) console.error(flags.say);
+if (flags.fail && app.generation > 1) throw new Error(flags.fail);
+const server = app.serve({ hostname: "127.0.0.1", port: 0 }, () => {
+  return new Response(`${app.generation} ${Deno.pid}`);
+});
+if (flags.hold) console.log(`pid: ${Deno.pid}`);
+console.log(`port: ${(server.addr as Deno.NetAddr).port}`);
+commands();
+if (!flags.say?.startsWith("wait")) await ready();
+app.finished.then(
+  () => console.log("finished"),
+  (error) => console.log(`rejected: ${error.code} ${error.message}`),
+).then(() => Deno.exit());
+
+async function ready(): Promise<void> {
+  try {
+    await app.ready();
+    console.log(`serving: ${app.generation}`);
+  } catch (error) {
+    console.log(`not ready: ${(error as { code: string }).code}`);
+  }
+}
+
+async function commands(): Promise<void> {
+  for await (const line of told()) {
+    if (line === "ready") await ready();
+    if (line === "status") console.log(`status: ${JSON.stringify(app.status())}`);
+    if (line === "restart") {
+      app.restart().then(
+        ({ generation }) => console.log(`restarted: ${generation}`),
+        (error) => console.log(`failed: ${error.code} ${error.message.replaceAll("\n", " ")}`),
+      );
+    }
+  }
+}

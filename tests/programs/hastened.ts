@@ -1,0 +1,53 @@
+/**
+ * Waits often, with an alarm; prints how many of the waits it ended, and how often it rang when there was
+ * nothing to wait for. Then ends by itself, though something is waited for that does not keep it running.
+ *
+ * @module
+ */
+
+import { Fd } from "../../ffi/fd.ts";
+import { type Alarm, hasten, ready } from "../../ffi/poll.ts";
+import { socketPair, writeByte } from "../../ffi/socket.ts";
+import { pause } from "../../lib/time.ts";
+import { makeAlarm } from "../../lib/event_loop/waker.ts";
+import { UnixConn } from "../../mod.ts";
+
+const [a, b] = socketPair();
+const conn = new UnixConn(new Fd(a));
+let made: boolean | undefined;
+let rings = 0;
+
+async function makeCounted(epoll: number): Promise<Alarm | undefined> {
+  const alarm = await makeAlarm(epoll);
+  made = alarm !== undefined;
+  return alarm && {
+    async rung() {
+      const rang = await alarm.rung();
+      if (rang) rings++;
+      return rang;
+    },
+    keepAlive: (alive) => alarm.keepAlive(alive),
+    [Symbol.dispose]: () => alarm[Symbol.dispose](),
+  };
+}
+
+async function wait(times: number): Promise<void> {
+  for (let i = 0; i < times; i++) {
+    const reading = conn.read(new Uint8Array(1));
+    await pause(0);
+    writeByte(b);
+    await reading;
+  }
+}
+
+hasten(makeCounted);
+while (made === undefined) await wait(1);
+// The first rings show that it works.
+await wait(20);
+const before = rings;
+await wait(100);
+const ended = rings - before;
+await pause(100);
+console.log(JSON.stringify({ made, ended, idle: rings - before - ended }));
+
+ready(b, "readable", { keepsAlive: () => false });
