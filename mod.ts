@@ -91,20 +91,20 @@ export {
 export { drain, type DrainOptions } from "./lib/http/drain.ts";
 export { serveHttp, type ServeHttpOptions } from "./lib/http/serve.ts";
 export type { HttpHandler } from "./lib/http/serving.ts";
-export type { ReportedSocket, Status } from "./lib/generation/protocol.ts";
+export type { GenerationStatus, SocketStatus } from "./lib/generation/protocol.ts";
 export type {
-  DatagramPlace,
-  NamedPlace,
-  Place,
-  TcpPlace,
-  UdpPlace,
-  UnixDatagramPlace,
-  UnixPlace,
+  DatagramListenAddress,
+  ListenAddress,
+  NamedListenAddress,
+  TcpListenAddress,
+  UdpListenAddress,
+  UnixDatagramListenAddress,
+  UnixListenAddress,
 } from "./lib/listen_address.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/wire/meta.ts";
 export type { Logger } from "./lib/logger.ts";
 export { ResponseWriter, type SendOptions } from "./lib/passing/response_writer.ts";
-export { type Main, Rehearsal } from "./lib/generation/test_service.ts";
+export { type Main, TestService } from "./lib/generation/test_service.ts";
 export type { Arrival } from "./lib/generation/predecessor.ts";
 export type { InheritedItem } from "./lib/generation/inheritance.ts";
 export type { Keepable } from "./lib/generation/state.ts";

@@ -19,11 +19,11 @@ Usage: deno run -A examples/chat.ts [options]
   --control PATH  control socket, where the next generation finds this one (/tmp/chat.sock)
   --log PATH      what was said (/tmp/chat.log)
   --port N        where the first generation listens (8080)
-  --deadline MS   how long people may take to move, in milliseconds (60000)
+  --drain-timeout MShow long people may take to move, in milliseconds (60000)
   --probation MS  how long the one before stands by, in milliseconds (5000)
   --help          this text`;
 
-const { control, log, port, deadline, probation } = readFlags();
+const { control, log, port, drainTimeout, probation } = readFlags();
 
 const html = `<!doctype html>
 <title>Chat</title>
@@ -61,7 +61,7 @@ const writer = await Deno.open(log, { create: true, append: true });
 const reader = await Deno.open(log, { read: true });
 follow();
 
-const app = await start(control, { deadline, probation });
+const app = await start(control, { drainTimeout, probation });
 const server = app.serve({ hostname: "127.0.0.1", port }, (request) => {
   if (request.headers.get("upgrade") !== "websocket") return page();
   const { socket, response } = app.upgradeWebSocket(request);
@@ -117,7 +117,7 @@ interface Flags {
   control: string;
   log: string;
   port: number;
-  deadline: number;
+  drainTimeout: number;
   probation: number;
 }
 
@@ -128,18 +128,18 @@ function readFlags(): Flags {
         control: { type: "string", default: "/tmp/chat.sock" },
         log: { type: "string", default: "/tmp/chat.log" },
         port: { type: "string", default: "8080" },
-        deadline: { type: "string", default: "60000" },
+        "drain-timeout": { type: "string", default: "60000" },
         probation: { type: "string", default: "5000" },
         help: { type: "boolean", default: false },
       },
     });
-    const { help, control, log, port, deadline, probation } = values;
+    const { help, control, log, port, "drain-timeout": drainTimeout, probation } = values;
     if (!help) {
       return {
         control,
         log,
         port: number("port", port, 65535),
-        deadline: number("deadline", deadline),
+        drainTimeout: number("drain-timeout", drainTimeout),
         probation: number("probation", probation),
       };
     }

@@ -48,7 +48,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 
 const reason = await replaced.promise;
 log(`server "${name}" leaves: ${reason}`);
-const closed = await drain(server, { deadline: 30_000 });
+const closed = await drain(server, { drainTimeout: 30_000 });
 await control.shutdown();
 log(`stopped server "${name}"${closed > 0 ? `; ${closed} connections had not left` : ""}`);
 Deno.exit();

@@ -24,12 +24,12 @@ import { cString, libc } from "./libc.ts";
 export class Fd {
   #raw: number;
   /** The process that sent it, if one did. */
-  readonly donor: number | undefined;
+  readonly senderPid: number | undefined;
 
   /** Takes the ownership of descriptor number `raw`. */
-  constructor(raw: number, donor?: number) {
+  constructor(raw: number, senderPid?: number) {
     this.#raw = checkNumber(raw);
-    this.donor = donor;
+    this.senderPid = senderPid;
     record?.(raw, true);
   }
 
@@ -68,7 +68,7 @@ export class Fd {
    * @throws {Deno.errors.BadResource} When it was taken or closed already.
    */
   dup(): Fd {
-    return new Fd(dup(this.raw), this.donor);
+    return new Fd(dup(this.raw), this.senderPid);
   }
 
   /**

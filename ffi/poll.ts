@@ -159,22 +159,22 @@ function poll(raw: number, events: number, milliseconds: number): boolean {
 }
 
 /** Says on this thread that an epoll has something to report. */
-export interface Alarm extends Disposable {
+export interface Waker extends Disposable {
   /** Resolves when there was, or may have been, something since the last time; to false if it never will. */
-  rung(): Promise<boolean>;
+  woken(): Promise<boolean>;
   /** Whether waiting for it keeps the process running. */
   keepAlive(alive: boolean): void;
 }
 
 /** Makes an alarm for an epoll, if it can. */
-export type MakeAlarm = (epoll: number) => Promise<Alarm | undefined>;
+export type MakeWaker = (epoll: number) => Promise<Waker | undefined>;
 
 /**
  * Has an alarm tell this thread's waits, until it is disposed of: half of a wait's time is saved. For
  * who waits often, because making one takes as long as many waits.
  */
-export function hasten(make: MakeAlarm): Disposable {
-  return waits.hasten(make);
+export function useWaker(make: MakeWaker): Disposable {
+  return waits.useWaker(make);
 }
 
 /** Looks again at every wait's `keepsAlive`. */
@@ -192,7 +192,7 @@ const longestTurn = 5;
  * Lets timers, signals and other connections have their turn, when there was none for a while: what is
  * there without waiting comes in the same turn, and a busy peer would be the only one to be heard.
  */
-export async function breathe(signal?: AbortSignal): Promise<void> {
+export async function yieldToEventLoop(signal?: AbortSignal): Promise<void> {
   if (performance.now() - lastTurn < longestTurn) return;
   // A timer would take a millisecond at least.
   await unlessAborted(libc().sched_yield_elsewhere(), signal);
@@ -214,7 +214,7 @@ const [fdAt, polledEventsAt] = [pollfd.offset("fd"), pollfd.offset("events")];
  * How often in a row an alarm may ring for nothing: another process that accepts on the same listener may
  * have been faster, but on a runtime in which it always rings it would keep the processor busy.
  */
-const mostFalseAlarms = 1000;
+const mostFalseWakeUps = 1000;
 
 /** The waits of this thread. */
 class Waits {
@@ -232,11 +232,11 @@ class Waits {
   #pending: Promise<number> | undefined;
   #found = 0n;
   /** How many have asked for an alarm; it is there when it is made. */
-  #hastened = 0;
-  #alarm: Alarm | undefined;
+  #wakerUsers = 0;
+  #waker: Waker | undefined;
   /** Whether the alarm has been seen to ring for something. */
-  #alarmWorks = false;
-  #falseAlarms = 0;
+  #wakerWorks = false;
+  #falseWakeUps = 0;
   /** Whether there may be more than the last look at the epoll had room for. */
   #more = false;
   /** How often the other thread has found something. */
@@ -276,7 +276,7 @@ class Waits {
   refresh(): void {
     if (!this.#running) return;
     const alive = this.#keepAlive();
-    this.#alarm?.keepAlive(alive);
+    this.#waker?.keepAlive(alive);
     if (this.#pending) keepAlive(this.#pending, alive);
   }
 
@@ -287,49 +287,49 @@ class Waits {
     return false;
   }
 
-  hasten(make: MakeAlarm): Disposable {
+  useWaker(make: MakeWaker): Disposable {
     // Without one, for whatever reason, the other thread goes on waiting.
-    if (this.#hastened++ === 0) this.#makeAlarm(make).catch(() => {});
+    if (this.#wakerUsers++ === 0) this.#makeWaker(make).catch(() => {});
     return {
       [Symbol.dispose]: () => {
-        if (--this.#hastened === 0) this.#dropAlarm();
+        if (--this.#wakerUsers === 0) this.#dropWaker();
       },
     };
   }
 
-  async #makeAlarm(make: MakeAlarm): Promise<void> {
+  async #makeWaker(make: MakeWaker): Promise<void> {
     this.#open();
-    const alarm = await make(this.#epoll);
-    if (!alarm) return;
-    if (this.#hastened === 0 || this.#alarm) {
-      alarm[Symbol.dispose]();
+    const waker = await make(this.#epoll);
+    if (!waker) return;
+    if (this.#wakerUsers === 0 || this.#waker) {
+      waker[Symbol.dispose]();
       return;
     }
-    this.#alarm = alarm;
-    this.#alarmWorks = false;
-    this.#falseAlarms = 0;
-    alarm.keepAlive(this.#running && this.#keepAlive());
+    this.#waker = waker;
+    this.#wakerWorks = false;
+    this.#falseWakeUps = 0;
+    waker.keepAlive(this.#running && this.#keepAlive());
     // On a runtime in which it never rings, the other thread goes on waiting.
-    for (let reports = this.#reports; await alarm.rung(); reports = this.#reports) {
-      if (this.#alarm !== alarm) return;
-      this.#alarmWorks = this.#reports > reports || isReady(this.#epoll, "readable");
-      if (this.#alarmWorks || this.#hasRungFalsely()) return;
+    for (let reports = this.#reports; await waker.woken(); reports = this.#reports) {
+      if (this.#waker !== waker) return;
+      this.#wakerWorks = this.#reports > reports || isReady(this.#epoll, "readable");
+      if (this.#wakerWorks || this.#hasRungFalsely()) return;
     }
   }
 
   /** The alarm has rung for nothing; whether that was once too often, and it is dropped. */
   #hasRungFalsely(): boolean {
-    if (++this.#falseAlarms <= mostFalseAlarms) return false;
-    this.#dropAlarm();
+    if (++this.#falseWakeUps <= mostFalseWakeUps) return false;
+    this.#dropWaker();
     return true;
   }
 
-  #dropAlarm(): void {
+  #dropWaker(): void {
     // Until the other thread waits, what ends is all that keeps the process running.
-    if (this.#running) this.#alarm?.keepAlive(true);
-    this.#alarm?.[Symbol.dispose]();
-    this.#alarm = undefined;
-    this.#alarmWorks = this.#more = false;
+    if (this.#running) this.#waker?.keepAlive(true);
+    this.#waker?.[Symbol.dispose]();
+    this.#waker = undefined;
+    this.#wakerWorks = this.#more = false;
   }
 
   #open(): void {
@@ -351,7 +351,7 @@ class Waits {
     this.#running = true;
     try {
       while (this.#waiting > 0) {
-        const count = this.#alarmWorks ? await this.#onAlarm() : await this.#onThread();
+        const count = this.#wakerWorks ? await this.#onWaker() : await this.#onThread();
         for (let i = 0; i < count; i++) {
           const at = i * epoll_event.size;
           const raw = eventsView.getUint32(at + dataAt, true);
@@ -361,7 +361,7 @@ class Waits {
       }
     } finally {
       this.#running = false;
-      this.#alarm?.keepAlive(false);
+      this.#waker?.keepAlive(false);
     }
   }
 
@@ -370,20 +370,20 @@ class Waits {
     return libc().epoll_wait_now(this.#epoll, events, batch, 0);
   }
 
-  async #onAlarm(): Promise<number> {
+  async #onWaker(): Promise<number> {
     this.refresh();
-    const alarm = this.#alarm;
+    const waker = this.#waker;
     if (this.#more) {
-      await breathe();
+      await yieldToEventLoop();
     } else {
-      const rang = await alarm!.rung();
+      const rang = await waker!.woken();
       lastTurn = performance.now();
-      if (!rang && this.#alarm === alarm) this.#dropAlarm();
+      if (!rang && this.#waker === waker) this.#dropWaker();
     }
-    if (this.#alarm !== alarm) return 0;
+    if (this.#waker !== waker) return 0;
     const count = this.#look();
     this.#more = count === batch;
-    if (count > 0) this.#falseAlarms = 0;
+    if (count > 0) this.#falseWakeUps = 0;
     else this.#hasRungFalsely();
     return count;
   }

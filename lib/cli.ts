@@ -15,7 +15,7 @@ import { longestPause, pause } from "./time.ts";
 import { Channel } from "./generation/channel.ts";
 import { connect } from "./unix/conn.ts";
 import { HandoverError } from "./errors.ts";
-import type { Frame, Status } from "./generation/protocol.ts";
+import type { Frame, GenerationStatus } from "./generation/protocol.ts";
 import { printError } from "./logger.ts";
 
 const usage = `Asks a running service, or has it restart or stop.
@@ -198,13 +198,14 @@ function say(words: string): void {
 }
 
 /** What JSON.stringify leaves as it is, and a terminal obeys, is escaped as well. */
-function toJson(status: Status): string {
+function toJson(status: GenerationStatus): string {
   return JSON.stringify(status, null, 2).split("\n").map(escaped).join("\n");
 }
 
 /** A line for each thing. */
 function describe(
-  { service, generation, pid, since, state, sockets, kept, moreKept, predecessor }: Status,
+  { service, generation, pid, since, state, sockets, kept, moreKept, predecessor }:
+    GenerationStatus,
 ): string {
   const lines = [
     ...service === undefined ? [] : [`service     ${quoted(service)}`],

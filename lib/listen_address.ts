@@ -10,7 +10,7 @@
 import { quoted } from "../ffi/quote.ts";
 
 /** What every listener and datagram socket of a generation may have. */
-export interface NamedPlace {
+export interface NamedListenAddress {
   /**
    * What identifies it in the next generations. Without a name it is found by its address; where that has
    * port 0 several times, by the order in which they are asked for. One that has the name and another
@@ -20,7 +20,7 @@ export interface NamedPlace {
 }
 
 /** A TCP address to listen on, as in `Deno.listen`. */
-export interface TcpPlace extends NamedPlace {
+export interface TcpListenAddress extends NamedListenAddress {
   /** The transport. @default {"tcp"} */
   transport?: "tcp";
   /** The address or name to bind to. @default {"0.0.0.0"} */
@@ -43,7 +43,7 @@ export interface TcpPlace extends NamedPlace {
 }
 
 /** A unix path to listen on. */
-export interface UnixPlace extends NamedPlace {
+export interface UnixListenAddress extends NamedListenAddress {
   /** The transport. @default {"unix"} */
   transport?: "unix";
   /** The path; it is never missing while one generation takes over from another. */
@@ -59,10 +59,10 @@ export interface UnixPlace extends NamedPlace {
 }
 
 /** Where a listener listens. */
-export type Place = TcpPlace | UnixPlace;
+export type ListenAddress = TcpListenAddress | UnixListenAddress;
 
 /** A UDP address, as in `Deno.listenDatagram`. */
-export interface UdpPlace extends NamedPlace {
+export interface UdpListenAddress extends NamedListenAddress {
   /** The transport. @default {"udp"} */
   transport?: "udp";
   /** The address or name to bind to. @default {"0.0.0.0"} */
@@ -79,7 +79,7 @@ export interface UdpPlace extends NamedPlace {
 }
 
 /** A unix path to receive datagrams at. */
-export interface UnixDatagramPlace extends NamedPlace {
+export interface UnixDatagramListenAddress extends NamedListenAddress {
   /** The transport. @default {"unixpacket"} */
   transport?: "unixpacket";
   /** The path; it is never missing while one generation takes over from another. */
@@ -89,7 +89,7 @@ export interface UnixDatagramPlace extends NamedPlace {
 }
 
 /** Where a datagram socket receives. */
-export type DatagramPlace = UdpPlace | UnixDatagramPlace;
+export type DatagramListenAddress = UdpListenAddress | UnixDatagramListenAddress;
 
 /** What a transport needs beside `path` or `hostname` and `port`. */
 const optionsOf: Record<string, readonly string[]> = {
@@ -111,7 +111,10 @@ const mostBacklog = 2 ** 31 - 1;
  * @param defaultPort The port where none is given.
  * @throws {TypeError} For an option, or a transport, that would be dropped.
  */
-export function splitPlace<P extends Place | DatagramPlace, O extends object = object>(
+export function splitListenAddress<
+  P extends ListenAddress | DatagramListenAddress,
+  O extends object = object,
+>(
   attempt: string,
   options: object,
   transports: Record<string, readonly string[]>,

@@ -64,3 +64,9 @@ export function expiring(
 export function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
   return given ? AbortSignal.any([own, given]) : own;
 }
+
+/** @throws {RangeError} When an option is not a number of milliseconds. */
+export function checkDuration(name: string, milliseconds: number): void {
+  if (milliseconds >= 0) return;
+  throw new RangeError(`${name} is a number of milliseconds, not ${milliseconds}`);
+}

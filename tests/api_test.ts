@@ -53,7 +53,7 @@ const promised: Record<string, Kind> = {
   // Generations
   start: "function",
   Generation: "class",
-  Rehearsal: "class",
+  TestService: "class",
 };
 
 /** Methods and properties of the classes, as the same table has them. */
@@ -65,7 +65,7 @@ const members: Record<string, string[]> = {
   Fd: ["raw", "take", "dup", "close", "owned"],
   UnixListener: ["accept", "close", "ref", "unref", "keepPath"],
   UnixConn: ["read", "readFull", "write", "closeWrite", "close", "peer"],
-  Rehearsal: ["next"],
+  TestService: ["next"],
   Generation: [
     "serve",
     "listen",
@@ -116,14 +116,14 @@ const types = [
   "ShutdownOptions",
   "StartOptions",
   "ServeOptions",
-  "Status",
-  "ReportedSocket",
+  "GenerationStatus",
+  "SocketStatus",
   "Command",
   "Arrival",
   "Keepable",
-  "Place",
-  "TcpPlace",
-  "UnixPlace",
+  "ListenAddress",
+  "TcpListenAddress",
+  "UnixListenAddress",
   "Main",
 ];
 

@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { guarded, printError } from "../lib/logger.ts";
-import { connect, fdHandler, listenAndServe, type Logger, receive, Rehearsal } from "../mod.ts";
+import { connect, fdHandler, listenAndServe, type Logger, receive, TestService } from "../mod.ts";
 import { begin } from "./support/begin.ts";
 import { Directory } from "./support/directory.ts";
 import { until } from "./support/until.ts";
@@ -75,7 +75,7 @@ for (const [how, fail] of Object.entries(ways)) {
       await second.ready();
       await first.finished;
       await second.stop();
-      await using service = new Rehearsal(async (app) => {
+      await using service = new TestService(async (app) => {
         await app.ready();
         await app.finished;
       }, { logger });

@@ -23,9 +23,9 @@ import (
 )
 
 var (
-	sock     = flag.String("graceful", "/tmp/graceful.sock", "control `path`, where the next process finds this one")
-	addr     = flag.String("listen", "127.0.0.1:3333", "`host:port` where the first process listens")
-	deadline = flag.Duration("deadline", 30*time.Second, "how long clients may take to leave")
+	sock         = flag.String("graceful", "/tmp/graceful.sock", "control `path`, where the next process finds this one")
+	addr         = flag.String("listen", "127.0.0.1:3333", "`host:port` where the first process listens")
+	drainTimeout = flag.Duration("drain-timeout", 30*time.Second, "how long clients may take to leave")
 )
 
 // ready is what a process says that has received the listener and serves.
@@ -75,11 +75,11 @@ func main() {
 	// This ends accepting here; the socket listens on in the next process.
 	ln.Close()
 	<-stopped
-	for end := time.Now().Add(*deadline); conns.Load() > 0 && time.Now().Before(end); {
+	for end := time.Now().Add(*drainTimeout); conns.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
 	log.Printf("Go has left; %d connections had not", conns.Load())
-	ctx, cancel := context.WithTimeout(context.Background(), *deadline)
+	ctx, cancel := context.WithTimeout(context.Background(), *drainTimeout)
 	defer cancel()
 	server.Shutdown(ctx)
 }

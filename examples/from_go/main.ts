@@ -23,13 +23,13 @@ const usage = `Takes over from the Go web server that runs.
 Usage: deno run -A examples/from_go/main.ts [options]
 
   --graceful PATH  its control socket, and then this one's (/tmp/graceful.sock)
-  --deadline MS    how long clients may take to leave, in milliseconds (30000)
+  --drain-timeout MShow long clients may take to leave, in milliseconds (30000)
   --help           this text`;
 
 /** What a process says that has received the listener and serves. */
 const ready = "ready";
 
-const { graceful: path, deadline } = readFlags();
+const { graceful: path, drainTimeout } = readFlags();
 
 const server = await takeOver();
 const { hostname, port } = server.addr as Deno.NetAddr;
@@ -43,7 +43,7 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 }
 await replaced.promise;
 console.log("Deno leaves");
-console.log(`Deno has left; ${await drain(server, { deadline })} connections had not`);
+console.log(`Deno has left; ${await drain(server, { drainTimeout })} connections had not`);
 await control.shutdown();
 Deno.exit();
 
@@ -74,16 +74,16 @@ function answer(): Response {
   return new Response(`Hello from Deno, process ${Deno.pid}!\n`);
 }
 
-function readFlags(): { graceful: string; deadline: number } {
+function readFlags(): { graceful: string; drainTimeout: number } {
   try {
-    const { values: { help, graceful, deadline } } = parseArgs({
+    const { values: { help, graceful, "drain-timeout": drainTimeout } } = parseArgs({
       options: {
         graceful: { type: "string", default: "/tmp/graceful.sock" },
-        deadline: { type: "string", default: "30000" },
+        "drain-timeout": { type: "string", default: "30000" },
         help: { type: "boolean", default: false },
       },
     });
-    if (!help) return { graceful, deadline: milliseconds(deadline) };
+    if (!help) return { graceful, drainTimeout: milliseconds(drainTimeout) };
   } catch (error) {
     console.error(`${(error as Error).message}\n\n${usage}`);
     Deno.exit(2);
@@ -94,5 +94,5 @@ function readFlags(): { graceful: string; deadline: number } {
 
 function milliseconds(value: string): number {
   if (Number(value) >= 0) return Number(value);
-  throw new Error(`--deadline takes milliseconds, not "${value}"`);
+  throw new Error(`--drain-timeout takes milliseconds, not "${value}"`);
 }

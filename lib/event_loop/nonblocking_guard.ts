@@ -19,7 +19,7 @@ const interval = 100;
 interface Shared {
   raw: number;
   cookie: bigint;
-  donor: number;
+  senderPid: number;
   /** Whether it came blocking: its donor does not mind, and may make it so again. */
   blocking: boolean;
 }
@@ -29,21 +29,21 @@ let timer: ReturnType<typeof setInterval> | undefined;
 
 /** Looks after number `raw`, where the socket of `fd` is about to go, for as long as both live. */
 export function lookAfter(fd: Fd | number, raw: number): void {
-  const donor = typeof fd === "number" ? undefined : fd.donor;
-  if (donor === undefined || donor === Deno.pid) return;
+  const senderPid = typeof fd === "number" ? undefined : fd.senderPid;
+  if (senderPid === undefined || senderPid === Deno.pid) return;
   const socket = rawOf(fd);
   const blocking = !isNonblocking(socket);
   if (blocking) limitBlocking(socket, 1);
-  shared.push({ raw, cookie: socketCookie(socket), donor, blocking });
+  shared.push({ raw, cookie: socketCookie(socket), senderPid, blocking });
   if (timer !== undefined) return;
   timer = setInterval(look, interval);
   Deno.unrefTimer(timer);
 }
 
 function look(): void {
-  shared = shared.filter(({ raw, cookie, donor, blocking }) => {
+  shared = shared.filter(({ raw, cookie, senderPid, blocking }) => {
     // Asked first: what a process did before it ended is seen to once more.
-    const running = isRunning(donor);
+    const running = isRunning(senderPid);
     return ifSocket(raw, () => {
       if (socketCookie(raw) !== cookie) return false;
       setNonblocking(raw, true);

@@ -25,8 +25,7 @@ import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { ifSocket, listenUnix, localAddress } from "../../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "../errors.ts";
 
-/** The place of a dummy: the number that the native object uses, and how its runtime watches it. */
-export type Slot = Registration;
+export type { Registration };
 
 /** The epoll that catches, and the one of this thread's runtime: the number it registers through. */
 interface Loop {
@@ -43,7 +42,10 @@ let loop: Loop | undefined;
  *
  * @throws {UnsupportedRuntimeError} When this runtime does not work as described above.
  */
-export function capture<T>(make: () => T, discard: (dummy: T) => void): { dummy: T; slot: Slot } {
+export function capture<T>(
+  make: () => T,
+  discard: (dummy: T) => void,
+): { dummy: T; registration: Registration } {
   const { trap, runtime } = loop ??= findLoop();
   let dummy: T;
   try {
@@ -53,7 +55,7 @@ export function capture<T>(make: () => T, discard: (dummy: T) => void): { dummy:
     throw error;
   }
   const caught = registrations(trap);
-  if (caught.length === 1) return { dummy, slot: caught[0] };
+  if (caught.length === 1) return { dummy, registration: caught[0] };
   handBack(loop);
   discard(dummy);
   throw unsupported(`${caught.length} registrations where one was expected`);
@@ -73,50 +75,50 @@ function handBack({ trap, runtime }: Loop): void {
  * The dummy's registration goes first: left in, a duplicate or a child of a fork would keep it, with
  * a token that may be freed by then.
  */
-export function place(slot: Slot, raw: number): void {
+export function place(registration: Registration, raw: number): void {
   const { trap, runtime } = loop!;
   setNonblocking(raw, true);
-  unwatch(trap, slot.tfd);
-  replace(raw, slot.tfd);
-  watch(runtime, slot);
+  unwatch(trap, registration.tfd);
+  replace(raw, registration.tfd);
+  watch(runtime, registration);
 }
 
 /** Lets the dummy keep its place for now; `exchange` takes it later. */
-export function keep(slot: Slot): void {
+export function keep(registration: Registration): void {
   const { trap, runtime } = loop!;
-  unwatch(trap, slot.tfd);
-  watch(runtime, slot);
+  unwatch(trap, registration.tfd);
+  watch(runtime, registration);
 }
 
 /** Puts what `raw` is open on in a place that is in use; `raw` stays open, with the caller. */
-export function exchange(slot: Slot, raw: number): void {
+export function exchange(registration: Registration, raw: number): void {
   const { runtime } = loop!;
   setNonblocking(raw, true);
-  unwatch(runtime, slot.tfd);
-  replace(raw, slot.tfd);
-  watch(runtime, slot);
+  unwatch(runtime, registration.tfd);
+  replace(raw, registration.tfd);
+  watch(runtime, registration);
 }
 
 /**
  * Has the runtime hear of `raw` where it listens for what is in a place that is in use, and puts what
  * `other` is open on there: that is what it reads then. `other` and `raw` stay the caller's.
  */
-export function divert(slot: Slot, other: number, raw: number): void {
+export function divert(registration: Registration, other: number, raw: number): void {
   const { runtime } = loop!;
-  unwatch(runtime, slot.tfd);
-  replace(other, slot.tfd);
-  watch(runtime, { ...slot, tfd: raw });
+  unwatch(runtime, registration.tfd);
+  replace(other, registration.tfd);
+  watch(runtime, { ...registration, tfd: raw });
 }
 
 /** Ends what `divert` began: the runtime hears of the place again. */
-export function revert(slot: Slot, raw: number): void {
+export function revert(registration: Registration, raw: number): void {
   const { runtime } = loop!;
   unwatch(runtime, raw);
-  watch(runtime, slot);
+  watch(runtime, registration);
 }
 
 /** The places that this thread's runtime watches. */
-export function slots(): Slot[] {
+export function denoRegistrations(): Registration[] {
   loop ??= findLoop();
   return loop.watched.read();
 }
@@ -136,23 +138,23 @@ export function prepare(): void {
  */
 export async function captureConn<T extends Deno.Conn>(
   connect: () => Promise<T>,
-  arrange: (slot: Slot) => void,
-): Promise<{ conn: T; slot: Slot }> {
+  arrange: (registration: Registration) => void,
+): Promise<{ conn: T; registration: Registration }> {
   let connecting: Promise<T> | undefined;
-  let slot: Slot;
+  let registration: Registration;
   try {
-    ({ slot } = capture(() => connecting = connect(), () => {}));
+    ({ registration } = capture(() => connecting = connect(), () => {}));
   } catch (error) {
     // An attempt that failed at once, or is not permitted, says why here, and registers nothing.
     (await connecting)?.close();
     throw error;
   }
-  arrange(slot);
-  return { conn: await connecting!, slot };
+  arrange(registration);
+  return { conn: await connecting!, registration };
 }
 
 /** A unix connection to nobody, and its place: it needs neither a port nor a network interface. */
-export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; slot: Slot }> {
+export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; registration: Registration }> {
   const path = privateName();
   const listening = listenUnix(path, "Cannot make a connection to stand in");
   try {

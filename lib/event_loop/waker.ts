@@ -11,9 +11,9 @@
  */
 
 import { closeAll, closeRaw } from "../../ffi/fd.ts";
-import type { Alarm } from "../../ffi/poll.ts";
+import type { Waker } from "../../ffi/poll.ts";
 import { socketPair, writeByte } from "../../ffi/socket.ts";
-import { divert, mayBeAbstract, revert, type Slot, unixStandIn } from "./registration.ts";
+import { divert, mayBeAbstract, type Registration, revert, unixStandIn } from "./registration.ts";
 
 /**
  * An alarm for `epoll`; undefined where this process may not connect to abstract unix sockets, and
@@ -22,20 +22,20 @@ import { divert, mayBeAbstract, revert, type Slot, unixStandIn } from "./registr
  *
  * @throws {UnsupportedRuntimeError} When this runtime has no epoll that could be used so.
  */
-export async function makeAlarm(epoll: number): Promise<Alarm | undefined> {
+export async function makeWaker(epoll: number): Promise<Waker | undefined> {
   if (/^2\.[0-7]\./.test(Deno.version.deno) || !mayBeAbstract()) return undefined;
-  const { conn, slot } = await unixStandIn();
+  const { conn, registration } = await unixStandIn();
   try {
-    return new ReadAlarm(conn, slot, epoll);
+    return new ReadWaker(conn, registration, epoll);
   } catch (error) {
     conn.close();
     throw error;
   }
 }
 
-class ReadAlarm implements Alarm {
+class ReadWaker implements Waker {
   readonly #conn: Deno.UnixConn;
-  readonly #slot: Slot;
+  readonly #registration: Registration;
   readonly #epoll: number;
   /** What is written here the connection reads. */
   readonly #far: number;
@@ -46,10 +46,10 @@ class ReadAlarm implements Alarm {
   #next: Promise<unknown> | undefined;
   #alive = true;
 
-  constructor(conn: Deno.UnixConn, slot: Slot, epoll: number) {
+  constructor(conn: Deno.UnixConn, registration: Registration, epoll: number) {
     const [near, far] = socketPair();
     try {
-      divert(slot, near, epoll);
+      divert(registration, near, epoll);
     } catch (error) {
       closeRaw(far);
       throw error;
@@ -57,12 +57,12 @@ class ReadAlarm implements Alarm {
       closeRaw(near);
     }
     this.#conn = conn;
-    this.#slot = slot;
+    this.#registration = registration;
     this.#epoll = epoll;
     this.#far = far;
   }
 
-  async rung(): Promise<boolean> {
+  async woken(): Promise<boolean> {
     try {
       await (this.#next ??= this.#read());
       this.#next = undefined;
@@ -87,7 +87,7 @@ class ReadAlarm implements Alarm {
 
   [Symbol.dispose](): void {
     this.#next?.catch(() => {});
-    revert(this.#slot, this.#epoll);
+    revert(this.#registration, this.#epoll);
     this.#conn.close();
     closeAll([this.#far]);
   }

@@ -67,7 +67,7 @@ export class Channel implements Disposable {
    */
   constructor(conn: UnixConn, stallTimeout = Infinity) {
     // What generations have to say to each other takes its time, in which there is something to do.
-    conn.expectant = false;
+    conn.busyPoll = false;
     this.conn = conn;
     this.#stallTimeout = stallTimeout;
   }

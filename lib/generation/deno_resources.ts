@@ -10,10 +10,10 @@ import { either, pause } from "../time.ts";
 import { checkDatagrams, type TlsOptions } from "../native/adopt.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import { cutTime, endsBy, intervalFor } from "../http/drain.ts";
-import type { ReportedSocket } from "./protocol.ts";
+import type { SocketStatus } from "./protocol.ts";
 import { internalServerError, type ServeHttpOptions } from "../http/serve.ts";
 import { closeNative } from "../unix/listener.ts";
-import type { DatagramPlace, Place, TcpPlace } from "../listen_address.ts";
+import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import {
   type AnyResources,
   type LeaveOptions,
@@ -59,7 +59,7 @@ export class DenoResources implements AnyResources {
    * wait for that.
    */
   http(
-    place: Place,
+    place: ListenAddress,
     { onListen, onError = internalServerError, signal, ...options }: ServeHttpOptions,
     handler: HttpHandler,
   ): Deno.HttpServer {
@@ -111,9 +111,9 @@ export class DenoResources implements AnyResources {
   }
 
   /** Listens at `place`, for TLS where that is asked for; nothing is accepted before `open()`. */
-  listener(place: Place): Deno.Listener;
-  listener(place: TcpPlace, tls: TlsOptions): Deno.TlsListener;
-  listener(place: Place, tls?: TlsOptions): Deno.Listener {
+  listener(place: ListenAddress): Deno.Listener;
+  listener(place: TcpListenAddress, tls: TlsOptions): Deno.TlsListener;
+  listener(place: ListenAddress, tls?: TlsOptions): Deno.Listener {
     const [listener, removePath] = this.#bind<Deno.Listener>(place, (where) => {
       if ("path" in where) return Deno.listen({ transport: "unix", path: where.path });
       if (!tls) return listenTcp(where);
@@ -162,9 +162,9 @@ export class DenoResources implements AnyResources {
   }
 
   /** Receives datagrams at `place`, from `open()` on. */
-  datagram(place: DatagramPlace): Deno.DatagramConn {
+  datagram(place: DatagramListenAddress): Deno.DatagramConn {
     checkDatagrams();
-    const [socket, removePath] = this.#bind<Deno.DatagramConn, DatagramPlace>(
+    const [socket, removePath] = this.#bind<Deno.DatagramConn, DatagramListenAddress>(
       place,
       (where) =>
         "path" in where
@@ -204,7 +204,7 @@ export class DenoResources implements AnyResources {
   }
 
   /** Binds with one of Deno's calls, and gives a path its mode; gives what removes the path, too. */
-  #bind<T, P extends Place | DatagramPlace = Place>(
+  #bind<T, P extends ListenAddress | DatagramListenAddress = ListenAddress>(
     place: P,
     bind: (place: P) => T,
     close: (bound: T) => void,
@@ -282,7 +282,7 @@ export class DenoResources implements AnyResources {
   }
 
   /** Every socket, as it is told to who asks. */
-  sockets(): ReportedSocket[] {
+  sockets(): SocketStatus[] {
     return [...this.#all].flatMap(({ kind, name, connections }) =>
       kind === "file" ? [] : [{ kind, address: name, connections: connections() }]
     );
@@ -331,9 +331,9 @@ class Accepted {
   }
 
   /** Waits until all are closed, and closes those that are not in time. */
-  async leave({ deadline, forceLimit, hurry }: LeaveOptions): Promise<void> {
-    await this.#untilClosed(deadline, hurry);
-    await this.#untilClosed(forceLimit);
+  async leave({ drainTimeout, forceCloseAfter, hurry }: LeaveOptions): Promise<void> {
+    await this.#untilClosed(drainTimeout, hurry);
+    await this.#untilClosed(forceCloseAfter);
     for (const conn of this.#open) closeNative(conn);
   }
 
@@ -353,7 +353,7 @@ const lookEvery = 1000;
 
 /**
  * Has clients leave by what they are answered, and shuts the server down when none is being answered, or
- * after half of `forceLimit` none of those that were at the deadline. A server that is shut down cannot be
+ * after half of `forceCloseAfter` none of those that were at the deadline. A server that is shut down cannot be
  * cut any more (Deno 2.9.6: the signal's listener throws BadResource): what is under way at the end is cut
  * without.
  */
@@ -361,17 +361,17 @@ async function finish(
   server: Deno.HttpServer,
   serving: Serving,
   cut: AbortController,
-  { httpDeadline, forceLimit, hurry, isClosing }: LeaveOptions,
+  { httpDrainTimeout, forceCloseAfter, hurry, isClosing }: LeaveOptions,
 ): Promise<void> {
-  const due = performance.now() + httpDeadline;
-  const limit = due + forceLimit;
+  const due = performance.now() + httpDrainTimeout;
+  const limit = due + forceCloseAfter;
   while (!cut.signal.aborted && !hurry.aborted && performance.now() < due) {
     await pause(Math.min(intervalFor(0), due - performance.now()));
   }
   const old = serving.answering();
   const isCalm = () => {
     if (isClosing() || serving.isAnsweringAny(old)) return false;
-    return serving.answering().size === 0 || performance.now() >= due + forceLimit / 2;
+    return serving.answering().size === 0 || performance.now() >= due + forceCloseAfter / 2;
   };
   while (!cut.signal.aborted && !isCalm()) {
     if (performance.now() >= limit) cut.abort();

@@ -26,13 +26,13 @@ import { Draining, whileReporting } from "./draining.ts";
 import { HandoverError, PeerNotAllowedError } from "../errors.ts";
 import {
   type Frame,
+  type GenerationStatus,
   maxNameLength,
   offeredFile,
   type OfferedItem,
   offerFrames,
   protocolVersion,
   reportFrame,
-  type Status,
   unexpected,
 } from "./protocol.ts";
 import { type ServeHttpOptions, serveHttpOptions } from "../http/serve.ts";
@@ -43,11 +43,11 @@ import { logPhase, type Phase } from "./phase_log.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
 import { isOutOfDescriptors, Reserve } from "./reserve.ts";
 import {
-  type DatagramPlace,
-  type NamedPlace,
-  type Place,
-  splitPlace,
-  type TcpPlace,
+  type DatagramListenAddress,
+  type ListenAddress,
+  type NamedListenAddress,
+  splitListenAddress,
+  type TcpListenAddress,
 } from "../listen_address.ts";
 import { type AnyResources, type ResourceOptions, Resources } from "./resources.ts";
 import { locked } from "./path_lock.ts";
@@ -76,7 +76,7 @@ export interface StartOptions extends DrainOptions {
    * that takes longer, and flows, is neither. And how long another process may have the lock of the control
    * path, a file beside it that is there while it is bound or removed. @default {10_000}
    */
-  answerTimeout?: number;
+  peerTimeout?: number;
   /**
    * How long a process may take to end by itself after its generation has left, when that was replaced by
    * another process, or stopped by a signal or the command line: a timer, or a connection that stays
@@ -107,7 +107,7 @@ export interface StartOptions extends DrainOptions {
    * its listeners are what the first one inherits. It has sent all when its stream ends, or pauses for
    * half a second; when they are served it is told "ready", and hung up on. `allow` is asked about it.
    */
-  predecessor?: string;
+  inheritFrom?: string;
   /**
    * The name of the service: a generation of another name is refused, with the code
    * "ERR_HANDOVER_SERVICE". A generation without a name follows any, and is followed by any, so that a
@@ -118,7 +118,7 @@ export interface StartOptions extends DrainOptions {
   mode?: number;
   /**
    * Asked about the process at the other end of each connection: one that comes to the control socket,
-   * the generation that runs there, and the server at `predecessor`. What it refuses is given nothing,
+   * the generation that runs there, and the server at `inheritFrom`. What it refuses is given nothing,
    * and nothing is taken from it. @default {those of the same user, and of root}
    */
   allow?: PeerCheck;
@@ -128,8 +128,8 @@ export interface StartOptions extends DrainOptions {
   signal?: AbortSignal;
 }
 
-/** Options of {@linkcode Generation.serve}: those of `Deno.serve`, and of {@linkcode Place}. */
-export interface ServeOptions extends ServeHttpOptions, NamedPlace {
+/** Options of {@linkcode Generation.serve}: those of `Deno.serve`, and of {@linkcode ListenAddress}. */
+export interface ServeOptions extends ServeHttpOptions, NamedListenAddress {
   /** The transport. @default {"unix" with a path, "tcp" without} */
   transport?: "tcp" | "unix";
   /** The address or name to bind to. @default {"0.0.0.0"} */
@@ -142,7 +142,7 @@ export interface ServeOptions extends ServeHttpOptions, NamedPlace {
   path?: string;
   /** Permissions of that path. @default {0o600} */
   mode?: number;
-  /** How many connections may wait to be accepted; see {@linkcode TcpPlace} and {@linkcode UnixPlace}. */
+  /** How many connections may wait to be accepted; see {@linkcode TcpListenAddress} and {@linkcode UnixListenAddress}. */
   backlog?: number;
   /** The same, under Deno's name. */
   tcpBacklog?: number;
@@ -214,7 +214,7 @@ export class Generation implements AsyncDisposable {
   #pathProblems = "";
   readonly #signals = new Map<Deno.Signal, () => void>();
   readonly #command: OwnCommand | undefined;
-  #state: Status["state"] = "starting";
+  #state: GenerationStatus["state"] = "starting";
   /** Set while `ready()` is on its way. */
   #committing = false;
   /** Set while this generation accepts on the control socket; aborting it stops that. */
@@ -348,7 +348,7 @@ export class Generation implements AsyncDisposable {
       : optionsOrHandler;
     const handler = isAlone ? optionsOrHandler : maybeHandler ?? own;
     if (typeof handler !== "function") throw new TypeError("Cannot serve HTTP without a handler");
-    const { place, rest } = splitPlace<Place, ServeHttpOptions>(
+    const { place, rest } = splitListenAddress<ListenAddress, ServeHttpOptions>(
       "Cannot serve",
       options,
       { tcp: serveHttpOptions, unix: plainHttpOptions },
@@ -359,7 +359,7 @@ export class Generation implements AsyncDisposable {
     this.#hasServed = true;
     if (!address) return this.#resources.http(place, rest, handler);
     const { backlog } = place;
-    const told: Place = "path" in address.place
+    const told: ListenAddress = "path" in address.place
       ? { ...address.place, backlog, mode: "path" in place ? place.mode : undefined }
       : { ...address.place, backlog, reusePort: "path" in place ? undefined : place.reusePort };
     if (!address.isDuplicate) {
@@ -376,25 +376,36 @@ export class Generation implements AsyncDisposable {
   }
 
   /** Listens for TCP or unix connections, from `ready()` on. */
-  listen(options: Place): Deno.Listener {
-    const { place } = splitPlace<Place>("Cannot listen", options, { tcp: [], unix: [] });
+  listen(options: ListenAddress): Deno.Listener {
+    const { place } = splitListenAddress<ListenAddress>("Cannot listen", options, {
+      tcp: [],
+      unix: [],
+    });
     return this.#resources.listener(place);
   }
 
   /** Listens for TLS connections, from `ready()` on; the certificate may be another one each time. */
-  listenTls(options: TcpPlace & TlsOptions): Deno.TlsListener {
-    const { place, rest } = splitPlace<TcpPlace, TlsOptions>("Cannot listen for TLS", options, {
-      tcp: ["cert", "key", "keyFormat", "alpnProtocols"],
-    });
+  listenTls(options: TcpListenAddress & TlsOptions): Deno.TlsListener {
+    const { place, rest } = splitListenAddress<TcpListenAddress, TlsOptions>(
+      "Cannot listen for TLS",
+      options,
+      {
+        tcp: ["cert", "key", "keyFormat", "alpnProtocols"],
+      },
+    );
     return this.#resources.listener(place, rest);
   }
 
   /** Receives UDP or unix datagrams, from `ready()` on; needs `--unstable-net`. */
-  listenDatagram(options: DatagramPlace): Deno.DatagramConn {
-    const { place } = splitPlace<DatagramPlace>("Cannot receive datagrams", options, {
-      udp: [],
-      unixpacket: [],
-    });
+  listenDatagram(options: DatagramListenAddress): Deno.DatagramConn {
+    const { place } = splitListenAddress<DatagramListenAddress>(
+      "Cannot receive datagrams",
+      options,
+      {
+        udp: [],
+        unixpacket: [],
+      },
+    );
     return this.#resources.datagram(place);
   }
 
@@ -636,10 +647,10 @@ export class Generation implements AsyncDisposable {
         );
       }
       if (others.length === 0) return;
-      const { predecessor } = this.#options;
+      const { inheritFrom } = this.#options;
       const from = this.#predecessor
         ? `generation ${this.#predecessor.generation}, process ${this.#predecessor.pid},`
-        : `the server at ${formatPath(predecessor ?? "")}`;
+        : `the server at ${formatPath(inheritFrom ?? "")}`;
       const hasSocket = unclaimed.some(({ kind }) => kind === "listener" || kind === "datagram");
       this.#logger.warn?.(
         `Closed what ${from} had handed over and this generation has not asked for: ${
@@ -679,7 +690,7 @@ export class Generation implements AsyncDisposable {
 
   /** Accepts, tells the generation before, and waits until it has stopped accepting. */
   async #commit(predecessor: Predecessor, began: number): Promise<void> {
-    const { probation = 5000, answerTimeout = 10_000 } = this.#options;
+    const { probation = 5000, peerTimeout = 10_000 } = this.#options;
     const late = new AbortController();
     try {
       // Either it has ended, or it has taken the offer back.
@@ -692,10 +703,10 @@ export class Generation implements AsyncDisposable {
       }
       await Promise.race([
         predecessor.withdrawn,
-        pause(answerTimeout, late.signal).then(() => {
+        pause(peerTimeout, late.signal).then(() => {
           this.#logger.error?.(
             `Process ${predecessor.pid}, the generation before, has not stopped accepting for ` +
-              `${answerTimeout} ms; this one serves beside it`,
+              `${peerTimeout} ms; this one serves beside it`,
           );
         }, () => {}),
       ]);
@@ -925,7 +936,7 @@ export class Generation implements AsyncDisposable {
   }
 
   /** What this generation says of itself. */
-  status(): Status {
+  status(): GenerationStatus {
     const predecessor = this.#predecessor;
     return {
       generation: this.generation,
@@ -996,11 +1007,11 @@ export class Generation implements AsyncDisposable {
 
   /** Serves one client of the control socket; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
-    const { allow = sameUserOrRoot, answerTimeout = 10_000 } = this.#options;
-    const channel = new Channel(conn, answerTimeout);
+    const { allow = sameUserOrRoot, peerTimeout = 10_000 } = this.#options;
+    const channel = new Channel(conn, peerTimeout);
     try {
       checkPeer(conn, allow, `At ${formatPath(this.path)}`);
-      const asked = await channel.receive({ timeout: answerTimeout });
+      const asked = await channel.receive({ timeout: peerTimeout });
       if (asked) await this.#serveControl(channel, asked);
     } catch (error) {
       if (error instanceof PeerNotAllowedError) {
@@ -1105,7 +1116,7 @@ export class Generation implements AsyncDisposable {
     began: number,
     details: { successor: number },
   ): Promise<void> {
-    const { readyTimeout = 60_000, answerTimeout = 10_000, probation: own = 5000 } = this.#options;
+    const { readyTimeout = 60_000, peerTimeout = 10_000, probation: own = 5000 } = this.#options;
     const handover = this.#handover = new AbortController();
     const note = (lastWords: string) => {
       if (attempt) attempt.lastWords = lastWords;
@@ -1145,11 +1156,11 @@ export class Generation implements AsyncDisposable {
     // It may have left already, in good health: what comes next tells.
     await channel.tell({ type: "draining" });
     this.#log("withdrawn", began, details);
-    const limits = `its probation of ${probation} ms and \`answerTimeout\``;
+    const limits = `its probation of ${probation} ms and \`peerTimeout\``;
     const late =
       `Process ${details.successor}, the next generation, did not say that it is healthy in ` +
       limits;
-    const { dropped } = await expect(channel, "healthy", probation + answerTimeout, late, note);
+    const { dropped } = await expect(channel, "healthy", probation + peerTimeout, late, note);
     if (!dropped) return;
     this.#logger.warn?.(
       `Process ${details.successor}, the next generation, has asked for none of the listeners of this one, ` +
@@ -1287,7 +1298,7 @@ export class Generation implements AsyncDisposable {
     const began = performance.now();
     const successor = this.#successor;
     // Where nobody takes over there is nobody to go to: only who is busy is told to leave.
-    const { deadline = 60_000, forceLimit = 30_000 } = this.#options;
+    const { drainTimeout = 60_000, forceCloseAfter = 30_000 } = this.#options;
     const isSucceeded = successor !== undefined || reason !== undefined;
     const { signal: hurry } = this.#hurry;
     let unbound: Promise<void> | undefined;
@@ -1308,9 +1319,9 @@ export class Generation implements AsyncDisposable {
       "close the WebSockets": () => {
         this.#webSockets.leave({
           ...isSucceeded
-            ? { code: 1012, reason: "service restart", spread: Math.min(deadline / 2, 30_000) }
+            ? { code: 1012, reason: "service restart", spread: Math.min(drainTimeout / 2, 30_000) }
             : { code: 1001, reason: "going away", spread: 0 },
-          forceLimit,
+          forceCloseAfter,
           hurry,
         });
       },
@@ -1330,11 +1341,11 @@ export class Generation implements AsyncDisposable {
       },
       "drain to the end": () => {
         this.#reporting ??= setInterval(() => this.#report(), reportInterval);
-        const httpDeadline = isSucceeded ? deadline : Math.min(deadline, farewellTime);
+        const httpDrainTimeout = isSucceeded ? drainTimeout : Math.min(drainTimeout, farewellTime);
         return this.#resources.leave({
-          deadline,
-          httpDeadline,
-          forceLimit,
+          drainTimeout,
+          httpDrainTimeout,
+          forceCloseAfter,
           hurry,
           isClosing: () => this.#webSockets.closing,
         });
@@ -1431,7 +1442,7 @@ export class Generation implements AsyncDisposable {
   async #unbind(): Promise<void> {
     const remove = this.#control?.depart();
     if (!remove) return;
-    const { answerTimeout: timeout = 10_000 } = this.#options;
+    const { peerTimeout: timeout = 10_000 } = this.#options;
     try {
       // Another first generation may be about to listen there.
       await locked(this.path, remove, { timeout, logger: this.#logger });
@@ -1479,7 +1490,7 @@ export class Generation implements AsyncDisposable {
   }
 
   async #restoreControlPath(control: UnixListener): Promise<void> {
-    const { answerTimeout: timeout = 10_000, mode } = this.#options;
+    const { peerTimeout: timeout = 10_000, mode } = this.#options;
     const restore = () => {
       if (this.#state !== "serving") return;
       // They are accepted in a moment, and would be lost with the old socket.

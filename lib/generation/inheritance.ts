@@ -14,18 +14,18 @@ import { isBound, isUnixStream, localAddress, socketKind } from "../../ffi/socke
 import type { State } from "./channel.ts";
 import { fileOf, type OfferedItem } from "./protocol.ts";
 import { DatagramPath, UnixListener } from "../unix/listener.ts";
-import type { DatagramPlace, Place } from "../listen_address.ts";
+import type { DatagramListenAddress, ListenAddress } from "../listen_address.ts";
 
 /** Where a listener or datagram socket is. */
-export type AnyPlace = Place | DatagramPlace;
+export type AnyListenAddress = ListenAddress | DatagramListenAddress;
 
 /** Whether the kernel chooses the port. */
-export function isAtAnyPort(place: AnyPlace): boolean {
+export function isAtAnyPort(place: AnyListenAddress): boolean {
   return !("path" in place) && !place.port;
 }
 
 /** What names a listener or datagram socket in every generation: where it was asked to listen. */
-export function keyOf(place: AnyPlace): string {
+export function keyOf(place: AnyListenAddress): string {
   if ("path" in place) return `unix ${place.path}`;
   const { hostname = "0.0.0.0", port = 0 } = place;
   return `${hostname} ${port}${"reusePort" in place && place.reusePort ? " reusePort" : ""}`;
@@ -107,7 +107,7 @@ export class Inheritance implements Disposable {
     const item: OfferedItem = isDatagram || kind?.listening
       ? { kind: isDatagram ? "datagram" : "listener", key: bound }
       : { kind: "kept", key: name };
-    this.add({ item, fd: new Fd(fd.take(), fd.donor) });
+    this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
   }
 
   /** What was inherited under that name, if anything is left of it. */
@@ -132,13 +132,13 @@ export class Inheritance implements Disposable {
    * Those that could as well be taken for one at a port that the kernel has chosen: nothing but the order in
    * which they are asked for tells them apart.
    */
-  alike(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
+  alike(kind: "listener" | "datagram", place: AnyListenAddress): Inherited[] {
     const all = isAtAnyPort(place) ? this.#candidates(kind, place) : [];
     return all.length > 1 ? all : [];
   }
 
   /** The listener or datagram socket that is to be there: the first of `candidates`. */
-  takeBound(kind: "listener" | "datagram", place: AnyPlace): Inherited | undefined {
+  takeBound(kind: "listener" | "datagram", place: AnyListenAddress): Inherited | undefined {
     const [first] = this.#candidates(kind, place);
     return first && this.#remove(first);
   }
@@ -147,7 +147,7 @@ export class Inheritance implements Disposable {
    * The sockets that `takeBound` chooses from, by the first rule that finds any: the path leads to the socket; it
    * has the same name, and may listen there; it was asked for in the same words; it is bound to the same address.
    */
-  #candidates(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
+  #candidates(kind: "listener" | "datagram", place: AnyListenAddress): Inherited[] {
     const there = "path" in place && this.#at(kind, place.path);
     return there ? [there] : this.#elsewhere(kind, place);
   }
@@ -167,7 +167,7 @@ export class Inheritance implements Disposable {
   }
 
   /** The same, where no path leads to one. */
-  #elsewhere(kind: "listener" | "datagram", place: AnyPlace): Inherited[] {
+  #elsewhere(kind: "listener" | "datagram", place: AnyListenAddress): Inherited[] {
     const queue = (index: string) => this.#left.get(kind)?.get(index) ?? [];
     const { name } = place;
     const own = name === undefined ? [] : queue(quoted(name));
@@ -191,7 +191,7 @@ export class Inheritance implements Disposable {
   }
 
   /** Where a socket with the same port is bound that nobody has asked for. */
-  boundBeside(place: AnyPlace): Address | undefined {
+  boundBeside(place: AnyListenAddress): Address | undefined {
     if ("path" in place) return undefined;
     const addresses = this.#all("listener", "datagram").map(({ fd }) => localAddress(fd!.raw));
     return addresses.find((address) => address && "port" in address && address.port === place.port);
@@ -280,7 +280,7 @@ function addressOf({ item: { path }, fd }: Inherited): string {
 }
 
 /** Whether an inherited socket is what listening at `place` would give. */
-function fits(place: AnyPlace, { item, fd }: Inherited, { anyPort = false } = {}): boolean {
+function fits(place: AnyListenAddress, { item, fd }: Inherited, { anyPort = false } = {}): boolean {
   if (item.key === keyOf(place)) return true;
   const isForeign = item.key === bound;
   return isAt(place, localAddress(fd!.raw), { isForeign, anyPort });
@@ -291,7 +291,7 @@ function fits(place: AnyPlace, { item, fd }: Inherited, { anyPort = false } = {}
  * one, as good: Go's ":8000" is all addresses of IPv4 as well.
  */
 function isAt(
-  place: AnyPlace,
+  place: AnyListenAddress,
   address: Address | undefined,
   { isForeign, anyPort }: { isForeign: boolean; anyPort: boolean },
 ): boolean {

@@ -9,7 +9,7 @@ import { quoted } from "../../ffi/quote.ts";
 import { formatPath, packUnix } from "../../ffi/sockaddr.ts";
 import { checkDrainOptions } from "../http/drain.ts";
 import { maxServiceName } from "./protocol.ts";
-import { checkDuration } from "../passing/response_writer.ts";
+import { checkDuration } from "../time.ts";
 import type { StartOptions } from "./generation.ts";
 
 /** @throws {TypeError | RangeError} When `path` cannot be that of a control socket. */
@@ -41,15 +41,15 @@ export function checkPath(path: unknown): asserts path is string {
 const kinds: Record<keyof StartOptions, string> = {
   readyTimeout: "a number of milliseconds",
   probation: "a number of milliseconds",
-  answerTimeout: "a number of milliseconds",
+  peerTimeout: "a number of milliseconds",
   exitTimeout: "a number of milliseconds, or false",
-  deadline: "a number of milliseconds",
-  forceLimit: "a number of milliseconds",
+  drainTimeout: "a number of milliseconds",
+  forceCloseAfter: "a number of milliseconds",
   stopOn: 'a list of signals, such as ["SIGTERM"]',
   restartOn: 'a list of signals, such as ["SIGHUP"]',
   command: "an object with `program`, `args`, `cwd` or `env`",
   restartAsMain: "true or false",
-  predecessor: "a path",
+  inheritFrom: "a path",
   service: `a name of 1 to ${maxServiceName} characters`,
   mode: "a number, such as 0o600",
   allow: "a function",
@@ -63,7 +63,7 @@ const fits: { [Option in keyof StartOptions]: (value: unknown) => boolean } = {
   restartOn: isList,
   command: isObject,
   restartAsMain: (value) => typeof value === "boolean",
-  predecessor: (value) => typeof value === "string",
+  inheritFrom: (value) => typeof value === "string",
   service: (value) => typeof value === "string",
   mode: (value) => Number.isInteger(value) && (value as number) >= 0,
   allow: (value) => typeof value === "function",
@@ -103,7 +103,7 @@ export function checkStartOptions(options: StartOptions): void {
     );
   }
   checkDrainOptions(options);
-  for (const name of ["readyTimeout", "probation", "answerTimeout"] as const) {
+  for (const name of ["readyTimeout", "probation", "peerTimeout"] as const) {
     checkDuration(name, options[name] ?? 0);
   }
   if (exitTimeout !== false) checkDuration("exitTimeout", exitTimeout ?? 0);

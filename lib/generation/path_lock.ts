@@ -55,7 +55,7 @@ export async function locked<T>(
         `Waiting for ${Math.round(waited)} ms to lock the control path ${
           formatPath(path)
         }, and for ` +
-          `${timeout} ms (\`answerTimeout\`) at most: ${heldBy(lock)}`,
+          `${timeout} ms (\`peerTimeout\`) at most: ${heldBy(lock)}`,
       );
     }
     await pause(Math.min(delay, Math.max(1, timeout - waited)), signal);

@@ -49,7 +49,7 @@ export interface OfferedItem {
   /** Which file a unix socket is bound to: what else may be at the path is not its own. */
   file?: OfferedFile;
   /** A process of another kind that has the same socket, and may change its flags (`donor.ts`). */
-  donor?: number;
+  senderPid?: number;
   /** Bytes of state; only `kind: "state"` has them, and it has no descriptor. */
   bytes?: number;
 }
@@ -79,7 +79,7 @@ export function fileOf(
 }
 
 /** A listener or datagram socket of a generation, in a report. */
-export interface ReportedSocket {
+export interface SocketStatus {
   /** What it is. */
   kind: "listener" | "datagram";
   /** Where it is bound. */
@@ -93,7 +93,7 @@ export interface ReportedSocket {
 }
 
 /** What a generation says of itself. */
-export interface Status {
+export interface GenerationStatus {
   /** Its number. */
   generation: number;
   /** Its process. */
@@ -105,7 +105,7 @@ export interface Status {
   /** What it is doing: one that is handing over still accepts. */
   state: "starting" | "serving" | "handing over" | "leaving" | "stopped";
   /** What it listens on. */
-  sockets: ReportedSocket[];
+  sockets: SocketStatus[];
   /** Names of kept descriptors, state and files. */
   kept: string[];
   /** How many more are kept than `kept` names: a report that another process asks for has room for so many. */
@@ -135,7 +135,7 @@ export type Frame =
   | { type: "progress"; connections: number }
   | { type: "rollback"; reason: string }
   | { type: "status" }
-  | { type: "report"; status: Status }
+  | { type: "report"; status: GenerationStatus }
   | { type: "restart" }
   | { type: "stop" }
   | { type: "done"; pid: number; generation: number; namespace?: string };
@@ -179,7 +179,7 @@ const mostPid = 2 ** 31 - 1;
 const version = integer("a version", 1, 2 ** 32 - 1);
 const pid = integer("the number of a process", 1, mostPid);
 /** 0 stands for a process of another PID namespace, which has no number in this one (socket(7), SO_PEERCRED). */
-const donor = integer("the number of a process", 0, mostPid);
+const senderPid = integer("the number of a process", 0, mostPid);
 const count = integer("a number", 0, Number.MAX_SAFE_INTEGER);
 const generation = integer("the number of a generation", 1, 2 ** 32);
 /** One that another one can follow. */
@@ -292,7 +292,7 @@ const anyItem = object<OfferedItem>({
   name: optional(name),
   path: optional(path),
   file: optional(object<OfferedFile>({ path: filePath, dev: digits, ino: digits })),
-  donor: optional(donor),
+  senderPid: optional(senderPid),
   bytes: optional(bytes),
 });
 
@@ -334,7 +334,7 @@ const items: Check<OfferedItem[]> = (value, where) => {
   return checked;
 };
 
-const status = object<Status>({
+const status = object<GenerationStatus>({
   generation,
   pid,
   service: optional(service),
@@ -346,7 +346,7 @@ const status = object<Status>({
     "leaving": true,
     "stopped": true,
   }),
-  sockets: list(object<ReportedSocket>({
+  sockets: list(object<SocketStatus>({
     kind: oneOf({ listener: true, datagram: true }),
     address: name,
     connections: count,
@@ -355,7 +355,7 @@ const status = object<Status>({
   })),
   kept: list(name),
   moreKept: optional(count),
-  predecessor: optional(object<Required<Status>["predecessor"]>({
+  predecessor: optional(object<Required<GenerationStatus>["predecessor"]>({
     pid,
     generation,
     connections: count,
@@ -426,7 +426,7 @@ export function offerFrames(
 }
 
 /** A report that fits into a frame: with as many names as there is room for, and the number of the others. */
-export function reportFrame(status: Status): Frame {
+export function reportFrame(status: GenerationStatus): Frame {
   const [kept = []] = inParts(status.kept);
   const moreKept = status.kept.length - kept.length;
   return { type: "report", status: { ...status, kept, ...moreKept > 0 && { moreKept } } };

@@ -32,18 +32,18 @@ import { capture, keep } from "../event_loop/registration.ts";
 import { fileDescriptor } from "../native/descriptor.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import {
-  census,
   Clients,
   clientsOf,
   countConnections,
   finish,
   hangUpOnTold,
+  threadSockets,
 } from "../http/drain.ts";
-import { offeredFile, type OfferedItem, type ReportedSocket } from "./protocol.ts";
+import { offeredFile, type OfferedItem, type SocketStatus } from "./protocol.ts";
 import { Gate } from "../native/accept_switch.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "../http/serve.ts";
 import {
-  type AnyPlace,
+  type AnyListenAddress,
   guardPath,
   type Inheritance,
   type Inherited,
@@ -51,7 +51,12 @@ import {
 } from "./inheritance.ts";
 import { bindDatagrams, DatagramPath, listenWhereFree, UnixListener } from "../unix/listener.ts";
 import type { Logger } from "../logger.ts";
-import type { DatagramPlace, Place, TcpPlace, UdpPlace } from "../listen_address.ts";
+import type {
+  DatagramListenAddress,
+  ListenAddress,
+  TcpListenAddress,
+  UdpListenAddress,
+} from "../listen_address.ts";
 import type { HttpHandler, Serving } from "../http/serving.ts";
 
 /** A native object on a listener. */
@@ -88,11 +93,11 @@ export interface ResourceOptions {
 /** How long leaving may take, in milliseconds. */
 export interface LeaveOptions {
   /** For the clients of listeners. */
-  deadline: number;
+  drainTimeout: number;
   /** For the clients of HTTP to move to another process. */
-  httpDeadline: number;
+  httpDrainTimeout: number;
   /** For what is under way then; after that it is cut. */
-  forceLimit: number;
+  forceCloseAfter: number;
   /** Makes the deadlines now, when it is aborted. */
   hurry: AbortSignal;
   /** Whether WebSockets are being closed. */
@@ -152,7 +157,7 @@ export class Resources {
 
   /** Makes an HTTP server on the listener at `place`, inherited or new. */
   http(
-    place: Place,
+    place: ListenAddress,
     { onListen, ...options }: ServeHttpOptions,
     handler: HttpHandler,
   ): Deno.HttpServer {
@@ -169,9 +174,9 @@ export class Resources {
   }
 
   /** Makes a native listener, of TLS where that is asked for, on the one at `place`, inherited or new. */
-  listener(place: Place): Deno.Listener;
-  listener(place: TcpPlace, tls: TlsOptions): Deno.TlsListener;
-  listener(place: Place, tls?: TlsOptions): Deno.Listener {
+  listener(place: ListenAddress): Deno.Listener;
+  listener(place: TcpListenAddress, tls: TlsOptions): Deno.TlsListener;
+  listener(place: ListenAddress, tls?: TlsOptions): Deno.Listener {
     return this.#listener(place, (fd) => {
       const listener = tls ? fdListener(fd, tls) : fdListener(fd);
       return { object: listener, close: () => listener.close() };
@@ -179,7 +184,7 @@ export class Resources {
   }
 
   /** Makes a native object on the listener at `place`, inherited or new. */
-  #listener<T extends object>(place: Place, make: (fd: Fd) => Listening<T>): T {
+  #listener<T extends object>(place: ListenAddress, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.fd.dup();
       const { object, serving, ...rest } = make(used);
@@ -188,7 +193,7 @@ export class Resources {
   }
 
   /** Makes a native object on the datagram socket at `place`, inherited or new. */
-  datagram(place: DatagramPlace): Deno.DatagramConn {
+  datagram(place: DatagramListenAddress): Deno.DatagramConn {
     return this.#claim("datagram", place, bindDatagram, (bound) => {
       using used = bound.fd.dup();
       const socket = fdPacketConn(used);
@@ -221,7 +226,7 @@ export class Resources {
   }
 
   /** Has `make` make something of a socket that was inherited, which stays so if that fails, or is new. */
-  #claim<P extends AnyPlace, T>(
+  #claim<P extends AnyListenAddress, T>(
     kind: "listener" | "datagram",
     place: P,
     bind: (place: P) => Bound,
@@ -253,7 +258,7 @@ export class Resources {
   }
 
   /** What was inherited, with its path leading to it. */
-  #inherit(kind: "listener" | "datagram", { fd, file }: Inherited, place: AnyPlace): Bound {
+  #inherit(kind: "listener" | "datagram", { fd, file }: Inherited, place: AnyListenAddress): Bound {
     if (!("path" in place) || place.path.startsWith("\0")) return { fd: fd! };
     const { path, mode } = place;
     using unfinished = new DisposableStack();
@@ -296,7 +301,7 @@ export class Resources {
   }
 
   /** @throws {TypeError} When a name would stand for two sockets. */
-  #checkName(kind: "listener" | "datagram", { name }: AnyPlace): void {
+  #checkName(kind: "listener" | "datagram", { name }: AnyListenAddress): void {
     const isTaken = ({ item, gate }: Resource) =>
       item.kind === kind && item.name === name && !gate?.closed;
     if (name === undefined || ![...this.#all].some(isTaken)) return;
@@ -309,7 +314,7 @@ export class Resources {
   }
 
   /** Says of several inherited sockets that another order would swap them. */
-  #warnOfOrder(kind: "listener" | "datagram", place: AnyPlace): void {
+  #warnOfOrder(kind: "listener" | "datagram", place: AnyListenAddress): void {
     const alike = this.#inheritance.alike(kind, place);
     const said = `${kind} ${keyOf(place)}`;
     if (alike.length === 0 || this.#warned.has(said)) return;
@@ -345,7 +350,7 @@ export class Resources {
   /** Adds what is on `bound`, which stays the caller's; closes the object if it cannot. */
   #add<T extends object>(
     kind: "listener" | "datagram",
-    place: AnyPlace,
+    place: AnyListenAddress,
     object: T,
     bound: Bound,
     { announce, close, signal }: Pick<Listening<T>, "announce" | "close" | "signal">,
@@ -398,7 +403,7 @@ export class Resources {
   }
 
   /** Binds anew; what a predecessor that was killed has left behind may take a moment to go. */
-  #bind<P extends AnyPlace>(place: P, bind: (place: P) => Bound): Bound {
+  #bind<P extends AnyListenAddress>(place: P, bind: (place: P) => Bound): Bound {
     const end = performance.now() + bindPatience;
     for (;;) {
       try {
@@ -412,7 +417,7 @@ export class Resources {
   }
 
   /** The same error, with what is in the way as far as that is known here, and what to do. */
-  #inUse(place: AnyPlace, error: Error): Error {
+  #inUse(place: AnyListenAddress, error: Error): Error {
     const { inUseAdvice } = this.#options;
     const beside = this.#inheritance.boundBeside(place);
     if (!beside) {
@@ -436,10 +441,12 @@ export class Resources {
   offered(): { item: OfferedItem; fd: Fd }[] {
     this.#dropClosed();
     return [...this.#all].map(({ item, fd, unix, next }) => {
-      const donor = fd.donor !== undefined && isRunning(fd.donor) ? fd.donor : undefined;
+      const senderPid = fd.senderPid !== undefined && isRunning(fd.senderPid)
+        ? fd.senderPid
+        : undefined;
       const { file } = next ?? unix ?? {};
       return {
-        item: { ...item, donor, file: file && offeredFile(file) },
+        item: { ...item, senderPid, file: file && offeredFile(file) },
         // The clients at the old one are this generation's.
         fd: next?.fd ?? fd,
       };
@@ -547,7 +554,7 @@ export class Resources {
 
   async #findClients(): Promise<Map<Resource, Clients>> {
     const listening = [...this.#all].filter(({ item }) => item.kind === "listener");
-    const clients = await clientsOf(listening, census());
+    const clients = await clientsOf(listening, threadSockets());
     if (!this.#isOpen) this.#found = clients;
     return new Map(listening.map((resource, i) => [resource, clients[i]]));
   }
@@ -590,11 +597,11 @@ export class Resources {
   }
 
   /** Every socket, as it is told to who asks. */
-  sockets(): ReportedSocket[] {
+  sockets(): SocketStatus[] {
     const all = [...this.#all].filter(({ gate }) => gate && !gate.closed);
     const counts = countConnections(all);
     return all.map((resource, i) => ({
-      kind: resource.item.kind as ReportedSocket["kind"],
+      kind: resource.item.kind as SocketStatus["kind"],
       address: addressOf(resource),
       connections: resource.item.kind === "listener" ? counts[i] : 0,
       ...resource.item.name !== undefined && { name: resource.item.name },
@@ -628,14 +635,14 @@ function addressOf({ item: { path }, address }: Resource): string {
   return path === undefined ? formatAddress(address) : formatPath(path);
 }
 
-function addressAsked(place: AnyPlace): string {
+function addressAsked(place: AnyListenAddress): string {
   if ("path" in place) return formatPath(place.path);
   const { hostname = "0.0.0.0", port = 0 } = place;
   return formatAddress({ transport: "tcp", hostname, port });
 }
 
 /** The same error, with the address that was asked for, which Deno's own do not name. */
-function located<E>(place: AnyPlace, error: E, what = ""): E {
+function located<E>(place: AnyListenAddress, error: E, what = ""): E {
   if (error instanceof Error) {
     const where = "path" in place ? "" : `Cannot listen on ${addressAsked(place)}: `;
     error.message = where + error.message + (what && `; ${what}`);
@@ -650,15 +657,20 @@ const bindPatience = 1000;
 async function leave(
   { serving, gate, fd, close }: Resource,
   clients: Clients,
-  { deadline, httpDeadline, forceLimit, hurry, isClosing }: LeaveOptions,
+  { drainTimeout, httpDrainTimeout, forceCloseAfter, hurry, isClosing }: LeaveOptions,
 ): Promise<void> {
   if (serving) {
-    await finish(serving, clients, { deadline: httpDeadline, forceLimit, hurry, isClosing });
+    await finish(serving, clients, {
+      drainTimeout: httpDrainTimeout,
+      forceCloseAfter,
+      hurry,
+      isClosing,
+    });
     return;
   }
   // What is under way on a connection of another protocol, nobody but its two ends can tell.
-  await clients.leave({ milliseconds: deadline, hurry });
-  await clients.leave({ milliseconds: forceLimit });
+  await clients.leave({ milliseconds: drainTimeout, hurry });
+  await clients.leave({ milliseconds: forceCloseAfter });
   clients.cut();
   if (gate && !gate.closed) close();
   fd[Symbol.dispose]();
@@ -688,7 +700,7 @@ function sleep(milliseconds: number): void {
   Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, milliseconds);
 }
 
-function bindListener(place: Place): Bound {
+function bindListener(place: ListenAddress): Bound {
   if (!("path" in place)) {
     return { fd: bindNative(() => listenTcp(place)) };
   }
@@ -697,7 +709,7 @@ function bindListener(place: Place): Bound {
   return { fd: unix.fd.dup(), unix };
 }
 
-function bindDatagram(place: DatagramPlace): Bound {
+function bindDatagram(place: DatagramListenAddress): Bound {
   if ("path" in place) {
     const fd = bindDatagrams(place.path, place.mode);
     return { fd, unix: new DatagramPath(fd.dup(), place.path) };
@@ -707,7 +719,7 @@ function bindDatagram(place: DatagramPlace): Bound {
 
 /** Binds and listens with Deno's own call. */
 export function listenTcp(
-  { hostname, port = 0, reusePort, backlog }: TcpPlace,
+  { hostname, port = 0, reusePort, backlog }: TcpListenAddress,
 ): Deno.TcpListener {
   const options: Deno.TcpListenOptions & { reusePort?: boolean; tcpBacklog?: number } = {
     hostname,
@@ -720,7 +732,7 @@ export function listenTcp(
 
 /** The same for datagrams. */
 export function listenUdp(
-  { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpPlace,
+  { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpListenAddress,
 ): Deno.DatagramConn {
   checkDatagrams();
   return Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback });
@@ -728,10 +740,10 @@ export function listenUdp(
 
 /** What a native object is bound to, without the object. */
 function bindNative(bind: () => { close(): void }): Fd {
-  const { dummy, slot } = capture(bind, (object) => object.close());
-  keep(slot);
+  const { dummy, registration } = capture(bind, (object) => object.close());
+  keep(registration);
   try {
-    return new Fd(dup(slot.tfd));
+    return new Fd(dup(registration.tfd));
   } finally {
     dummy.close();
   }

@@ -71,7 +71,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   closeLeftovers();
   keepOutput();
   endStarter();
-  const { answerTimeout = 10_000 } = options;
+  const { peerTimeout = 10_000 } = options;
   const logger = guarded(options.logger);
   const began = performance.now();
   let told = began;
@@ -82,7 +82,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
     const outcome = await takeOver(path, taken, { ...options, logger }, began);
     if (outcome instanceof Generation) return outcome;
     const now = performance.now();
-    const late = now - told > answerTimeout;
+    const late = now - told > peerTimeout;
     if (late) told = now;
     // The wait ends by itself, as a rule; where it does not, or cannot, it is an error.
     logger[late ? "error" : "debug"]?.(
@@ -111,7 +111,7 @@ async function takePath(
   path: string,
   options: StartOptions & { logger: Logger },
 ): Promise<UnixConn | UnixListener> {
-  const { mode, answerTimeout: timeout = 10_000, logger, signal } = options;
+  const { mode, peerTimeout: timeout = 10_000, logger, signal } = options;
   try {
     return await connectIfServed(path, options) ?? await locked<UnixConn | UnixListener>(
       path,
@@ -204,8 +204,8 @@ async function first(
   started.use(control);
   const inheritance = started.use(new Inheritance());
   let foreign: UnixConn | undefined;
-  if (options.predecessor !== undefined) {
-    foreign = await receiveForeign(options.predecessor, inheritance, options);
+  if (options.inheritFrom !== undefined) {
+    foreign = await receiveForeign(options.inheritFrom, inheritance, options);
     if (foreign) started.use(foreign);
   }
   const generation = new Generation(path, options, {
@@ -224,7 +224,7 @@ async function receiveForeign(
   inheritance: Inheritance,
   options: StartOptions,
 ): Promise<UnixConn | undefined> {
-  const { answerTimeout = 10_000, signal } = options;
+  const { peerTimeout = 10_000, signal } = options;
   const conn = await connectIfServed(path, options);
   if (!conn) return undefined;
   using received = new DisposableStack();
@@ -232,8 +232,8 @@ async function receiveForeign(
   const take: ReceiveCallback = (fd, meta) => {
     inheritance.addForeign(fd, meta ? new TextDecoder().decode(meta) : "");
   };
-  using late = expiring(answerTimeout, () => {
-    const what = `The server at ${formatPath(path)} has sent nothing for ${answerTimeout} ms`;
+  using late = expiring(peerTimeout, () => {
+    const what = `The server at ${formatPath(path)} has sent nothing for ${peerTimeout} ms`;
     return new HandoverError(what, "ERR_HANDOVER_TIMEOUT");
   });
   let more = await receiveFrom(conn, take, { signal: either(late.signal, signal) }) > 0;
@@ -264,9 +264,9 @@ async function takeOver(
   options: StartOptions,
   began: number,
 ): Promise<Generation | string> {
-  const { logger, answerTimeout = 10_000, signal } = options;
+  const { logger, peerTimeout = 10_000, signal } = options;
   using taken = new DisposableStack();
-  const channel = taken.use(new Channel(conn, answerTimeout));
+  const channel = taken.use(new Channel(conn, peerTimeout));
   logPhase(logger, "connected", began);
   const token = ownToken();
   const { service } = options;
@@ -274,12 +274,12 @@ async function takeOver(
   logPhase(logger, "asked", began);
   prepare();
   using late = channel.stalling(
-    answerTimeout,
+    peerTimeout,
     `The generation that runs at ${
       formatPath(path)
     }, process ${conn.peer.pid}, has sent nothing for ` +
-      `${answerTimeout} ms, on which this one waits: it hangs, or was stopped (SIGSTOP); end that ` +
-      "process, or start this one with a longer `answerTimeout`",
+      `${peerTimeout} ms, on which this one waits: it hangs, or was stopped (SIGSTOP); end that ` +
+      "process, or start this one with a longer `peerTimeout`",
   );
   const waiting = { signal: either(late.signal, signal) };
   const answer = await channel.receive(waiting).catch((cause) => {
@@ -361,8 +361,8 @@ async function receiveOffered(
     for (const [i, item] of open.entries()) {
       const { fd } = descriptors[i];
       checkKind(item, fd.raw);
-      const donor = item.donor !== undefined && isElsewhere ? 0 : item.donor;
-      inheritance.add({ item, fd: new Fd(fd.take(), donor) });
+      const senderPid = item.senderPid !== undefined && isElsewhere ? 0 : item.senderPid;
+      inheritance.add({ item, fd: new Fd(fd.take(), senderPid) });
     }
   } catch (error) {
     if (isEnd(error)) return undefined;

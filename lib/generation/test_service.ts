@@ -18,7 +18,7 @@ export type Main = (app: Generation) => void | Promise<void>;
  * Signals are left alone, and nobody is started as a process: `app.restart()` is not for here.
  *
  * ```ts
- * import { type Generation, Rehearsal } from "@graceful/deno";
+ * import { type Generation, TestService } from "@graceful/deno";
  * import { assertEquals } from "@std/assert";
  *
  * // The service: counts its requests, over all generations.
@@ -30,7 +30,7 @@ export type Main = (app: Generation) => void | Promise<void>;
  *   await app.finished;
  * }
  *
- * await using service = new Rehearsal(main);
+ * await using service = new TestService(main);
  * const first = await service.next();
  * const [{ address }] = first.status().sockets;
  * const ask = async () => {
@@ -43,7 +43,7 @@ export type Main = (app: Generation) => void | Promise<void>;
  * assertEquals([second.generation, await ask()], [2, "2"]);
  * ```
  */
-export class Rehearsal implements AsyncDisposable {
+export class TestService implements AsyncDisposable {
   readonly #main: Main;
   readonly #options: StartOptions;
   readonly #directory: string = Deno.makeTempDirSync({ prefix: "graceful-" });
@@ -65,8 +65,8 @@ export class Rehearsal implements AsyncDisposable {
     const app = await start(`${this.#directory}/app.sock`, {
       stopOn: [],
       probation: 0,
-      deadline: 100,
-      forceLimit: 0,
+      drainTimeout: 100,
+      forceCloseAfter: 0,
       ...this.#options,
       // The process is that of the test.
       exitTimeout: false,

@@ -21,12 +21,11 @@ import {
   unsentBytes,
 } from "../../ffi/socket.ts";
 import { noDescriptors } from "../../ffi/system.ts";
-import { longestPause, pause, unlessAborted } from "../time.ts";
-import { slots } from "../event_loop/registration.ts";
+import { checkDuration, longestPause, pause, unlessAborted } from "../time.ts";
+import { denoRegistrations } from "../event_loop/registration.ts";
 import { remembered } from "../native/descriptor.ts";
-import { desert } from "../native/accept_switch.ts";
+import { park } from "../native/accept_switch.ts";
 import { servingOf } from "./serve.ts";
-import { checkDuration } from "../passing/response_writer.ts";
 import { type Busy, clientAt, type Connection, type Serving } from "./serving.ts";
 
 /** Options of {@linkcode drain}. */
@@ -35,13 +34,13 @@ export interface DrainOptions {
    * How long clients may take to leave for a successor, in milliseconds. Those that are idle longer than that are hung
    * up on: a request that one of them sends at that very moment is lost. @default {60_000}
    */
-  deadline?: number;
+  drainTimeout?: number;
   /**
    * How long answers that are under way at the deadline may still take, in milliseconds; then their
    * connections are cut: an event stream has no other end. What a handler goes on with after that is
    * not waited for. @default {30_000}
    */
-  forceLimit?: number;
+  forceCloseAfter?: number;
   /** Ends the wait, with the server still answering and not accepting, or shutting down. */
   signal?: AbortSignal;
 }
@@ -72,22 +71,22 @@ export async function drain(server: Deno.HttpServer, options: DrainOptions = {})
   }
   options.signal?.throwIfAborted();
   checkDrainOptions(options);
-  if (!serving.leaving && remembered(server) !== undefined) desert(serving.slot);
+  if (!serving.leaving && remembered(server) !== undefined) park(serving.registration);
   serving.leave();
-  const [clients] = await clientsOf([{ address: serving.address, serving }], census());
+  const [clients] = await clientsOf([{ address: serving.address, serving }], threadSockets());
   options.signal?.throwIfAborted();
   return await finish(serving, clients, options);
 }
 
 /** @throws {RangeError} When one of the durations is none. */
-export function checkDrainOptions({ deadline = 0, forceLimit = 0 }: DrainOptions): void {
-  checkDuration("deadline", deadline);
-  checkDuration("forceLimit", forceLimit);
+export function checkDrainOptions({ drainTimeout = 0, forceCloseAfter = 0 }: DrainOptions): void {
+  checkDuration("drainTimeout", drainTimeout);
+  checkDuration("forceCloseAfter", forceCloseAfter);
 }
 
 /** The numbers of all sockets of this thread: who is connected is among them. */
-export function census(): number[] {
-  return slots().map(({ tfd }) => tfd);
+export function threadSockets(): number[] {
+  return denoRegistrations().map(({ tfd }) => tfd);
 }
 
 /** How many sockets are looked at in one turn of the event loop. */
@@ -226,20 +225,20 @@ export interface FinishOptions extends DrainOptions {
  *    uploads of HTTP/1 with 500, and it drops the answers under way of an HTTP/2 client that replies to
  *    GOAWAY with a GOAWAY, as Node's does (the crate h2, issue 885, up to Deno 2.9): so it is called when
  *    nothing is being answered, before the deadline if HTTP/2 alone is left. Where that moment does not
- *    come, it is called after half of `forceLimit` if the answers of the deadline are out, and else a
+ *    come, it is called after half of `forceCloseAfter` if the answers of the deadline are out, and else a
  *    second before the end.
- * 3. `forceLimit` after the deadline, or after the last client has left, everything is cut.
+ * 3. `forceCloseAfter` after the deadline, or after the last client has left, everything is cut.
  */
 export async function finish(
   serving: Serving,
   clients: Clients,
   options: FinishOptions = {},
 ): Promise<number> {
-  const { deadline = 60_000, forceLimit = 30_000, hurry, isClosing, signal } = options;
-  let due = performance.now() + deadline;
+  const { drainTimeout = 60_000, forceCloseAfter = 30_000, hurry, isClosing, signal } = options;
+  let due = performance.now() + drainTimeout;
   const hangUp = new HangUp(serving);
   const left = await clients.leave({
-    milliseconds: deadline,
+    milliseconds: drainTimeout,
     except: (connection) => leavesAtShutdown(connection, serving),
     look: () => hangUp.lookAtTold(clients),
     hurry,
@@ -260,13 +259,13 @@ export async function finish(
     if (now >= due) old ??= serving.answering();
     const there = clients.left();
     alone = there.length > 0 ? undefined : alone ?? now;
-    const limit = Math.min(due, alone ?? due) + forceLimit;
+    const limit = Math.min(due, alone ?? due) + forceCloseAfter;
     if (now >= limit) break;
     const busy = serving.busy(there);
     const isLeaving = hangUp.look(there, busy, now >= due);
     // What has begun since the deadline may go on without end, one request after the other.
-    const isLate = now >= due + forceLimit / 2 && !serving.isAnsweringAny(old!) ||
-      now >= limit - Math.min(goAwayTime, forceLimit / 2);
+    const isLate = now >= due + forceCloseAfter / 2 && !serving.isAnsweringAny(old!) ||
+      now >= limit - Math.min(goAwayTime, forceCloseAfter / 2);
     const isCalm = !busy.any && !isLeaving;
     // WebSockets of this server, if it had any, were among the clients.
     const mustWait = left > 0 && isClosing?.();
@@ -419,7 +418,7 @@ export async function endsBy(
 /** How many connections that came in at each listener this thread holds. */
 export function countConnections(listeners: Accepting[]): number[] {
   const counts = listeners.map(() => 0);
-  for (const raw of census()) {
+  for (const raw of threadSockets()) {
     const local = localAddressOfConnection(raw);
     if (!local) continue;
     for (const [at, listener] of listeners.entries()) {

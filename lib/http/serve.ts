@@ -136,16 +136,16 @@ function serveOn(
   const serving = new Serving(handler, onError, { tls: isTls, address });
   const { handle, handleError } = serving;
 
-  const { dummy: server, slot } = captureListener<Deno.HttpServer>(
+  const { dummy: server, registration } = captureListener<Deno.HttpServer>(
     raw,
     kind,
     (where) => standIn({ ...rest, onError: handleError }, where, handle),
     (server) => void server.shutdown(),
   );
-  serving.started(server, { ...server.addr }, slot);
+  serving.started(server, { ...server.addr }, registration);
   try {
-    lookAfter(fd, slot.tfd);
-    place(slot, raw);
+    lookAfter(fd, registration.tfd);
+    place(registration, raw);
     Object.assign(server.addr, address);
     onListen?.(server.addr);
   } catch (error) {
@@ -153,7 +153,7 @@ function serveOn(
     throw error;
   }
   servers.set(server, serving);
-  remember(server, slot.tfd);
+  remember(server, registration.tfd);
   release(fd);
   proveInBackground();
   return server;

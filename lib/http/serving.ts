@@ -7,7 +7,7 @@
 
 import type { Address } from "../../ffi/sockaddr.ts";
 import { ifSocket, peerAddress } from "../../ffi/socket.ts";
-import { type Slot, slots } from "../event_loop/registration.ts";
+import { denoRegistrations, type Registration } from "../event_loop/registration.ts";
 import { printError } from "../logger.ts";
 
 /** Answers one request, as in `Deno.serve`. */
@@ -39,7 +39,7 @@ export class Serving {
   readonly #handler: HttpHandler;
   readonly #onError: HttpErrorHandler;
   #server: Deno.HttpServer | undefined;
-  #slot: Slot | undefined;
+  #registration: Registration | undefined;
   /** How the part of a URL ends that names the host of a request without one. */
   #fallback = "no port";
   #watching = false;
@@ -69,9 +69,9 @@ export class Serving {
    * @param fallback The address that Deno puts into the URL of a request that names no host.
    * @param slot Absent on a system without an epoll: its connections cannot be looked at.
    */
-  started(server: Deno.HttpServer, fallback: Deno.Addr, slot?: Slot): void {
+  started(server: Deno.HttpServer, fallback: Deno.Addr, registration?: Registration): void {
     this.#server = server;
-    this.#slot = slot;
+    this.#registration = registration;
     if ("port" in fallback) this.#fallback = `:${fallback.port}/`;
   }
 
@@ -81,8 +81,8 @@ export class Serving {
   }
 
   /** The place of its listener. */
-  get slot(): Slot {
-    return this.#slot!;
+  get registration(): Registration {
+    return this.#registration!;
   }
 
   /** Notes from here on what clients speak, for it may soon have to leave. */
@@ -257,8 +257,10 @@ export class Serving {
 
   #prune(): void {
     // Which clients are connected cannot be told: the protocol of each is noted again at its next request.
-    if (!this.#slot) return this.#protocols.clear();
-    const clients = slots().map(({ tfd }) => ifSocket(tfd, () => keyOf(peerAddress(tfd))));
+    if (!this.#registration) return this.#protocols.clear();
+    const clients = denoRegistrations().map(({ tfd }) =>
+      ifSocket(tfd, () => keyOf(peerAddress(tfd)))
+    );
     const here = new Set(clients);
     for (const client of this.#protocols.keys()) {
       if (!here.has(client)) this.#protocols.delete(client);

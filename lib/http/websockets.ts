@@ -20,7 +20,7 @@ export interface CloseOptions {
   /** Milliseconds over which the closing is spread, for the clients will connect elsewhere. */
   spread: number;
   /** Milliseconds for which a client is waited for that has not read all messages yet. */
-  forceLimit: number;
+  forceCloseAfter: number;
   /** Closes those now that are still to be closed, when it is aborted. */
   hurry: AbortSignal;
 }
@@ -59,7 +59,7 @@ export class WebSockets {
   }
 
   #closeSoon(socket: WebSocket): void {
-    const { until, code, reason, forceLimit, hurry } = this.#leaving!;
+    const { until, code, reason, forceCloseAfter, hurry } = this.#leaving!;
     const left = hurry.aborted ? 0 : Math.max(0, until - performance.now());
     this.#closing.add(socket);
     let timer = setTimeout(close, Math.random() * left);
@@ -75,7 +75,7 @@ export class WebSockets {
     function close() {
       stopWaiting();
       const isBehind = socket.bufferedAmount > 0;
-      const limit = isBehind ? forceLimit : Math.min(answerTime, forceLimit);
+      const limit = isBehind ? forceCloseAfter : Math.min(answerTime, forceCloseAfter);
       timer = setTimeout(end, Math.min(limit, longestPause));
       socket.close(code, reason);
     }

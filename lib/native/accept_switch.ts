@@ -13,7 +13,7 @@ import {
   socketCookie,
   socketKind,
 } from "../../ffi/socket.ts";
-import { exchange, type Slot, slots } from "../event_loop/registration.ts";
+import { denoRegistrations, exchange, type Registration } from "../event_loop/registration.ts";
 import { remembered, rememberSocket } from "./descriptor.ts";
 import { NoDescriptorError } from "../errors.ts";
 
@@ -26,7 +26,7 @@ export class Gate implements Disposable {
   readonly fd: Fd;
   /** The socket that the object is put on: made ahead, because later no descriptor may be left. */
   readonly #deaf: Fd;
-  readonly #slot: Slot;
+  readonly #registration: Registration;
   /** The socket that is in the place: another one there means that the object is closed. */
   #cookie: bigint;
   #open = true;
@@ -38,28 +38,30 @@ export class Gate implements Disposable {
    */
   constructor(object: object, fd: Fd) {
     const place = remembered(object);
-    const slot = slots().find(({ tfd }) => tfd === place);
-    if (!slot) throw new NoDescriptorError("The object is closed, or not one of this library's");
+    const registration = denoRegistrations().find(({ tfd }) => tfd === place);
+    if (!registration) {
+      throw new NoDescriptorError("The object is closed, or not one of this library's");
+    }
     this.fd = fd;
-    this.#deaf = new Fd(deafSocket(slot));
-    this.#slot = slot;
-    this.#cookie = socketCookie(slot.tfd);
+    this.#deaf = new Fd(deafSocket(registration));
+    this.#registration = registration;
+    this.#cookie = socketCookie(registration.tfd);
     rememberSocket(object, () => this.fd.owned && !this.closed ? this.fd : undefined);
   }
 
   /** Lets the object have what arrives. */
   open(): void {
     if (this.#open || this.closed) return;
-    exchange(this.#slot, this.fd.raw);
-    this.#cookie = socketCookie(this.#slot.tfd);
+    exchange(this.#registration, this.fd.raw);
+    this.#cookie = socketCookie(this.#registration.tfd);
     this.#open = true;
   }
 
   /** Puts the object on a socket on which nothing arrives: it waits, and notices nothing. */
   shut(): void {
     if (!this.#open || this.closed) return;
-    exchange(this.#slot, this.#deaf.raw);
-    this.#cookie = socketCookie(this.#slot.tfd);
+    exchange(this.#registration, this.#deaf.raw);
+    this.#cookie = socketCookie(this.#registration.tfd);
     this.#open = false;
   }
 
@@ -67,13 +69,13 @@ export class Gate implements Disposable {
   exchange(raw: number): void {
     replace(raw, this.fd.raw);
     if (!this.#open || this.closed) return;
-    exchange(this.#slot, raw);
-    this.#cookie = socketCookie(this.#slot.tfd);
+    exchange(this.#registration, raw);
+    this.#cookie = socketCookie(this.#registration.tfd);
   }
 
   /** Whether its owner has closed the object. */
   get closed(): boolean {
-    const { tfd } = this.#slot;
+    const { tfd } = this.#registration;
     return ifSocket(tfd, () => socketCookie(tfd)) !== this.#cookie;
   }
 
@@ -85,12 +87,12 @@ export class Gate implements Disposable {
 }
 
 /** Puts a socket on which nothing arrives in the place of a native object. */
-export function desert(slot: Slot): void {
-  using deaf = new Fd(deafSocket(slot));
-  exchange(slot, deaf.raw);
+export function park(registration: Registration): void {
+  using deaf = new Fd(deafSocket(registration));
+  exchange(registration, deaf.raw);
 }
 
 /** A socket of the kind that is in the place of a native object, on which nothing arrives. */
-function deafSocket({ tfd }: Slot): number {
+function deafSocket({ tfd }: Registration): number {
   return socketKind(tfd)?.type === "datagram" ? deafDatagramSocket() : deafListener();
 }

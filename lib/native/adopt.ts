@@ -44,8 +44,8 @@ import {
   keep,
   place,
   privateName,
+  type Registration,
   revert,
-  type Slot,
   trialListener,
   unixStandIn,
 } from "../event_loop/registration.ts";
@@ -110,7 +110,7 @@ function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   const raw = rawOf(fd);
   const kind = listenerKind(raw);
   if (tls && kind.domain === "unix") throw wrong(raw, "a listening TCP socket, as TLS needs");
-  const { dummy, slot } = captureListener<Deno.Listener>(
+  const { dummy, registration } = captureListener<Deno.Listener>(
     raw,
     kind,
     (where) => {
@@ -119,10 +119,10 @@ function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
     },
     (listener) => listener.close(),
   );
-  lookAfter(fd, slot.tfd);
-  closing(() => place(slot, raw), dummy);
+  lookAfter(fd, registration.tfd);
+  closing(() => place(registration, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
-  remember(dummy, slot.tfd);
+  remember(dummy, registration.tfd);
   growAcceptQueue(raw, kind);
   release(fd);
   return dummy;
@@ -181,21 +181,23 @@ async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn>
   // A peer that resets meanwhile has no address any more.
   const peer = peerAddress(rawOf(fd));
   const unix = connKind(rawOf(fd)).domain === "unix";
-  const { conn, slot } = unix ? await unixStandIn() : await tcpStandIn(fd);
+  const { conn, registration } = unix ? await unixStandIn() : await tcpStandIn(fd);
   closing(() => {
     const raw = rawOf(fd);
-    lookAfter(fd, slot.tfd);
-    exchange(slot, raw);
+    lookAfter(fd, registration.tfd);
+    exchange(registration, raw);
     Object.assign(conn.localAddr, localAddress(raw));
     Object.assign(conn.remoteAddr, peer);
   }, conn);
-  remember(conn, slot.tfd);
+  remember(conn, registration.tfd);
   release(fd);
   return conn;
 }
 
 /** A TCP connection that stands on nothing of the network, and its place. */
-async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: Slot }> {
+async function tcpStandIn(
+  fd: Fd | number,
+): Promise<{ conn: Deno.TcpConn; registration: Registration }> {
   let first: { error: unknown } | undefined;
   for (const hostname of standInHosts(rawOf(fd))) {
     try {
@@ -216,22 +218,25 @@ async function tcpStandIn(fd: Fd | number): Promise<{ conn: Deno.TcpConn; slot: 
 async function connectedLike(
   fd: Fd | number,
   hostname: string,
-): Promise<{ conn: Deno.TcpConn; slot: Slot }> {
+): Promise<{ conn: Deno.TcpConn; registration: Registration }> {
   const writable = createEventfd();
   let held = -1;
   try {
     let port: number;
     ({ raw: held, port } = holdPort(hostname, rawOf(fd)));
-    const { conn, slot } = await captureConn(() => Deno.connect({ hostname, port }), (slot) => {
-      keep(slot);
-      divert(slot, rawOf(fd), writable);
-    });
+    const { conn, registration } = await captureConn(
+      () => Deno.connect({ hostname, port }),
+      (registration) => {
+        keep(registration);
+        divert(registration, rawOf(fd), writable);
+      },
+    );
     // Closing the connection must not shut the descriptor's down, should it not be adopted after all.
     closing(() => {
-      replace(writable, slot.tfd);
-      revert(slot, writable);
+      replace(writable, registration.tfd);
+      revert(registration, writable);
     }, conn);
-    return { conn, slot };
+    return { conn, registration };
   } finally {
     closeAll([writable, held]);
   }
@@ -267,17 +272,17 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
   if (kind?.type !== "datagram" || kind.domain === "other") throw wrong(raw, "a datagram socket");
   checkDatagrams();
   const udp = (hostname: string) => Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
-  const { dummy, slot } = capture<Deno.DatagramConn>(
+  const { dummy, registration } = capture<Deno.DatagramConn>(
     () =>
       kind.domain === "unix"
         ? atFirst([privateName()], listenUnixpacket, abstractFlag)
         : atFirst(standInHosts(raw), udp),
     (conn) => conn.close(),
   );
-  lookAfter(fd, slot.tfd);
-  closing(() => place(slot, raw), dummy);
+  lookAfter(fd, registration.tfd);
+  closing(() => place(registration, raw), dummy);
   Object.assign(dummy.addr, localAddress(raw));
-  remember(dummy, slot.tfd);
+  remember(dummy, registration.tfd);
   release(fd);
   proveInBackground();
   return dummy;
@@ -379,7 +384,7 @@ export function captureListener<T>(
   { domain }: SocketKind,
   make: (where: StandInPlace) => T,
   discard: (dummy: T) => void,
-): { dummy: T; slot: Slot } {
+): { dummy: T; registration: Registration } {
   const inet = (hostname: string) => make({ hostname, port: 0 });
   return capture(
     () =>
@@ -453,9 +458,9 @@ async function prove(): Promise<void> {
   const attempt = "Cannot try an adopted listener";
   const name = privateName();
   using fd = new Fd(listenUnix(name, attempt));
-  const { dummy, slot } = capture(trialListener, (listener) => listener.close());
+  const { dummy, registration } = capture(trialListener, (listener) => listener.close());
   using listener = dummy;
-  place(slot, fd.raw);
+  place(registration, fd.raw);
   const accepting = listener.accept();
   using _client = new Fd(connectUnix(name, attempt));
   // A listener of TCP that finds a unix connection fails then, and was woken too.

@@ -20,7 +20,7 @@ import {
   socketPair,
 } from "../../ffi/socket.ts";
 import { pause } from "../time.ts";
-import { exchange, slots } from "../event_loop/registration.ts";
+import { denoRegistrations, exchange } from "../event_loop/registration.ts";
 import { NoDescriptorError } from "../errors.ts";
 import { UnixConn } from "../unix/conn.ts";
 import { closeNative, UnixListener } from "../unix/listener.ts";
@@ -159,7 +159,7 @@ export function findConn(conn: ConnLike): FoundConn {
   const identity = identityOf(place);
   const detach = () => {
     // Its owner may have closed it meanwhile, and the number be somebody else's.
-    if (identityOf(place) === identity) desert(place);
+    if (identityOf(place) === identity) park(place);
   };
   return {
     fd,
@@ -173,12 +173,12 @@ export function findConn(conn: ConnLike): FoundConn {
 }
 
 /** Puts a dead socket in the place of a native connection. */
-function desert(place: number): void {
-  const slot = slots().find(({ tfd }) => tfd === place);
-  if (!slot) return;
+function park(place: number): void {
+  const registration = denoRegistrations().find(({ tfd }) => tfd === place);
+  if (!registration) return;
   const [dead, other] = socketPair();
   closeRaw(other);
-  exchange(slot, dead);
+  exchange(registration, dead);
   closeRaw(dead);
 }
 
@@ -401,7 +401,7 @@ function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] 
       return formatAddress(localAddress(raw)) === ends.local &&
         formatAddress(peerAddress(raw)) === ends.remote;
     });
-  const suspects = slots().map(({ tfd }) => tfd).filter(fits);
+  const suspects = denoRegistrations().map(({ tfd }) => tfd).filter(fits);
   if (!("localAddr" in conn)) {
     if (ends) return suspects;
     const handle = (conn as { _handle?: { fd?: number } })._handle;

@@ -8,6 +8,7 @@ import { closeAll, type Fd, rawOf } from "../../ffi/fd.ts";
 import { OutgoingMessage } from "../../ffi/message.ts";
 import { NotUnixConnError } from "../errors.ts";
 import { guarded, type Logger } from "../logger.ts";
+import { checkDuration } from "../time.ts";
 import { metaBytes, type MetaLike } from "../wire/meta.ts";
 import { UnixConn } from "../unix/conn.ts";
 import {
@@ -32,16 +33,6 @@ export interface SendOptions {
   stallTimeout?: number;
   /** Ends a wait for the receiver to read; the wait rejects with the signal's reason. */
   signal?: AbortSignal;
-}
-
-/**
- * @throws {RangeError} When it is no number of milliseconds.
- *
- * @ignore
- */
-export function checkDuration(name: string, milliseconds: number): void {
-  if (milliseconds >= 0) return;
-  throw new RangeError(`${name} is a number of milliseconds, not ${milliseconds}`);
 }
 
 /** A descriptor that is the response's now, and what to do once it is sent. */

@@ -7,12 +7,12 @@
 import type { FileIdentity } from "../../ffi/file.ts";
 import { isReadySoon } from "../../ffi/poll.ts";
 import { formatAddress, type UnixAddress } from "../../ffi/sockaddr.ts";
-import { longestPause, pause, unlessAborted } from "../time.ts";
+import { checkDuration, longestPause, pause, unlessAborted } from "../time.ts";
 import { listenerDescriptor, wasPassedOn } from "../native/descriptor.ts";
 import { NotUnixListenerError, PeerNotAllowedError } from "../errors.ts";
 import { handle, type Handler } from "./handler.ts";
 import { guarded, type Logger } from "../logger.ts";
-import { checkDuration, ResponseWriter, type SendOptions } from "./response_writer.ts";
+import { ResponseWriter, type SendOptions } from "./response_writer.ts";
 import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "../unix/conn.ts";
 import {
   closeNativeListener,
@@ -42,7 +42,7 @@ export interface ShutdownOptions {
    * How long the clients that are connected may take, in milliseconds; then those that are left are
    * hung up on, and see that it was too early. @default {10000}
    */
-  deadline?: number;
+  drainTimeout?: number;
   /** Ends the wait; the server goes on leaving. */
   signal?: AbortSignal;
 }
@@ -169,10 +169,10 @@ export class Server implements AsyncDisposable {
 
   /** Stops listening, and resolves when every client has been served, or hung up on. */
   async shutdown(options: ShutdownOptions = {}): Promise<void> {
-    const { deadline = defaultDeadline, signal } = options;
-    checkDuration("deadline", deadline);
+    const { drainTimeout = defaultDeadline, signal } = options;
+    checkDuration("drainTimeout", drainTimeout);
     this.#listener[Symbol.dispose]();
-    if (!this.#hasEnded) this.#hangUpAfter(deadline);
+    if (!this.#hasEnded) this.#hangUpAfter(drainTimeout);
     await unlessAborted(this.finished, signal);
   }
 
@@ -204,13 +204,13 @@ export class Server implements AsyncDisposable {
     }
   }
 
-  #hangUpAfter(deadline: number): void {
+  #hangUpAfter(drainTimeout: number): void {
     clearTimeout(this.#hangUpTimer);
     const reason = new Deno.errors.TimedOut(
-      `The server was shut down, and its client was not done ${deadline} ms later`,
+      `The server was shut down, and its client was not done ${drainTimeout} ms later`,
     );
     // No timer is longer.
-    const delay = Math.min(deadline, longestPause);
+    const delay = Math.min(drainTimeout, longestPause);
     this.#hangUpTimer = setTimeout(() => {
       this.#hangUp.abort(reason);
       for (const conversation of this.#conversations) this.#end(conversation, { error: reason });
@@ -309,7 +309,7 @@ export class Server implements AsyncDisposable {
     } else if (this.#mayReportRefusal()) {
       this.#logger.error?.(error.message, error);
     }
-    this.#spoil(conn);
+    this.#poison(conn);
   }
 
   /** Refused clients may come by the thousand, and are not to fill the log. */
@@ -321,9 +321,9 @@ export class Server implements AsyncDisposable {
   }
 
   /** A client that is not served to the end is to see it. */
-  #spoil(conn: UnixConn): void {
+  #poison(conn: UnixConn): void {
     try {
-      conn.spoil();
+      conn.poison();
     } catch (error) {
       this.#logger.debug?.(`Cannot tell ${nameOf(conn)}: it is gone already`, error);
     }

@@ -12,7 +12,7 @@ import {
   tooManyInFlight,
   wouldBlock,
 } from "../../ffi/message.ts";
-import { abandon, breathe, isReadyInTime, ready } from "../../ffi/poll.ts";
+import { abandon, isReadyInTime, ready, yieldToEventLoop } from "../../ffi/poll.ts";
 import { readText } from "../../ffi/file.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
 import {
@@ -99,7 +99,7 @@ export async function connect(path: string, options: ConnectOptions = {}): Promi
     const raw = connectUnix(path, attempt);
     if (raw >= 0) {
       const conn = new UnixConn(new Fd(raw), true);
-      conn.expectant = true;
+      conn.busyPoll = true;
       return allowed(conn, allow, attempt);
     }
     await pause(delay, signal);
@@ -168,7 +168,7 @@ export class UnixConn implements Disposable {
    *
    * @ignore
    */
-  expectant = false;
+  busyPoll = false;
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
   /** How often in a row there was something to read without waiting. */
@@ -288,7 +288,7 @@ export class UnixConn implements Disposable {
    *
    * @ignore
    */
-  spoil(): void {
+  poison(): void {
     if (this.#writeEnd) return;
     this.#writeEnd = new Deno.errors.BadResource(
       "Nothing more can be written to this connection: its stream was ended inside a record",
@@ -383,7 +383,7 @@ export class UnixConn implements Disposable {
       if (n === 0) return false;
       if (n !== wouldBlock) {
         this.#checked(() => this.#take(buffers, n));
-        if (++this.#immediate > manyInARow) await breathe(signal);
+        if (++this.#immediate > manyInARow) await yieldToEventLoop(signal);
         return true;
       }
       await this.#wait("readable", signal);
@@ -482,10 +482,10 @@ export class UnixConn implements Disposable {
     signal: AbortSignal | undefined,
   ): Promise<void> {
     // Who is in this very process may need this thread to answer.
-    this.expectant &&= this.peer.pid !== Deno.pid;
-    if (this.expectant) {
-      this.expectant = isReadyInTime(this.fd.raw, readiness);
-      if (this.expectant) return await breathe(signal);
+    this.busyPoll &&= this.peer.pid !== Deno.pid;
+    if (this.busyPoll) {
+      this.busyPoll = isReadyInTime(this.fd.raw, readiness);
+      if (this.busyPoll) return await yieldToEventLoop(signal);
     }
     await ready(this.fd.raw, readiness, { owner: this, signal });
   }

@@ -19,7 +19,14 @@ import {
   statusOf,
   unlink,
 } from "../../ffi/file.ts";
-import { abandon, breathe, hasten, isReady, ready, refreshKeepAlive } from "../../ffi/poll.ts";
+import {
+  abandon,
+  isReady,
+  ready,
+  refreshKeepAlive,
+  useWaker,
+  yieldToEventLoop,
+} from "../../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../../ffi/sockaddr.ts";
 import {
   accept,
@@ -29,7 +36,7 @@ import {
   listenUnix,
   localAddress,
 } from "../../ffi/socket.ts";
-import { makeAlarm } from "../event_loop/waker.ts";
+import { makeWaker } from "../event_loop/waker.ts";
 import { UnixConn, type WaitOptions } from "./conn.ts";
 import { lookAfter } from "../event_loop/nonblocking_guard.ts";
 import { NotUnixListenerError } from "../errors.ts";
@@ -344,7 +351,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   /** How many waits there were, each shortly after the one before. */
   #waits = 0;
   #lastWait = -Infinity;
-  #hastened: Disposable | undefined;
+  #wakerUsers: Disposable | undefined;
 
   /**
    * Takes over a listening unix stream socket.
@@ -411,7 +418,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
     const attempt = () => `Cannot accept on ${formatPath(this.addr.path ?? "")}`;
     for (;;) {
       signal?.throwIfAborted();
-      if (this.#immediate > manyInARow) await breathe(signal);
+      if (this.#immediate > manyInARow) await yieldToEventLoop(signal);
       if (this.#end) throw this.#end;
       const { raw } = this.fd;
       // Where nobody waits, accept(2) makes a socket first, and takes ten times as long to say so.
@@ -421,7 +428,7 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
         return new UnixConn(new Fd(accepted), true);
       }
       this.#immediate = 0;
-      this.#hastenIfOften();
+      this.#useWakerIfOften();
       try {
         await ready(raw, "readable", { keepsAlive: this.#keepsAlive, owner: this, signal });
       } catch (error) {
@@ -431,12 +438,12 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   }
 
   /** Where connections come often, waiting for them is worth some preparation. */
-  #hastenIfOften(): void {
-    if (this.#hastened) return;
+  #useWakerIfOften(): void {
+    if (this.#wakerUsers) return;
     const now = performance.now();
     this.#waits = now - this.#lastWait < shortly ? this.#waits + 1 : 0;
     this.#lastWait = now;
-    if (this.#waits >= many) this.#hastened = hasten(makeAlarm);
+    if (this.#waits >= many) this.#wakerUsers = useWaker(makeWaker);
   }
 
   /** Connections as they come; ends quietly when the listener is closed. */
@@ -562,8 +569,8 @@ export class UnixListener implements AsyncIterable<UnixConn>, Disposable {
   #finish(reason: string): void {
     const end = this.#end ??= new Deno.errors.BadResource(reason);
     abandon(this.#raw, this, () => end);
-    this.#hastened?.[Symbol.dispose]();
-    this.#hastened = undefined;
+    this.#wakerUsers?.[Symbol.dispose]();
+    this.#wakerUsers = undefined;
     this.#bound[Symbol.dispose]();
   }
 }

@@ -18,24 +18,24 @@ test(
   async () => {
     using directory = new Directory();
     const path = directory.join("donor.sock");
-    await using donor = new Child("./donor.py", [path], { command: "python3" });
-    await donor.line();
+    await using senderPid = new Child("./donor.py", [path], { command: "python3" });
+    await senderPid.line();
     await using holder = new Child("./hold.ts", [path]);
     assertEquals(await holder.line(), "holding");
     for (let i = 0; i < 3; i++) {
-      await donor.tell("block");
-      assertEquals(await donor.line(), "blocking");
+      await senderPid.tell("block");
+      assertEquals(await senderPid.line(), "blocking");
       await until(async () => {
-        await donor.tell("how is it?");
-        return await donor.line() === "nonblocking";
+        await senderPid.tell("how is it?");
+        return await senderPid.line() === "nonblocking";
       });
     }
   },
 );
 
-for (const donor of ["known", "unknown"]) {
+for (const senderPid of ["known", "unknown"]) {
   test(
-    `accept() on a blocking listener holds nobody up: its donor is ${donor}`,
+    `accept() on a blocking listener holds nobody up: its senderPid is ${senderPid}`,
     { ignore },
     async () => {
       using directory = new Directory();
@@ -43,13 +43,13 @@ for (const donor of ["known", "unknown"]) {
       const at = directory.join("app.sock");
       await using python = new Child("./donor.py", [path, at], { command: "python3" });
       await python.line();
-      await using child = new Child("./accept_on.ts", [path, donor]);
+      await using child = new Child("./accept_on.ts", [path, senderPid]);
       // A process whose event loop is frozen says nothing any more.
       const limit = setTimeout(() => Deno.kill(child.pid, "SIGKILL"), 30_000);
       try {
         assertEquals(await child.line(), "holding");
         // What a donor that is known does again is seen to.
-        if (donor === "known") await python.tell("block");
+        if (senderPid === "known") await python.tell("block");
         await child.tell("accept");
         assertEquals(await child.line(), "enough");
       } finally {

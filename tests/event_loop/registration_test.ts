@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { Fd, isOpen } from "../../ffi/fd.ts";
 import { listenUnix, localAddress, socketCookie } from "../../ffi/socket.ts";
-import { capture, exchange, place, slots } from "../../lib/event_loop/registration.ts";
+import { capture, denoRegistrations, exchange, place } from "../../lib/event_loop/registration.ts";
 import { fdListener, UnsupportedRuntimeError } from "../../mod.ts";
 import { test } from "../support/guard.ts";
 
@@ -39,45 +39,45 @@ function fail(): never {
 }
 
 test("capture() gives what was made, its number and its registration, unknown to the runtime", () => {
-  const { dummy, slot } = capture(listenTcp, fail);
-  assertEquals(localAddress(slot.tfd), { ...dummy.addr as Deno.NetAddr });
-  assertEquals(slots().filter(({ tfd }) => tfd === slot.tfd), []);
+  const { dummy, registration } = capture(listenTcp, fail);
+  assertEquals(localAddress(registration.tfd), { ...dummy.addr as Deno.NetAddr });
+  assertEquals(denoRegistrations().filter(({ tfd }) => tfd === registration.tfd), []);
   using fd = listening().fd;
-  place(slot, fd.raw);
+  place(registration, fd.raw);
   dummy.close();
 });
 
 test("place() puts a descriptor there under the same registration, and leaves it with the caller", () => {
-  const { dummy, slot } = capture(listenTcp, fail);
+  const { dummy, registration } = capture(listenTcp, fail);
   using fd = listening().fd;
-  place(slot, fd.raw);
-  assertEquals(slots().filter(({ tfd }) => tfd === slot.tfd), [slot]);
-  assertEquals(socketCookie(slot.tfd), socketCookie(fd.raw));
+  place(registration, fd.raw);
+  assertEquals(denoRegistrations().filter(({ tfd }) => tfd === registration.tfd), [registration]);
+  assertEquals(socketCookie(registration.tfd), socketCookie(fd.raw));
   dummy.close();
-  assertEquals([isOpen(slot.tfd), isOpen(fd.raw)], [false, true]);
+  assertEquals([isOpen(registration.tfd), isOpen(fd.raw)], [false, true]);
 });
 
 test("a duplicate of what was made, as a forked child has one, keeps no registration", async () => {
-  const { dummy, slot } = capture(listenTcp, fail);
-  using _child = new Fd(slot.tfd).dup();
+  const { dummy, registration } = capture(listenTcp, fail);
+  using _child = new Fd(registration.tfd).dup();
   using fd = listening().fd;
-  place(slot, fd.raw);
+  place(registration, fd.raw);
   dummy.close();
   await assertUnharmed();
 });
 
 test("exchange() puts another descriptor in a place that is in use", async () => {
-  const { dummy, slot } = capture<Deno.Listener>(
+  const { dummy, registration } = capture<Deno.Listener>(
     () => Deno.listen({ transport: "unix", path: `\0capture-${crypto.randomUUID()}` }),
     fail,
   );
   const [first, second] = [listening(), listening()];
   using firstFd = first.fd;
   using secondFd = second.fd;
-  place(slot, firstFd.raw);
+  place(registration, firstFd.raw);
   const accepting = dummy.accept();
-  exchange(slot, secondFd.raw);
-  assertEquals(slots().filter(({ tfd }) => tfd === slot.tfd), [slot]);
+  exchange(registration, secondFd.raw);
+  assertEquals(denoRegistrations().filter(({ tfd }) => tfd === registration.tfd), [registration]);
   // Nobody takes the first one: the accept is not answered from there any more.
   using _old = await Deno.connect({ transport: "unix", path: first.path });
   using conn = await Deno.connect({ transport: "unix", path: second.path });
@@ -145,10 +145,10 @@ test("what a maker registered before it threw is the runtime's again", async () 
 });
 
 test("objects made right after a capture are registered with the runtime", async () => {
-  const { dummy, slot } = capture(listenTcp, fail);
+  const { dummy, registration } = capture(listenTcp, fail);
   using native = listenTcp();
   using fd = listening().fd;
-  place(slot, fd.raw);
+  place(registration, fd.raw);
   await assertAccepts(native);
   dummy.close();
 });

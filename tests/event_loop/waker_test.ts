@@ -2,11 +2,11 @@ import { setImmediate as immediately } from "node:timers/promises";
 import { assert, assertEquals } from "@std/assert";
 import { c } from "../../ffi/abi.ts";
 import { closeAll } from "../../ffi/fd.ts";
-import { createEpoll, hasten, ready, unwatch, watch } from "../../ffi/poll.ts";
+import { createEpoll, ready, unwatch, useWaker, watch } from "../../ffi/poll.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
 import { socketPair, writeByte } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
-import { makeAlarm } from "../../lib/event_loop/waker.ts";
+import { makeWaker } from "../../lib/event_loop/waker.ts";
 import { connect, listen, listenAndServe, listenerHandler, type UnixListener } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
@@ -51,16 +51,16 @@ async function settles(promise: Promise<unknown>): Promise<boolean> {
 
 test("an alarm rings when its epoll has something, once for each time, and not before", async () => {
   using watched = new Watched();
-  using alarm = (await makeAlarm(watched.epoll))!;
+  using waker = (await makeWaker(watched.epoll))!;
   for (let i = 0; i < 20; i++) {
-    const ringing = alarm.rung();
+    const ringing = waker.woken();
     assert(!await settles(ringing), "there is nothing");
     watched.arm();
     watched.poke();
     assertEquals(await ringing, true);
     watched.disarm();
     // What is there from before counts when it is watched for anew.
-    const again = alarm.rung();
+    const again = waker.woken();
     watched.arm();
     assertEquals(await again, true);
     watched.disarm();
@@ -70,12 +70,12 @@ test("an alarm rings when its epoll has something, once for each time, and not b
 
 test("what happens between two rings is not lost", async () => {
   using watched = new Watched();
-  using alarm = (await makeAlarm(watched.epoll))!;
+  using waker = (await makeWaker(watched.epoll))!;
   watched.poke();
   for (let i = 0; i < 20; i++) {
     watched.arm();
     await pause(1);
-    assertEquals(await alarm.rung(), true);
+    assertEquals(await waker.woken(), true);
     watched.disarm();
   }
 });
@@ -83,11 +83,11 @@ test("what happens between two rings is not lost", async () => {
 test("an alarm that is disposed of rings no more, and leaves nothing behind", async () => {
   using watched = new Watched();
   const before = openDescriptors();
-  const alarm = (await makeAlarm(watched.epoll))!;
-  const ringing = alarm.rung();
-  alarm[Symbol.dispose]();
+  const waker = (await makeWaker(watched.epoll))!;
+  const ringing = waker.woken();
+  waker[Symbol.dispose]();
   assertEquals(await ringing, false);
-  assertEquals(await alarm.rung(), false);
+  assertEquals(await waker.woken(), false);
   watched.arm();
   watched.poke();
   await pause(1);
@@ -98,9 +98,9 @@ test("a hundred alarms, one after the other, for one epoll", async () => {
   using watched = new Watched();
   watched.poke();
   for (let i = 0; i < 100; i++) {
-    using alarm = (await makeAlarm(watched.epoll))!;
+    using waker = (await makeWaker(watched.epoll))!;
     watched.arm();
-    assertEquals(await alarm.rung(), true);
+    assertEquals(await waker.woken(), true);
     watched.disarm();
   }
 });
@@ -181,10 +181,10 @@ class Ringing implements Disposable {
   readonly #request: Disposable;
 
   constructor(public rings: boolean) {
-    this.#request = hasten(async (epoll) => {
-      const real = (await makeAlarm(epoll))!;
+    this.#request = useWaker(async (epoll) => {
+      const real = (await makeWaker(epoll))!;
       return {
-        rung: () => this.rings ? immediately().then(() => true) : real.rung(),
+        woken: () => this.rings ? immediately().then(() => true) : real.woken(),
         keepAlive: (alive) => real.keepAlive(alive),
         [Symbol.dispose]: () => {
           this.disposals++;
@@ -234,15 +234,15 @@ test("two processes with an alarm each accept on one listener, and no client is 
   shared.keepPath();
   shared.close();
   /** By its pid, whether each had an alarm when it last answered. */
-  const hastened = new Map<string, boolean>();
+  const wakerUsers = new Map<string, boolean>();
   const visit = async () => {
     using client = await connect(path);
     const answer = new Uint8Array(100);
     const length = await client.read(answer);
-    const [pid, alarm] = new TextDecoder().decode(answer.subarray(0, length!)).split(" ");
-    hastened.set(pid, alarm === "true");
+    const [pid, waker] = new TextDecoder().decode(answer.subarray(0, length!)).split(" ");
+    wakerUsers.set(pid, waker === "true");
   };
-  const both = () => hastened.size === 2 && [...hastened.values()].every((each) => each);
+  const both = () => wakerUsers.size === 2 && [...wakerUsers.values()].every((each) => each);
   await until(async () => {
     await Promise.all([visit(), visit()]);
     return both();
@@ -258,7 +258,7 @@ for (const version of new Set([versions[0], Deno.version.deno])) {
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   const made = version === Deno.version.deno;
   test(
-    `on Deno ${version} each wait ends ${made ? "with the alarm, else silent" : "without one"}`,
+    `on Deno ${version} each wait ends ${made ? "with the waker, else silent" : "without one"}`,
     { ignore },
     async () => {
       if ("skipped" in runtime) return;

@@ -148,7 +148,7 @@ class Person {
 test("people in the chat are moved by code 1012, and hear everything once", async () => {
   using directory = new Directory();
   const args = ["--control", directory.join("chat.sock"), "--log", directory.join("chat.log")];
-  args.push("--port", "0", "--deadline", "600", "--probation", "50");
+  args.push("--port", "0", "--drain-timeout", "600", "--probation", "50");
   await using example = new Example("chat.ts", args);
   let { child, line } = await example.start();
   const people = Array.from({ length: 4 }, () => new Person(line.split(" at ")[1]));
@@ -384,7 +384,7 @@ test("the examples print their usage, and refuse what they do not know", async (
       "--port=-1",
       "--probation=-1",
     ];
-    if (file === "chat.ts") wrong.push("--deadline=1.5");
+    if (file === "chat.ts") wrong.push("--drain-timeout=1.5");
     for (const argument of wrong) {
       const { code, text } = await run(file, argument);
       assertEquals(code, 2, argument);

@@ -198,7 +198,7 @@ test("setNonblocking() shows in every duplicate, for they share the description"
 test("dup() remembers the process that sent it", () => {
   using fd = new Fd(new Fd(0).dup().take(), 4711);
   using second = fd.dup();
-  assertEquals(second.donor, 4711);
+  assertEquals(second.senderPid, 4711);
 });
 
 test("the table has room for thousands before they come, and nothing is left open for it", async () => {

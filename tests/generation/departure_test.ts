@@ -61,7 +61,7 @@ test("an answer that is under way is given to its end, whether it is stopped or 
   for (const [name, how] of [["a", "stopped"], ["b", "replaced"]]) {
     const path = directory.join(name);
     const streamed = new Streamed();
-    const old = await begin(path, { deadline: 0, forceLimit: 60_000 });
+    const old = await begin(path, { drainTimeout: 0, forceCloseAfter: 60_000 });
     const server = old.serve(here, streamed.answer);
     const tls = old.serve({ ...here, ...certificate }, streamed.answer);
     await old.ready();
@@ -91,7 +91,7 @@ test("an answer that is under way is given to its end, whether it is stopped or 
 
 test("what does not end is cut at the force limit, and its handler is not waited for", async () => {
   using directory = new Directory();
-  const app = await begin(directory.join("app.sock"), { deadline: 0, forceLimit: 100 });
+  const app = await begin(directory.join("app.sock"), { drainTimeout: 0, forceCloseAfter: 100 });
   let asks = 0;
   const muchLater = Promise.withResolvers<Response>();
   const never = app.serve(here, () => {
@@ -113,7 +113,7 @@ test("what does not end is cut at the force limit, and its handler is not waited
 
 test("connections of another protocol are cut after deadline and force limit", async () => {
   using directory = new Directory();
-  const app = await begin(directory.join("app.sock"), { deadline: 50, forceLimit: 50 });
+  const app = await begin(directory.join("app.sock"), { drainTimeout: 50, forceCloseAfter: 50 });
   const listener = app.listen(here);
   await app.ready();
   using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(listener) });
@@ -126,7 +126,7 @@ test("connections of another protocol are cut after deadline and force limit", a
 test("idle clients of HTTP/2 are moved at once, and those of HTTP/1 are waited for", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path, { deadline: 600_000 });
+  const old = await begin(path, { drainTimeout: 600_000 });
   const server = old.serve({ ...here, ...certificate }, saying("old"));
   await old.ready();
   await using client = await http2At(portOf(server));
@@ -170,7 +170,7 @@ test("one that is leaving does not wait for idle clients when it, or its success
   using directory = new Directory();
   for (const which of ["itself", "its successor"]) {
     const path = directory.join(which);
-    const old = await begin(path, { deadline: 600_000 });
+    const old = await begin(path, { drainTimeout: 600_000 });
     const port = portOf(old.serve(here, saying("old")));
     await old.ready();
     using _idle = await idleAt(port);
@@ -187,7 +187,7 @@ test("one that is leaving does not wait for idle clients when it, or its success
 test("one that is stopped when the next is ready leaves its clients to that", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path, { deadline: 500 });
+  const old = await begin(path, { drainTimeout: 500 });
   const server = old.serve(here, (request) => {
     return old.upgradeWebSocket(request).response;
   });
@@ -207,7 +207,7 @@ test("one that is stopped when the next is ready leaves its clients to that", as
 test("a WebSocket that comes while its generation leaves is closed with 1012, too", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path, { deadline: 2000 });
+  const old = await begin(path, { drainTimeout: 2000 });
   const server = old.serve(here, (request) => {
     return request.headers.has("upgrade")
       ? old.upgradeWebSocket(request).response
@@ -276,7 +276,7 @@ test("one that does not read what it is offered does not hold up the next", asyn
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = new KeptLog();
-  const old = await begin(path, { answerTimeout: 100, logger: log });
+  const old = await begin(path, { peerTimeout: 100, logger: log });
   old.keep("much", () => new Uint8Array(8 << 20));
   await old.ready();
   using channel = new Channel(await connect(path));
@@ -330,8 +330,8 @@ test("durations may be fractions, or without end where that means something", as
   using directory = new Directory();
   const path = directory.join("app.sock");
   await assertRejects(() => begin(path, { probation: Infinity }), RangeError);
-  await assertRejects(() => begin(path, { deadline: NaN }), RangeError, "deadline");
-  const endless = { readyTimeout: Infinity, answerTimeout: Infinity, forceLimit: Infinity };
+  await assertRejects(() => begin(path, { drainTimeout: NaN }), RangeError, "drainTimeout");
+  const endless = { readyTimeout: Infinity, peerTimeout: Infinity, forceCloseAfter: Infinity };
   const old = await begin(path, endless);
   await old.ready();
   const next = await begin(path, { ...endless, probation: 1.5 });
@@ -446,7 +446,11 @@ test("one that is rolled back answers what it has before ready() rejects", async
 test("a handover that is taken back leaves its clients as they were, but for those that were told to leave", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const app = await begin(path, { deadline: 60_000, forceLimit: 60_000, answerTimeout: 20_000 });
+  const app = await begin(path, {
+    drainTimeout: 60_000,
+    forceCloseAfter: 60_000,
+    peerTimeout: 20_000,
+  });
   // One without a body may be the answer to any number of requests.
   const nothing = new Response(null, { status: 204 });
   const streamed = new Streamed();

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { hasEnded, identify } from "../../ffi/proc.ts";
 import { pause } from "../../lib/time.ts";
-import { type Generation, Rehearsal } from "../../mod.ts";
+import { type Generation, TestService } from "../../mod.ts";
 import { begin } from "../support/begin.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
@@ -157,7 +157,7 @@ test("a rehearsal never ends the process of the test", async () => {
   Deno.exit = ((code?: number) => codes.push(code)) as typeof Deno.exit;
   try {
     const main = async (app: Generation) => await app.ready();
-    await using service = new Rehearsal(main, { exitTimeout: 0 });
+    await using service = new TestService(main, { exitTimeout: 0 });
     const first = await service.next();
     const second = await service.next();
     await first.finished;

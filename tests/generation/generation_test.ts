@@ -1033,7 +1033,7 @@ test("start() says when what runs there speaks another version, or no handover a
   assertEquals(strange.code, "ERR_HANDOVER_PROTOCOL");
   await plain.shutdown();
   // And one that says nothing is not waited for for ever.
-  const silent = await assertRejects(() => begin(path, { answerTimeout: 20 }), HandoverError);
+  const silent = await assertRejects(() => begin(path, { peerTimeout: 20 }), HandoverError);
   assertEquals(silent.code, "ERR_HANDOVER_TIMEOUT");
   listener.close();
 });
@@ -1065,7 +1065,7 @@ test("start() says for how long it has been waiting, and for what", async () => 
   const app = await begin(path);
   const log = new KeptLog();
   const end = new AbortController();
-  const waiting = begin(path, { logger: log, answerTimeout: 100, signal: end.signal });
+  const waiting = begin(path, { logger: log, peerTimeout: 100, signal: end.signal });
   const refused = assertRejects(() => waiting, Error, "enough");
   // The first one says that it is a generation of this process that is waited for.
   await until(() => log.errors.length > 1);
@@ -1082,7 +1082,7 @@ test("garbage at the control socket harms nobody", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = new KeptLog();
-  const app = await begin(path, { logger: log, answerTimeout: 50 });
+  const app = await begin(path, { logger: log, peerTimeout: 50 });
   await app.ready();
   for (
     const bytes of [
@@ -1123,7 +1123,7 @@ test("a generation takes the first listeners from a plain server, which learns t
     await conn.read(new Uint8Array(1));
     hungUp.resolve();
   });
-  const app = await begin(directory.join("app.sock"), { predecessor: plain });
+  const app = await begin(directory.join("app.sock"), { inheritFrom: plain });
   assertEquals(app.generation, 1);
   const server = app.serve({ hostname: "127.0.0.1", port: portOf(listener) }, saying("here"));
   assertEquals(portOf(server), portOf(listener));
@@ -1145,7 +1145,7 @@ test("a plain server that waits for a word gets one when its listener is served"
     await response.flush();
     await conn.readFull(word);
   });
-  const app = await begin(directory.join("app.sock"), { predecessor: plain });
+  const app = await begin(directory.join("app.sock"), { inheritFrom: plain });
   app.serve({ hostname: "127.0.0.1", port: portOf(listener) }, saying("here"));
   assertEquals(word, new Uint8Array(5));
   await app.ready();
@@ -1161,7 +1161,7 @@ test("a plain server that sends nothing is not waited for for ever", async () =>
     await conn.read(new Uint8Array(1));
   });
   const path = directory.join("app.sock");
-  const options = { predecessor: plain, answerTimeout: 50 };
+  const options = { inheritFrom: plain, peerTimeout: 50 };
   const error = await assertRejects(() => begin(path, options), HandoverError, "sent nothing");
   assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
   assertEquals(directory.names(), ["plain.sock"]);
@@ -1171,9 +1171,9 @@ test("without that server, or with a generation running, `predecessor` does not 
   using directory = new Directory();
   const path = directory.join("app.sock");
   const predecessor = directory.join("nobody.sock");
-  const first = await begin(path, { predecessor });
+  const first = await begin(path, { inheritFrom: predecessor });
   await first.ready();
-  const second = await begin(path, { predecessor });
+  const second = await begin(path, { inheritFrom: predecessor });
   assertEquals(second.generation, 2);
   await second.ready();
   await first.finished;
@@ -1211,7 +1211,9 @@ test("what a service is told at the wrong time, it says", async () => {
   await assertRejects(() => app.ready(), TypeError, "this generation is serving");
   await app.stop();
   await assertRejects(() => app.restart(), HandoverError, "this generation is stopped");
-  for (const name of ["probation", "readyTimeout", "deadline", "answerTimeout", "forceLimit"]) {
+  for (
+    const name of ["probation", "readyTimeout", "drainTimeout", "peerTimeout", "forceCloseAfter"]
+  ) {
     await assertRejects(
       () => begin(directory.join("app.sock"), { [name]: -1 }),
       RangeError,
@@ -1232,7 +1234,7 @@ test("a path that is in use is refused, and what is made before is let go", asyn
 test("WebSockets are closed with 1012 when their generation leaves", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const options = { deadline: 200 };
+  const options = { drainTimeout: 200 };
   const old = await begin(path, options);
   const server = old.serve(here, (request) => {
     const { socket, response } = old.upgradeWebSocket(request);

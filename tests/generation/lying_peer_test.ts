@@ -66,7 +66,7 @@ const readyWords: Record<string, Uint8Array> = {
 test("a generation serves on, whatever comes to its control socket says", async (t) => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  await using service = new Child("./generation.ts", [path, "--answerTimeout", "3000"]);
+  await using service = new Child("./generation.ts", [path, "--peerTimeout", "3000"]);
   const said: string[] = [];
   let port = 0;
   const heard = (async () => {
@@ -147,11 +147,11 @@ const offer = { type: "offer", version: 1, generation: 1, pid: 1, items: [contro
 /** Offers of which a part is wrong, and what the error names. */
 const offers: Record<string, { wrong: Record<string, unknown>; named: string }> = {
   "a donor that is no process": {
-    wrong: { items: [control, { ...web, donor: 2 ** 40 }] },
+    wrong: { items: [control, { ...web, senderPid: 2 ** 40 }] },
     named: "items[1].donor is 1099511627776, where the number of a process (0 to 2147483647)",
   },
   "a donor below zero": {
-    wrong: { items: [control, { ...web, donor: -1 }] },
+    wrong: { items: [control, { ...web, senderPid: -1 }] },
     named: "items[1].donor is -1",
   },
   "no process": { wrong: { pid: 0 }, named: "pid is 0" },
@@ -232,7 +232,7 @@ test("a descriptor of the predecessor's that is of no use is closed", async () =
   const theirs = directory.join("theirs.sock");
   await using _server = listenAndServe(theirs, fdHandler(useless), { logger: {} });
   await assertRejects(
-    () => begin(directory.join("app.sock"), { predecessor: theirs }),
+    () => begin(directory.join("app.sock"), { inheritFrom: theirs }),
     Deno.errors.BadResource,
   );
   // The guard of this test sees whether one is left.
@@ -308,7 +308,7 @@ test("the number of a process of another PID namespace is not taken for one of t
     using channel = new Channel(await listener.accept());
     await channel.receive();
     // In there this process has no number, and its own one is another process's, or nobody's.
-    const items = [control, { ...web, donor: Deno.pid }];
+    const items = [control, { ...web, senderPid: Deno.pid }];
     await channel.send({ ...offer, items } as Frame, {
       descriptors: [{ fd: listener.fd }, { fd: listening }],
     });
@@ -324,7 +324,7 @@ test("the number of a process of another PID namespace is not taken for one of t
     const answer = await channel.receive();
     if (answer?.type !== "offer") return false;
     for (const { fd } of await channel.receiveDescriptors(answer.items.length)) fd.close();
-    donors = answer.items.map(({ donor }) => donor);
+    donors = answer.items.map(({ senderPid }) => senderPid);
     return true;
   });
   assertEquals(donors, [undefined, 0]);

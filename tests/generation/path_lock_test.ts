@@ -53,7 +53,7 @@ test("a start that waits for the lock warns, names the process that holds it, an
   const log = new Log();
   using _held = new Held(path);
   const error = await assertRejects(
-    () => begin(path, { answerTimeout: 200, logger: log }),
+    () => begin(path, { peerTimeout: 200, logger: log }),
     HandoverError,
   );
   assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
@@ -93,7 +93,7 @@ test("a handover takes no lock", async () => {
   await old.ready();
   {
     using _held = new Held(path);
-    const next = await begin(path, { answerTimeout: 1000 });
+    const next = await begin(path, { peerTimeout: 1000 });
     await next.ready();
     await old.finished;
     assertEquals(next.generation, 2);

@@ -146,7 +146,7 @@ test("a generation whose successor had bound its path anew is reachable again wh
   using directory = new Directory();
   const web = directory.join("web.sock");
   const control = directory.join("app.sock");
-  const old = await begin(control, { answerTimeout: 1000 });
+  const old = await begin(control, { peerTimeout: 1000 });
   old.serve({ path: web }, saying("old"));
   await old.ready();
   {
@@ -524,7 +524,7 @@ test("a listener of a plain server is found at its path, which its socket was no
   const { ino } = pathStatus(web)!;
   const predecessor = directory.join("plain.sock");
   const server = listenAndServe(predecessor, listenerHandler(listener));
-  const app = await begin(directory.join("app.sock"), { predecessor });
+  const app = await begin(directory.join("app.sock"), { inheritFrom: predecessor });
   app.serve({ path: web }, saying("here"));
   await app.ready();
   await server.shutdown();
@@ -541,7 +541,7 @@ test("a listener of a plain server whose path another service has by now is not 
   const predecessor = directory.join("plain.sock");
   await using _server = listenAndServe(predecessor, listenerHandler(listener));
   using _other = listen(web, { replace: true, mode: 0o600 });
-  const app = await begin(directory.join("app.sock"), { predecessor });
+  const app = await begin(directory.join("app.sock"), { inheritFrom: predecessor });
   assertThrows(() => app.serve({ path: web, mode: 0o666 }, saying("no")), AddrInUse, "another");
   assertEquals(modeOf(web), 0o600);
   await app.stop();

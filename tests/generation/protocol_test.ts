@@ -5,15 +5,15 @@ import {
   encodeFrame,
   type Frame,
   frameLength,
+  type GenerationStatus,
   maxFrameBytes,
   maxNameLength,
   type OfferedItem,
   offerFrames,
   reportFrame,
-  type Status,
 } from "../../lib/generation/protocol.ts";
 
-const status: Status = {
+const status: GenerationStatus = {
   generation: 3,
   pid: 7,
   service: "billing",
@@ -47,7 +47,7 @@ const frames: Frame[] = [
         key: "unix /run/a",
         name: "web",
         path: "/run/a",
-        donor: 0,
+        senderPid: 0,
         file: { path: "/run/a", dev: "26", ino: "18446744073709551615" },
       },
       { kind: "state", key: "ümlaut", bytes: 0 },
@@ -118,7 +118,7 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
     values: [...notText, undefined, "", "pipe", "control", "stdout", "stderr"],
   },
   "items[0].key of items": { frame: "items", values: [...notText, undefined] },
-  "items[1].donor": { frame: "offer", values: [...notInteger, 2 ** 31, 2 ** 40] },
+  "items[1].senderPid": { frame: "offer", values: [...notInteger, 2 ** 31, 2 ** 40] },
   "items[1].file": { frame: "offer", values: [null, true, "", 1, [{}], {}] },
   "items[1].file.path": {
     frame: "offer",

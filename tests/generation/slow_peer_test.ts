@@ -1,6 +1,6 @@
 /**
  * A large state between two generations: it may take as long as it likes while it flows, and no longer
- * than `answerTimeout` when it does not.
+ * than `peerTimeout` when it does not.
  *
  * @module
  */
@@ -16,14 +16,14 @@ import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
-const answerTimeout = 1000;
+const peerTimeout = 1000;
 /** More than the kernel keeps for a connection, and many pieces. */
 const state = new Uint8Array(4 << 20).map((_, i) => i * 31 >> 3);
 const piece = 32 << 10;
 
-/** Pauses, after each piece, for as long as makes the whole take four times `answerTimeout`. */
+/** Pauses, after each piece, for as long as makes the whole take four times `peerTimeout`. */
 async function dawdle(): Promise<void> {
-  await pause(4 * answerTimeout * piece / state.length);
+  await pause(4 * peerTimeout * piece / state.length);
 }
 
 test("a successor that reads a large state slowly gets it; one that stops reading does not", async () => {
@@ -34,7 +34,7 @@ test("a successor that reads a large state slowly gets it; one that stops readin
     using directory = new Directory();
     const path = directory.join("app.sock");
     const log = new KeptLog();
-    await using app = await begin(path, { answerTimeout, logger: log });
+    await using app = await begin(path, { peerTimeout, logger: log });
     app.keep("large", state);
     await app.ready();
     using channel = await offered(path);
@@ -43,7 +43,7 @@ test("a successor that reads a large state slowly gets it; one that stops readin
       await channel.conn.readFull(read.subarray(at, at + piece));
       await dawdle();
     }
-    assert(performance.now() - began > 3 * answerTimeout);
+    assert(performance.now() - began > 3 * peerTimeout);
     assertEquals(read, state);
     const [{ fd }] = await channel.receiveDescriptors(1);
     fd.close();
@@ -54,7 +54,7 @@ test("a successor that reads a large state slowly gets it; one that stops readin
     using directory = new Directory();
     const path = directory.join("app.sock");
     const log = new KeptLog();
-    await using app = await begin(path, { answerTimeout, logger: log });
+    await using app = await begin(path, { peerTimeout, logger: log });
     app.keep("large", state);
     await app.ready();
     using channel = await offered(path);
@@ -75,8 +75,8 @@ test("start() takes a large state that comes slowly, and gives up on one that st
     using control = listen(path);
     using service = listen(directory.join("service.sock"));
     const offering = offer(control, service, state.length);
-    await using app = await begin(path, { answerTimeout });
-    assert(performance.now() - began > 3 * answerTimeout);
+    await using app = await begin(path, { peerTimeout });
+    assert(performance.now() - began > 3 * peerTimeout);
     assertEquals(app.take("large"), state);
     assertEquals(app.generation, 2);
     (await offering)[Symbol.dispose]();
@@ -88,7 +88,7 @@ test("start() takes a large state that comes slowly, and gives up on one that st
     using control = listen(path);
     using service = listen(directory.join("service.sock"));
     const offering = offer(control, service, state.length / 2);
-    const error = await assertRejects(() => begin(path, { answerTimeout }), HandoverError);
+    const error = await assertRejects(() => begin(path, { peerTimeout }), HandoverError);
     assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
     assertMatch(error.message, /has sent nothing for 1000 ms/);
     (await offering)[Symbol.dispose]();

@@ -25,7 +25,7 @@ import {
   type Keepable,
   listen,
   NoDescriptorError,
-  Rehearsal,
+  TestService,
   type UnixConn,
 } from "../../mod.ts";
 import { findAny } from "../../lib/native/descriptor.ts";
@@ -406,7 +406,7 @@ async function takeOf(n: number, take: number, look?: (app: Generation) => Promi
     await app.ready();
     await app.finished;
   }
-  await using service = new Rehearsal(main, { logger: {}, answerTimeout: 60_000 });
+  await using service = new TestService(main, { logger: {}, peerTimeout: 60_000 });
   await look?.(await service.next());
   if (!look) await service.next();
   await service.next();

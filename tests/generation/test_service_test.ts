@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { type Generation, Rehearsal } from "../../mod.ts";
+import { type Generation, TestService } from "../../mod.ts";
 import { test } from "../support/guard.ts";
 
 async function asked(app: Generation, headers: HeadersInit = {}): Promise<string> {
@@ -12,7 +12,7 @@ const onItsOwn = { connection: "close" };
 
 test("generations take over from one another inside one process", async () => {
   const ended: number[] = [];
-  await using service = new Rehearsal(async (app) => {
+  await using service = new TestService(async (app) => {
     app.serve(
       { hostname: "127.0.0.1", port: 0 },
       () => new Response(`generation ${app.generation}`),
@@ -43,7 +43,7 @@ test("generations take over from one another inside one process", async () => {
 
 test("one whose main program throws, or is never ready, leaves the service to the one before", async () => {
   let broken: "throws" | "ends" | undefined;
-  await using service = new Rehearsal(async (app) => {
+  await using service = new TestService(async (app) => {
     app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("fine"));
     if (broken === "throws") throw new Error("out of luck");
     if (broken === "ends") return;

@@ -21,7 +21,7 @@ for (const [way, instances] of ways) {
     const lines = await linesOf(child, instances + 1);
     await control.shutdown();
     assertEquals(lines.filter((line) => line === "serving").length, instances);
-    assertEquals(await drain(old, { deadline: 0 }), 0);
+    assertEquals(await drain(old, { drainTimeout: 0 }), 0);
     const answers = new Set<string>();
     await until(async () => {
       for (const text of await Promise.all(Array.from({ length: 8 }, () => get(port)))) {

@@ -84,7 +84,7 @@ class InTwoPieces {
 // The order of leaving
 
 test("an answer under way has the deadline and then the force limit, by HTTP/2 and by HTTP/1.0", async () => {
-  const forceLimit = 100;
+  const forceCloseAfter = 100;
   const answers = { http2: new InTwoPieces(), http10: new InTwoPieces() };
   const servers = {
     http2: serve(answers.http2.answer, certificate),
@@ -97,10 +97,10 @@ test("an answer under way has the deadline and then the force limit, by HTTP/2 a
   await conn.write(text.encode("GET / HTTP/1.0\r\n\r\n"));
   await until(() => answers.http2.begun && answers.http10.begun);
   const draining = Object.values(servers).map((server) =>
-    drain(server, { deadline: tooLong, forceLimit })
+    drain(server, { drainTimeout: tooLong, forceCloseAfter })
   );
   // Either is cut within this if the force limit begins at once.
-  await pause(10 * forceLimit);
+  await pause(10 * forceCloseAfter);
   for (const answer of Object.values(answers)) answer.go();
   assertEquals(await client.line(), "answer: one two");
   assert((await allOf(conn)).endsWith("\r\n\r\none two"));
@@ -110,8 +110,8 @@ test("an answer under way has the deadline and then the force limit, by HTTP/2 a
 
 test("an upload has the whole force limit, as an answer of HTTP/2 has, at a stop and at the deadline", async () => {
   using directory = new Directory();
-  const forceLimit = 4000;
-  const app = await begin(directory.join("app.sock"), { forceLimit });
+  const forceCloseAfter = 4000;
+  const app = await begin(directory.join("app.sock"), { forceCloseAfter });
   let uploads = 0;
   const receiving: HttpHandler = async (request) => {
     uploads++;
@@ -128,9 +128,9 @@ test("an upload has the whole force limit, as an answer of HTTP/2 has, at a stop
   await using client = await http2(tls);
   await client.tell("ask");
   await until(() => uploads === 2 && answer.begun);
-  const limits = { deadline: 0, forceLimit };
+  const limits = { drainTimeout: 0, forceCloseAfter };
   const leaving = Promise.all([app.stop(), drain(drained, limits), drain(tls, limits)]);
-  await pause(forceLimit * 0.6);
+  await pause(forceCloseAfter * 0.6);
   answer.go();
   assertEquals(await client.line(), "answer: one two");
   for (const { conn } of clients) await conn.write(text.encode("on"));
@@ -143,7 +143,7 @@ test("an upload has the whole force limit, as an answer of HTTP/2 has, at a stop
 
 test("a connection without a request is not waited for when its server is stopped", async () => {
   using directory = new Directory();
-  const app = await begin(directory.join("app.sock"), { forceLimit: tooLong });
+  const app = await begin(directory.join("app.sock"), { forceCloseAfter: tooLong });
   const tls = app.serve({ ...here, ...certificate }, saying("hello"));
   const plain = app.serve(here, saying("hello"));
   await app.ready();
@@ -209,7 +209,7 @@ for (const version of ["1.0", "1.1"]) {
       const request = text.encode(
         `GET /${encodeURI(kind)} HTTP/${version}\r\nHost: test\r\nConnection: keep-alive\r\n\r\n`,
       );
-      const draining = drain(server, { deadline: tooLong });
+      const draining = drain(server, { drainTimeout: tooLong });
       const began = performance.now();
       await conn.write(request);
       const said = await allOf(conn);
@@ -226,7 +226,7 @@ for (const version of ["1.0", "1.1"]) {
 test("requests that follow one another without a pause are all answered before their connection is closed", async () => {
   const server = serveKinds();
   using client = await Http1Client.dial(server.addr);
-  const draining = drain(server, { deadline: tooLong });
+  const draining = drain(server, { drainTimeout: tooLong });
   const requests = Array.from(
     { length: 8 },
     () => "GET /later HTTP/1.1\r\nHost: test\r\n\r\n",
@@ -261,7 +261,7 @@ test("a client of HTTP/1.0 that keeps its connection loses no request while its 
       }
       assert(said.endsWith("\r\n\r\nanswer"), `after ${answered} answers: "${said}"`);
       answered++;
-      if (answered === 100) draining ??= drain(server, { deadline: 2000 });
+      if (answered === 100) draining ??= drain(server, { drainTimeout: 2000 });
       if (n !== null) continue;
       // The answer ended with its connection.
       conn.close();
@@ -278,7 +278,7 @@ test("a client of HTTP/1.0 that keeps its connection loses no request while its 
 
 test("an upload that was refused unread does not hold up a stop, and is told once to leave", async () => {
   using directory = new Directory();
-  const app = await begin(directory.join("app.sock"), { forceLimit: tooLong });
+  const app = await begin(directory.join("app.sock"), { forceCloseAfter: tooLong });
   let refused = 0;
   const server = app.serve(here, async () => {
     refused++;
@@ -304,8 +304,8 @@ test("an upload that was refused unread does not hold up a stop, and is told onc
 
 test("a client that has left is not waited for, and not counted, while its handler goes on", async () => {
   using directory = new Directory();
-  const forceLimit = 200;
-  const app = await begin(directory.join("app.sock"), { deadline: tooLong, forceLimit });
+  const forceCloseAfter = 200;
+  const app = await begin(directory.join("app.sock"), { drainTimeout: tooLong, forceCloseAfter });
   const muchLater = Promise.withResolvers<Response>();
   let asked = 0;
   const never = () => {
@@ -326,7 +326,7 @@ test("a client that has left is not waited for, and not counted, while its handl
   next.serve(here, saying("next"));
   const began = performance.now();
   await next.ready();
-  assertEquals(await drain(drained, { deadline: tooLong, forceLimit }), 0);
+  assertEquals(await drain(drained, { drainTimeout: tooLong, forceCloseAfter }), 0);
   await app.finished;
   assert(performance.now() - began < tooLong / 2);
   muchLater.resolve(new Response());
@@ -339,7 +339,7 @@ for (const plain of [false, true]) {
   test(`a client of HTTP/2 over ${over} that sends a Host field is moved when it was answered`, async () => {
     const server = serve(saying("hello"), plain ? undefined : certificate);
     await using client = await http2(server, { host: true, plain });
-    const draining = drain(server, { deadline: tooLong });
+    const draining = drain(server, { drainTimeout: tooLong });
     await client.tell("ask");
     assertEquals(await client.line(), "answer: hello");
     const began = performance.now();
@@ -368,7 +368,7 @@ test("a client that has reset its connection does not keep others from being cut
   using client = await Http1Client.dial(server.addr);
   await client.send();
   await until(() => asked === 2);
-  assertEquals(await drain(server, { deadline: 0, forceLimit: 0 }), 1);
+  assertEquals(await drain(server, { drainTimeout: 0, forceCloseAfter: 0 }), 1);
   assert(await client.ended());
   muchLater.resolve(new Response());
   await server.finished;
@@ -382,7 +382,7 @@ test("a client over TLS of which the version of HTTP is not certain is waited fo
   await conn.write(text.encode(ask));
   assertEquals((await client.answer()).body, "hello");
   let isDrained = false;
-  const draining = drain(server, { deadline: tooLong, forceLimit: 100 })
+  const draining = drain(server, { drainTimeout: tooLong, forceCloseAfter: 100 })
     .finally(() => isDrained = true);
   // Longer than an idle connection of HTTP/2 would be left alone.
   await pause(1000);

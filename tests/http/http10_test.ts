@@ -109,7 +109,7 @@ async function connections(generation: Child): Promise<number> {
 async function replaceUnderLoad(proxy?: Proxy): Promise<void> {
   using directory = new Directory();
   // A client that has not left by the deadline is hung up on, and loses a request.
-  const args = [directory.join("app.sock"), "--deadline", "1500"];
+  const args = [directory.join("app.sock"), "--drainTimeout", "1500"];
   await using first = new Child("./generation.ts", args);
   const upstream = Number(await line(first, "port: "));
   await line(first, "serving: 1");

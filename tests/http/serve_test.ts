@@ -551,7 +551,7 @@ test("at the deadline the clients that stayed are closed, and counted", async ()
     const server = serveHttp(listening(kind, directory).fd, saying("hello"));
     const clients = await Promise.all([1, 2, 3].map(() => Client.dial(server.addr)));
     for (const client of clients) await client.request();
-    assertEquals(await drain(server, { deadline: 1 }), 3);
+    assertEquals(await drain(server, { drainTimeout: 1 }), 3);
     await server.finished;
     for (const client of clients) {
       assert(await client.ended());
@@ -571,7 +571,7 @@ test("a request that is being answered at the deadline is answered to its end", 
   using client = await Client.dial(server.addr);
   await client.send();
   await until(() => asked);
-  const draining = drain(server, { deadline: 0 });
+  const draining = drain(server, { drainTimeout: 0 });
   resolve(new Response("slow"));
   assertEquals((await client.answer()).body, "slow");
   assertEquals(await draining, 1);
@@ -602,7 +602,7 @@ test("aborting ends the wait with the signal's reason; the server still answers 
   assertEquals((await client.request()).body, "old");
   for (let i = 0; i < 20; i++) assertEquals((await ask(addr)).body, "next");
   // The other holder's connections are this process's here, and may still be closing.
-  assert(await drain(old, { deadline: 0 }) >= 1);
+  assert(await drain(old, { drainTimeout: 0 }) >= 1);
   await next.shutdown();
   fd.close();
 });
@@ -686,12 +686,12 @@ test("a signal ends a drain that an answer without end holds up", async () => {
   await client.send();
   assertEquals(await client.conn.read(new Uint8Array(1)), 1);
   const controller = new AbortController();
-  const draining = drain(server, { deadline: 0, signal: controller.signal });
+  const draining = drain(server, { drainTimeout: 0, signal: controller.signal });
   const reason = new Error("enough");
   controller.abort(reason);
   assertStrictEquals(await assertRejects(() => draining), reason);
   // The limit of force ends it for good.
-  assertEquals(await drain(server, { deadline: 0, forceLimit: 0 }), 1);
+  assertEquals(await drain(server, { drainTimeout: 0, forceCloseAfter: 0 }), 1);
   await readAll(client.conn);
   client.conn.close();
   await server.finished;

@@ -73,8 +73,8 @@ test("a client that reads late and talks on gets all that was sent, and the Clos
   const count = 16;
   for (const how of ["stopped", "replaced"]) {
     // A timer of Deno's is over at once when it is longer than 2^31 ms.
-    const forceLimit = how === "stopped" ? Infinity : 60_000;
-    const old = await begin(path, { deadline: 10, forceLimit });
+    const forceCloseAfter = how === "stopped" ? Infinity : 60_000;
+    const old = await begin(path, { drainTimeout: 10, forceCloseAfter });
     let opened: WebSocket | undefined;
     const server = old.serve(here, (request) => {
       const { socket, response } = old.upgradeWebSocket(request);
@@ -103,7 +103,7 @@ test("a client that reads late and talks on gets all that was sent, and the Clos
 
 test("clients that do not answer the Close frame are not waited for until the force limit", async () => {
   using directory = new Directory();
-  const app = await begin(directory.join("app.sock"), { forceLimit: 600_000 });
+  const app = await begin(directory.join("app.sock"), { forceCloseAfter: 600_000 });
   const server = app.serve(here, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => socket.send(data);
@@ -153,7 +153,7 @@ test("clients that talk on after the Close frame do not keep the process of thei
 test("a generation that is to hurry closes its WebSockets now, with 1012", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path, { deadline: 600_000, forceLimit: 500 });
+  const old = await begin(path, { drainTimeout: 600_000, forceCloseAfter: 500 });
   const server = old.serve(here, (request) => old.upgradeWebSocket(request).response);
   await old.ready();
   const clients = [];
@@ -173,7 +173,7 @@ test("a generation that is to hurry closes its WebSockets now, with 1012", async
 test("a WebSocket whose handshake is under way when its generation leaves is closed, too", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path, { deadline: 100, forceLimit: 60_000 });
+  const old = await begin(path, { drainTimeout: 100, forceCloseAfter: 60_000 });
   const go = Promise.withResolvers<void>();
   let asked = false;
   const server = old.serve(here, async (request) => {
@@ -198,7 +198,7 @@ test("a WebSocket whose handshake is under way when its generation leaves is clo
 test("exceptions in the listeners of some sockets do not keep the others from being closed", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path, { deadline: 100 });
+  const old = await begin(path, { drainTimeout: 100 });
   const thrown: string[] = [];
   const report = (event: ErrorEvent) => {
     event.preventDefault();

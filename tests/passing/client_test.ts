@@ -50,7 +50,7 @@ test("receive() delivers what another process sends, whole and in order", async 
   const received: string[] = [];
   const count = await receive(path, (fd, meta) => {
     assertEquals(Meta.from(meta).get("i"), received.length);
-    assertEquals(fd.donor, child.pid);
+    assertEquals(fd.senderPid, child.pid);
     received.push(String(Sockets.cookie(fd.raw)));
   });
   assertEquals(count, 300);

@@ -406,7 +406,7 @@ test("what makes a failure show does not make a message whole that lacks a byte"
     using wire = new Wire({ maxMetaBytes: 1 << 20 });
     assertEquals(wire.response.write(0, meta(sent - 4 + missing)), undefined);
     const half = wire.response.flush().catch(() => {});
-    wire.sender.spoil();
+    wire.sender.poison();
     const receiving = receiveAllFrom(wire.receiver, () => {});
     wire.sender.close();
     await assertRejects(() => receiving, UnexpectedEofError);

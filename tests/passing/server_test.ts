@@ -297,7 +297,7 @@ test("shutdown() hangs up on clients that are not done at its deadline, and they
       using client = await connect(path);
       await served.promise;
       await until(() => unreadBytes(client.fd.raw) > 0);
-      await server.shutdown({ deadline: 50 });
+      await server.shutdown({ drainTimeout: 50 });
       assertInstanceOf(log.errors[0][1], Deno.errors.TimedOut);
       assertMatch(String(log.errors[0][1]), /shut down, and its client was not done 50 ms later/);
       await assertRejects(() => receiveAllFrom(client, () => {}), UnexpectedEofError);
@@ -342,7 +342,7 @@ test("a client that has read nothing for as long as stallTimeout is hung up on",
   assertEquals(server.addr.path, path);
 });
 
-for (const name of ["stallTimeout", "deadline"] as const) {
+for (const name of ["stallTimeout", "drainTimeout"] as const) {
   test(`a ${name} that is no duration is refused`, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
@@ -356,7 +356,7 @@ for (const name of ["stallTimeout", "deadline"] as const) {
         );
       } else {
         await using server = listenAndServe(path, fdHandler(0));
-        await assertRejects(() => server.shutdown({ deadline: wrong }), RangeError, message);
+        await assertRejects(() => server.shutdown({ drainTimeout: wrong }), RangeError, message);
       }
     }
   });

@@ -8,10 +8,10 @@
 import { Fd, receive, UnixListener } from "../../mod.ts";
 import { told } from "../support/child.ts";
 
-const [path, donor] = Deno.args;
+const [path, senderPid] = Deno.args;
 const listeners: UnixListener[] = [];
 await receive(path, (fd) => {
-  const known = donor === "known" ? fd.donor : undefined;
+  const known = senderPid === "known" ? fd.senderPid : undefined;
   listeners.push(new UnixListener(new Fd(fd.take(), known)));
 });
 console.log("holding");

@@ -27,7 +27,7 @@ Deno.unrefTimer(setTimeout(() => {
 }, 20_000));
 
 function begin(options: StartOptions = {}): Promise<Generation> {
-  const endless = { deadline: Infinity, forceLimit: Infinity };
+  const endless = { drainTimeout: Infinity, forceCloseAfter: Infinity };
   return start(directory.join("app.sock"), { ...endless, ...options });
 }
 
@@ -199,7 +199,7 @@ const scenes: Record<string, () => Promise<void>> = {
   },
 
   async "event streams without an end"() {
-    const app = await begin({ deadline: 100, forceLimit: 500 });
+    const app = await begin({ drainTimeout: 100, forceCloseAfter: 500 });
     const server = app.serve(here, () =>
       new Response(
         new ReadableStream({
@@ -364,7 +364,7 @@ const scenes: Record<string, () => Promise<void>> = {
   },
 
   async "a connection that stays"() {
-    const app = await begin({ deadline: 100, forceLimit: 100 });
+    const app = await begin({ drainTimeout: 100, forceCloseAfter: 100 });
     const listener = app.listen(here);
     await app.ready();
     using client = await dial(listener);

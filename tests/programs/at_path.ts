@@ -21,7 +21,7 @@ if (uid) {
 }
 const app = await start(control, {
   probation: 60_000,
-  answerTimeout: 1000,
+  peerTimeout: 1000,
   allow: () => true,
   logger: {
     warn: (message) => console.log(`warning: ${message}`),

@@ -14,7 +14,7 @@ const held = Promise.withResolvers<void>();
 
 const app = await start(path, {
   probation: 50,
-  deadline: 20_000,
+  drainTimeout: 20_000,
   logger: {
     info: (message, details) => {
       const { phase } = (details ?? {}) as { phase?: string };

@@ -102,7 +102,7 @@ const parts: Record<string, () => Promise<void>> = {
   },
 
   async "a rehearsal"() {
-    await using service = new graceful.Rehearsal(async (app) => {
+    await using service = new graceful.TestService(async (app) => {
       app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("hello"));
       await app.ready();
       await app.finished;

@@ -15,8 +15,8 @@ const { values: flags, positionals: [path] } = parseArgs({
   options: {
     probation: { type: "string", default: "100" },
     readyTimeout: { type: "string", default: "20000" },
-    answerTimeout: { type: "string", default: "10000" },
-    deadline: { type: "string", default: "20000" },
+    peerTimeout: { type: "string", default: "10000" },
+    drainTimeout: { type: "string", default: "20000" },
     restartOn: { type: "string", multiple: true, default: [] },
     restartAsMain: { type: "boolean" },
     fail: { type: "string" },
@@ -50,8 +50,8 @@ const app = await start(path, {
   logger,
   probation: Number(flags.probation),
   readyTimeout: Number(flags.readyTimeout),
-  answerTimeout: Number(flags.answerTimeout),
-  deadline: Number(flags.deadline),
+  peerTimeout: Number(flags.peerTimeout),
+  drainTimeout: Number(flags.drainTimeout),
   restartOn: flags.restartOn as Deno.Signal[],
   restartAsMain: flags.restartAsMain,
 });

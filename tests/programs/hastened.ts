@@ -6,10 +6,10 @@
  */
 
 import { Fd } from "../../ffi/fd.ts";
-import { type Alarm, hasten, ready } from "../../ffi/poll.ts";
+import { ready, useWaker, type Waker } from "../../ffi/poll.ts";
 import { socketPair, writeByte } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
-import { makeAlarm } from "../../lib/event_loop/waker.ts";
+import { makeWaker } from "../../lib/event_loop/waker.ts";
 import { UnixConn } from "../../mod.ts";
 
 const [a, b] = socketPair();
@@ -17,17 +17,17 @@ const conn = new UnixConn(new Fd(a));
 let made: boolean | undefined;
 let rings = 0;
 
-async function makeCounted(epoll: number): Promise<Alarm | undefined> {
-  const alarm = await makeAlarm(epoll);
-  made = alarm !== undefined;
-  return alarm && {
-    async rung() {
-      const rang = await alarm.rung();
+async function makeCounted(epoll: number): Promise<Waker | undefined> {
+  const waker = await makeWaker(epoll);
+  made = waker !== undefined;
+  return waker && {
+    async woken() {
+      const rang = await waker.woken();
       if (rang) rings++;
       return rang;
     },
-    keepAlive: (alive) => alarm.keepAlive(alive),
-    [Symbol.dispose]: () => alarm[Symbol.dispose](),
+    keepAlive: (alive) => waker.keepAlive(alive),
+    [Symbol.dispose]: () => waker[Symbol.dispose](),
   };
 }
 
@@ -40,7 +40,7 @@ async function wait(times: number): Promise<void> {
   }
 }
 
-hasten(makeCounted);
+useWaker(makeCounted);
 while (made === undefined) await wait(1);
 // The first rings show that it works.
 await wait(20);

@@ -23,7 +23,12 @@ function help(moment: string, generation: number): void {
 Deno.writeTextFileSync(`${path}.started`, "x", { append: true });
 const generation = Deno.statSync(`${path}.started`).size;
 help("before start()", generation);
-const app = await start(path, { probation: 50, restartOn: ["SIGHUP"], deadline: 500, logger: {} });
+const app = await start(path, {
+  probation: 50,
+  restartOn: ["SIGHUP"],
+  drainTimeout: 500,
+  logger: {},
+});
 console.log(`pid of ${generation}: ${Deno.pid}`);
 help("before ready()", generation);
 await app.ready();

@@ -10,7 +10,7 @@ import { listenAndServe, start } from "../../mod.ts";
 import { here } from "../support/begin.ts";
 
 const [directory] = Deno.args;
-const app = await start(`${directory}/app.sock`, { probation: 50, deadline: 5000 });
+const app = await start(`${directory}/app.sock`, { probation: 50, drainTimeout: 5000 });
 try {
   if (app.generation > 1 && Deno.statSync(`${directory}/fail`)) throw new Error("out of luck");
 } catch (error) {

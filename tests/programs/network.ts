@@ -11,9 +11,9 @@ import { told } from "../support/child.ts";
 const [path, port = "0", predecessor] = Deno.args;
 const warnings: string[] = [];
 const app = await start(path, {
-  predecessor,
+  inheritFrom: predecessor,
   probation: 100,
-  deadline: 1000,
+  drainTimeout: 1000,
   logger: { warn: (message) => warnings.push(message), error: console.error },
 });
 const hostname = "127.0.0.1";

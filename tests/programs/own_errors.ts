@@ -35,7 +35,7 @@ async function main(path: string, fault: typeof faults[number]): Promise<void> {
     : { error: log };
   const app = await start(path, {
     probation: 50,
-    deadline: 20_000,
+    drainTimeout: 20_000,
     logger,
     ...(fault === "allow" && { allow: fail }),
   });

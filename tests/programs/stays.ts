@@ -22,7 +22,7 @@ const { values: flags, positionals: [path, beside] } = parseArgs({
 const exitTimeout: number | false = flags.exitTimeout === "false"
   ? false
   : Number(flags.exitTimeout);
-const options = { exitTimeout, probation: 50, deadline: 1000 };
+const options = { exitTimeout, probation: 50, drainTimeout: 1000 };
 const timer = setInterval(() => console.log("alive"), 50);
 // Another service in the same process.
 const other = beside ? await start(beside, { ...options, stopOn: [] }) : undefined;

@@ -17,15 +17,15 @@ const [path, how] = Deno.args;
 const plain = how === "plain";
 // Deno's timer for clients that say nothing keeps the process for half of that.
 const options = { idleTimeout: 3600 };
-const deadline = 1000;
-const app = await start(path, { logger: {}, probation: 50, deadline, forceLimit: 5000 });
+const drainTimeout = 1000;
+const app = await start(path, { logger: {}, probation: 50, drainTimeout, forceCloseAfter: 5000 });
 const server = app.serve({ hostname: "127.0.0.1", port: 0 }, (request) => {
   const { socket, response } = plain
     ? Deno.upgradeWebSocket(request, options)
     : app.upgradeWebSocket(request, options);
   if (plain) {
     app.draining.addEventListener("abort", () => {
-      setTimeout(() => socket.close(1012, "service restart"), Math.random() * deadline / 2);
+      setTimeout(() => socket.close(1012, "service restart"), Math.random() * drainTimeout / 2);
     });
   }
   const id = new URL(request.url).searchParams.get("id");

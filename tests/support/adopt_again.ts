@@ -9,7 +9,7 @@ import { check } from "../../ffi/errno.ts";
 import { cString, libc } from "../../ffi/libc.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { listenLoopback } from "./loopback.ts";
-import { slots } from "../../lib/event_loop/registration.ts";
+import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { fdConn, fdFile, fdListener } from "../../mod.ts";
 
 /** How it went: what worked, and the numbers that this thread's runtime watched meanwhile. */
@@ -43,7 +43,7 @@ export async function adoptAgainAndAgain(
     if (path) readAdopted(path);
     using host = await Deno.connect({ hostname: "127.0.0.1", port });
     if (await host.read(new Uint8Array(1)) !== 1) throw new Error("The host did not answer");
-    for (const { tfd } of slots()) watched.add(tfd);
+    for (const { tfd } of denoRegistrations()) watched.add(tfd);
     adopted++;
   }
   return { adopted, watched: [...watched] };

@@ -6,7 +6,7 @@
 
 import { ready } from "../../ffi/poll.ts";
 import { ifSocket, localAddress } from "../../ffi/socket.ts";
-import { slots } from "../../lib/event_loop/registration.ts";
+import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { connect, receive, serveHttp } from "../../mod.ts";
 import { adoptAgainAndAgain, type Adopted } from "./adopt_again.ts";
 import { told } from "./child.ts";
@@ -55,7 +55,7 @@ async function adopt(): Promise<void> {
   using host = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = host.addr;
   const place = () =>
-    slots().filter(({ tfd }) => {
+    denoRegistrations().filter(({ tfd }) => {
       const address = ifSocket(tfd, () => localAddress(tfd));
       return address && "port" in address && address.port === port;
     }).map(({ tfd, events, data }) => ({ tfd, events, data: String(data) }));

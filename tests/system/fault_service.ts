@@ -6,7 +6,7 @@
 
 import { pause } from "../../lib/time.ts";
 import { Channel } from "../../lib/generation/channel.ts";
-import type { Frame, Status } from "../../lib/generation/protocol.ts";
+import type { Frame, GenerationStatus } from "../../lib/generation/protocol.ts";
 import { connect } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 import type { Fault, FaultyOptions, Line } from "./faulty.ts";
@@ -135,7 +135,7 @@ export class Service implements AsyncDisposable {
   }
 
   /** What the generation that answers says of itself; undefined when none does. */
-  async status(): Promise<Status | undefined> {
+  async status(): Promise<GenerationStatus | undefined> {
     const answer = await this.#ask({ type: "status" }, 2000).catch(() => undefined);
     return answer?.type === "report" ? answer.status : undefined;
   }

@@ -141,8 +141,8 @@ const probation = 300;
  * The death of a process shows without any timeout. That it was stopped shows by nothing else, and
  * they are short then.
  */
-const patient = { probation, readyTimeout: 20_000, answerTimeout: 20_000 };
-const impatient = { probation, readyTimeout: 2000, answerTimeout: 1000 };
+const patient = { probation, readyTimeout: 20_000, peerTimeout: 20_000 };
+const impatient = { probation, readyTimeout: 2000, peerTimeout: 1000 };
 
 /** Longer than a process that was stopped would have waited for any answer. */
 const longerThanAll = 3500;

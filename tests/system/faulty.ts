@@ -37,7 +37,7 @@ export type Way =
 
 /** What the service gets as JSON. */
 export interface FaultyOptions
-  extends Pick<StartOptions, "probation" | "readyTimeout" | "answerTimeout"> {
+  extends Pick<StartOptions, "probation" | "readyTimeout" | "peerTimeout"> {
   /**
    * What is wrong with this service, so that a test can see that it would notice: it lets its clients
    * down as soon as the next one is ready; or every generation has one more descriptor open than the

@@ -144,15 +144,15 @@ test("start() takes nothing from another user's process, at its path or its pred
   const ours = directory.join("app.sock");
   const starting = {
     "at its path": () => begin(theirs),
-    "at its predecessor's": () => begin(ours, { predecessor: theirs }),
-    "where `allow` says so": () => begin(ours, { predecessor: theirs, allow: () => false }),
+    "at its predecessor's": () => begin(ours, { inheritFrom: theirs }),
+    "where `allow` says so": () => begin(ours, { inheritFrom: theirs, allow: () => false }),
   };
   for (const [where, start] of Object.entries(starting)) {
     await assertRejects(start, PeerNotAllowedError, wanted, where);
     assertEquals(await stranger.line(), "was answered 0 bytes", where);
   }
   // Nothing is left listening, and `allow` may name that user.
-  const app = await begin(ours, { predecessor: theirs, allow: ({ uid }) => uid === nobody });
+  const app = await begin(ours, { inheritFrom: theirs, allow: ({ uid }) => uid === nobody });
   using given = app.take("") as Fd;
   assertInstanceOf(given, Fd);
   await app.ready();
