@@ -5,7 +5,8 @@
  */
 
 import { guarded, type Logger } from "../logger.ts";
-import type { Generation, StartOptions } from "./generation.ts";
+import type { Generation } from "./generation.ts";
+import type { StartOptions } from "./options.ts";
 import { start } from "./start.ts";
 
 /** A service: what its main program does with the generation that it starts. */
@@ -70,7 +71,7 @@ export class TestService implements AsyncDisposable {
       ...this.#options,
       // The process is that of the test.
       exitTimeout: false,
-      logger: noticing("ready", resolve, guarded(this.#options.logger)),
+      logger: noticing(["serving", "withdrawn"], resolve, guarded(this.#options.logger)),
     });
     this.#generations.add(app);
     const running = (async () => await this.#main(app))();
@@ -99,12 +100,13 @@ export class TestService implements AsyncDisposable {
   }
 }
 
-/** A logger that passes everything on, and calls `notice` when a phase is reached. */
-function noticing(wanted: string, notice: () => void, logger: Logger): Logger {
+/** A logger that passes everything on, and calls `notice` when one of these phases is reached. */
+function noticing(wanted: string[], notice: () => void, logger: Logger): Logger {
   return {
     debug: (message, ...details) => logger.debug?.(message, ...details),
     info(message, ...details) {
-      if ((details[0] as { phase?: string } | undefined)?.phase === wanted) notice();
+      const { phase } = (details[0] ?? {}) as { phase?: string };
+      if (phase !== undefined && wanted.includes(phase)) notice();
       logger.info?.(message, ...details);
     },
     warn: (message, ...details) => logger.warn?.(message, ...details),
