@@ -14,7 +14,7 @@ import { openDescriptors, Registrations, registrations } from "../../ffi/proc.ts
 import { socketPair } from "../../ffi/socket.ts";
 import { isOutOfDescriptors, Reserve } from "../../lib/generation/reserve.ts";
 import { Channel } from "../../lib/generation/channel.ts";
-import { asked, begin } from "../support/begin.ts";
+import { asked, begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
@@ -33,7 +33,7 @@ async function lines(child: Child, beginning: string): Promise<string[]> {
 
 /** A service that is ready and, if it is to be, has no descriptor left. */
 async function serving(path: string, isFull: boolean): Promise<{ child: Child; port: number }> {
-  const child = new Child("./crowded.ts", [path], { openFiles: 256 });
+  const child = new Child("./exhaust_descriptors.ts", [path], { openFiles: 256 });
   const port = Number((await lines(child, "port: ")).at(-1)!.slice("port: ".length));
   if (isFull) await fill(child);
   return { child, port };

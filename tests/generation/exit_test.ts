@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { hasEnded, identify } from "../../ffi/proc.ts";
 import { pause } from "../../lib/time.ts";
 import { type Generation, TestService } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { succeeds } from "../support/succeeds.ts";
@@ -26,7 +26,7 @@ async function line(child: Child, beginning: string): Promise<void> {
 
 /** A service that a timer keeps, which is ready. */
 async function staying(args: string[], options = {}): Promise<Child> {
-  const child = new Child("./stays.ts", args, options);
+  const child = new Child("./outlive_generation.ts", args, options);
   await line(child, "serving");
   return child;
 }
@@ -102,7 +102,7 @@ test("a process goes on when its generation was rolled back: it may try again", 
   const path = directory.join("app.sock");
   const app = await begin(path, { readyTimeout: 20 });
   await app.ready();
-  await using next = new Child("./stays.ts", [path, "--late"]);
+  await using next = new Child("./outlive_generation.ts", [path, "--late"]);
   await line(next, "started");
   await until(() => app.status().state === "serving");
   await next.tell("ready");
@@ -141,7 +141,7 @@ test("a listener of unload that throws does not change the exit code, and is log
   using directory = new Directory();
   const path = directory.join("app.sock");
   for (const [args, expected] of [[[], 0], [["--exitCode", "3"], 3], [["--late"], 0]] as const) {
-    await using service = new Child("./stays.ts", [path, "--unload", ...args]);
+    await using service = new Child("./outlive_generation.ts", [path, "--unload", ...args]);
     // One that is not ready exits at once.
     await line(service, args[0] === "--late" ? "started" : "serving");
     Deno.kill(service.pid, "SIGTERM");

@@ -13,7 +13,7 @@ import { Channel } from "../../lib/generation/channel.ts";
 import type { Frame, OfferedItem } from "../../lib/generation/protocol.ts";
 import { Inheritance } from "../../lib/generation/inheritance.ts";
 import { connect, Fd, fdHandler, HandoverError, listen, listenAndServe } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { boundInet, boundUnix, listenOn, openRaw } from "../support/foreign.ts";

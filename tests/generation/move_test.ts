@@ -9,10 +9,10 @@ for (const kind of ["TCP", "unix"]) {
     using directory = new Directory();
     const path = kind === "unix" ? [directory.join("service.sock")] : [];
     const [second, third] = ["second.sock", "third.sock"].map((name) => directory.join(name));
-    await using b = new Child("./mover.ts", [second, third, "6000000"]);
-    await using c = new Child("./mover.ts", [third, "end", "0"]);
+    await using b = new Child("./move_connection.ts", [second, third, "6000000"]);
+    await using c = new Child("./move_connection.ts", [third, "end", "0"]);
     assertEquals([await b.line(), await c.line()], ["ready", "ready"]);
-    await using a = new Child("./mover.ts", ["listen", second, "3000000", ...path]);
+    await using a = new Child("./move_connection.ts", ["listen", second, "3000000", ...path]);
     using conn = await Deno.connect(JSON.parse(await a.line()));
     const sending = (async () => {
       for (let sent = 0; sent < total;) {

@@ -18,7 +18,7 @@ import {
   type Logger,
   serve,
 } from "../../mod.ts";
-import { begin, here, saying } from "../support/begin.ts";
+import { begin, here, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
@@ -150,7 +150,7 @@ test("a generation whose successor had bound its path anew is reachable again wh
   old.serve({ path: web }, saying("old"));
   await old.ready();
   {
-    await using next = new Child("./at_path.ts", [control, web]);
+    await using next = new Child("./serve_unix_path.ts", [control, web]);
     assertEquals(await next.line(), "started: 2");
     Deno.removeSync(web);
     await next.tell("serve");
@@ -557,7 +557,7 @@ test("a dead socket of another user that may not be replaced is said so", {
   const dead = listen(web, { mode: 0o666 });
   dead.keepPath();
   dead.close();
-  await using child = new Child("./at_path.ts", [
+  await using child = new Child("./serve_unix_path.ts", [
     directory.join("app.sock"),
     web,
     String(nobody),
@@ -586,7 +586,7 @@ test("what a socket is bound to is known where stat(2) shows another device than
     directory.path,
     `"$0" run -A --no-config --no-check "$1" "$DIRECTORY/merged"`,
     Deno.execPath(),
-    new URL("../programs/bound_to.ts", import.meta.url).pathname,
+    new URL("../programs/print_bound_paths.ts", import.meta.url).pathname,
   );
   assertEquals([code, stderr], [0, ""]);
   const { known, isOther } = JSON.parse(stdout);

@@ -10,7 +10,7 @@ import { Channel } from "../../lib/generation/channel.ts";
 import { encodeFrame, type Frame } from "../../lib/generation/protocol.ts";
 import { connect, HandoverError, listen, ResponseWriter, type UnixListener } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";

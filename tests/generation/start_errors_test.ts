@@ -14,7 +14,7 @@ import {
 } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
 import { connect, HandoverError, start } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
@@ -35,7 +35,7 @@ if (!canUnmount) {
 }
 /** Any other user, who may read these files. */
 const asOther = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-const fixture = new URL("../programs/starts.ts", import.meta.url).pathname;
+const fixture = new URL("../programs/print_start_error.ts", import.meta.url).pathname;
 const canBeOther = isRoot &&
   await succeeds([
     "env",
@@ -299,7 +299,7 @@ async function outcome(
   args: string[],
   options: ConstructorParameters<typeof Child>[2],
 ): Promise<{ name?: string; message?: string }> {
-  await using child = new Child("./starts.ts", args, options);
+  await using child = new Child("./print_start_error.ts", args, options);
   return JSON.parse(await child.line());
 }
 

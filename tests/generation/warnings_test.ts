@@ -14,7 +14,7 @@ import {
 } from "@std/assert";
 import { type Generation, HandoverError, start, type StartOptions } from "../../mod.ts";
 import { hasEnded, identify } from "../../ffi/proc.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
@@ -274,7 +274,7 @@ test("a name that is none is refused before anything is opened", async () => {
 test("on a good day, start, restart and stop log nothing that is shown by default", async () => {
   using directory = new Directory();
   const args = [directory.join("app.sock"), directory.join("log")];
-  await using child = new Child("./good_day.ts", args);
+  await using child = new Child("./default_logger.ts", args);
   let process = (await child.line()).split(" ");
   assertEquals(process.slice(0, 2), ["ready:", "1"]);
   for (const generation of ["2", "3"]) {

@@ -8,7 +8,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { pause } from "../../lib/time.ts";
 import { Channel } from "../../lib/generation/channel.ts";
 import { connect, listen, receive } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
@@ -52,7 +52,7 @@ for (const kind of kinds) {
   test(`a service whose output is a ${kind} serves, restarts and stops`, { ignore }, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
-    await using service = mute(kind, "./mute.ts", directory.path);
+    await using service = mute(kind, "./failing_handlers.ts", directory.path);
     const serves = (generation: number) =>
       until(async () => {
         try {

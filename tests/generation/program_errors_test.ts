@@ -4,16 +4,14 @@
  * @module
  */
 
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { connect, PeerNotAllowedError } from "../../mod.ts";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { closeAll } from "../../ffi/fd.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
 import { Draining } from "../../lib/generation/draining.ts";
-import { maxFrameBytes } from "../../lib/generation/protocol.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
-import { faults } from "../programs/own_errors.ts";
+import { faults } from "../programs/throwing_service.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
@@ -54,7 +52,7 @@ class Held {
 
 /** A service of which one function throws, which holds a request. */
 async function holding(path: string, fault: string) {
-  const child = new Child("./own_errors.ts", [path, fault]);
+  const child = new Child("./throwing_service.ts", [path, fault]);
   const [, port, other] = (await line(child, "serving: 1 ")).slice("serving: ".length).split(" ")
     .map(Number);
   let client: Deno.Conn | undefined;
@@ -193,45 +191,6 @@ test("a step of leaving that fails is logged, and those behind it are taken", as
     "Cannot close what was kept; leaving goes on",
   ]);
   assertEquals(directory.names(), []);
-});
-
-test("where allow throws the other process is refused, and learns why", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const log = new KeptLog();
-  await using app = await begin(path, {
-    logger: log,
-    allow: () => {
-      throw new Error("out of luck");
-    },
-  });
-  await app.ready();
-  // A process that is hung up on without a word would try again for ever.
-  const signal = AbortSignal.timeout(20_000);
-  const words = "`allow` has failed for process";
-  await assertRejects(() => begin(path, { signal }), PeerNotAllowedError, words);
-  assertEquals(log.errors.length, 1);
-  assertEquals(app.status().state, "serving");
-});
-
-test("a refusal that cannot be sent ends nothing", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const log = new KeptLog();
-  await using app = await begin(path, {
-    logger: log,
-    allow: () => {
-      // More than a frame may have.
-      throw new Error("x".repeat(maxFrameBytes));
-    },
-  });
-  await app.ready();
-  for (let i = 0; i < 2; i++) {
-    using conn = await connect(path);
-    assertEquals(await conn.read(new Uint8Array(1)).catch(() => null), null);
-    await until(() => log.errors.length === i + 1);
-  }
-  assertEquals(app.status().state, "serving");
 });
 
 test("a listener of draining is called once, with its signal, until it is removed", () => {

@@ -100,7 +100,7 @@ for (const [scene, lines] of Object.entries(scenes)) {
   for (const system of [undefined, darwin]) {
     const where = system === undefined ? "here" : "where no descriptors are passed";
     test(`${scene}: the program and its clients see the same, ${where}`, async () => {
-      await using child = new Child("./any_system.ts", [scene], on(system));
+      await using child = new Child("./life_scenes.ts", [scene], on(system));
       const { code, stdout, stderr } = await child.ended();
       assertEquals([...stdout, stderr, code], [...lines, "the end", "", 0]);
     });
@@ -110,7 +110,7 @@ for (const [scene, lines] of Object.entries(scenes)) {
 for (const system of [undefined, darwin]) {
   const where = system ?? "this system";
   test(`a generation keeps its process until it has left, on ${where}`, async () => {
-    await using child = new Child("./any_system.ts", ["nothing that keeps a process"], on(system));
+    await using child = new Child("./life_scenes.ts", ["nothing that keeps a process"], on(system));
     assertEquals(await child.ended(), { code: 0, stdout: ["the end", "finished"], stderr: "" });
   });
 }
@@ -119,7 +119,7 @@ test("no permission is needed but those of Deno's own calls", async () => {
   const deno = ["run", "--allow-net", "--allow-read", "--allow-write", "--allow-env=OTHER_SYSTEM"];
   for (const scene of ["a server on a path", "listeners", "files and state"]) {
     const options = { deno: [...deno, "--no-prompt"], ...on(darwin) };
-    await using child = new Child("./any_system.ts", [scene], options);
+    await using child = new Child("./life_scenes.ts", [scene], options);
     const { code, stdout, stderr } = await child.ended();
     assertEquals([...stdout, stderr, code], [...scenes[scene], "the end", "", 0]);
   }
@@ -128,7 +128,7 @@ test("no permission is needed but those of Deno's own calls", async () => {
 for (const system of [undefined, darwin, "windows x86_64"]) {
   const where = system ?? "this system";
   test(`a generation leaves on SIGINT on ${where}`, async () => {
-    await using child = new Child("./any_system.ts", ["nothing but a signal"], on(system));
+    await using child = new Child("./life_scenes.ts", ["nothing but a signal"], on(system));
     assertEquals(await child.line(), "ready");
     Deno.kill(child.pid, "SIGINT");
     assertEquals(await child.ended(), { code: 0, stdout: ["finished", "the end"], stderr: "" });
@@ -136,7 +136,7 @@ for (const system of [undefined, darwin, "windows x86_64"]) {
 
   test(`a signal before ready() ends the process on ${where}`, async () => {
     await using child = new Child(
-      "./any_system.ts",
+      "./life_scenes.ts",
       ["a signal before anything is ready"],
       on(system),
     );
@@ -148,7 +148,7 @@ for (const system of [undefined, darwin, "windows x86_64"]) {
 
 /** What a part of what is refused prints. */
 async function refused(part: string, system: string): Promise<string[]> {
-  await using child = new Child("./elsewhere.ts", [part], on(system));
+  await using child = new Child("./refused_calls.ts", [part], on(system));
   const { code, stdout, stderr } = await child.ended();
   assertEquals([stderr, code], ["", 0], stdout.join("\n"));
   return stdout;
@@ -220,7 +220,7 @@ test("a path that is in use, or was left behind, is said so where that cannot be
 // --preload came with Deno 2.4.
 const canPreload = !/^2\.[0-3]\./.test(Deno.version.deno);
 test("the command line says that there is no control socket", { ignore: !canPreload }, async () => {
-  const preload = new URL("../programs/other_system.ts", import.meta.url).pathname;
+  const preload = new URL("../programs/fake_system.ts", import.meta.url).pathname;
   const deno = ["run", "-A", "--preload", preload];
   const cli = "../../lib/cli.ts";
   for (const command of ["status", "restart", "stop"]) {

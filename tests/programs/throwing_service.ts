@@ -1,5 +1,5 @@
 /**
- * A service of which one function of its own throws: in a listener of `draining`, in `onListen`, and so on.
+ * A service one of whose functions throws: a listener of `draining`, `onListen`, ...
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import { type Logger, start } from "../../mod.ts";
 import { told } from "../support/child.ts";
 
-/** What may throw, or reject. */
+/** The functions that can throw or reject. */
 export const faults = [
   "listener",
   "async listener",
@@ -100,7 +100,7 @@ async function main(path: string, fault: typeof faults[number]): Promise<void> {
     try {
       conn.close();
     } catch (error) {
-      // It was on its way already.
+      // move() has closed the connection already.
       if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
   }

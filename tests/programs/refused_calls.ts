@@ -1,10 +1,10 @@
 /**
- * What a system that passes no descriptors refuses: prints each error, and what the log says.
+ * Calls that fail on a system that passes no descriptors: prints each error and the log.
  *
  * @module
  */
 
-import "./other_system.ts";
+import "./fake_system.ts";
 import * as graceful from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 
@@ -35,7 +35,7 @@ const logger: graceful.Logger = {
   error: (message, error) => print(`error: ${message}`, error),
 };
 
-/** Without the lines that tell how long something took. */
+/** `logger` without the lines that contain durations. */
 const quiet: graceful.Logger = {
   ...logger,
   info: (message) => /after [\d.]+ ms/.test(message) || logger.info!(message),
