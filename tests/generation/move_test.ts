@@ -5,7 +5,7 @@ import { fromClient, fromServer, total } from "../support/stream.ts";
 import { test } from "../support/guard.ts";
 
 for (const kind of ["TCP", "unix"]) {
-  test(`a ${kind} connection moves twice in mid-conversation, and no byte is lost or doubled`, async () => {
+  test(`a ${kind} connection moves twice in mid-stream, and loses or repeats no byte`, async () => {
     using directory = new Directory();
     const path = kind === "unix" ? [directory.join("service.sock")] : [];
     const [second, third] = ["second.sock", "third.sock"].map((name) => directory.join(name));
@@ -39,7 +39,7 @@ for (const kind of ["TCP", "unix"]) {
       assertEquals((await child.ended()).code, 0);
     }
     assertEquals(reports[2], { read: total, written: total, unfinished: 0 });
-    // It did move in the middle: neither end of the conversation was over.
+    // The connection has moved in mid-stream: both directions were unfinished each time.
     for (const { read, written } of reports.slice(0, 2)) {
       assert(read > 0 && read < total && written > 0 && written < total, JSON.stringify(reports));
     }

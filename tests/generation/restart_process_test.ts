@@ -11,6 +11,7 @@ import { Channel } from "../../lib/generation/channel.ts";
 import type { Frame } from "../../lib/generation/protocol.ts";
 import { connect, HandoverError } from "../../mod.ts";
 import { Child, programPath } from "../support/child.ts";
+import { cli } from "../support/command_line.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 import { asked, begin, serving } from "../support/in_process.ts";
@@ -137,14 +138,10 @@ for (const version of new Set([versions[0], Deno.version.deno])) {
       const options = { program: runtime.command, deno };
       await using first = new Child("../system/soak_start.ts", ["first", path], options);
       await first.line();
-      const cli = async (word: string) => {
-        await using child = new Child("../../lib/cli.ts", [word, path]);
-        return await child.ended();
-      };
-      assertEquals((await cli("restart")).code, 0);
+      assertEquals((await cli("restart", path)).code, 0);
       await until(() => !isRunning(first.pid));
-      assertMatch((await cli("status")).stdout.join(), /^generation +2, process \d+, serving/);
-      assertEquals((await cli("stop")).code, 0);
+      assertMatch((await cli("status", path)).stdout, /^generation +2, process \d+, serving/);
+      assertEquals((await cli("stop", path)).code, 0);
       assertEquals((await first.ended()).code, 0);
     },
   );

@@ -1,6 +1,5 @@
 /**
- * A large state between two generations: it may take as long as it likes while it flows, and no longer
- * than `peerTimeout` when it does not.
+ * A large state in a handover: no limit while bytes flow, `peerTimeout` when they stop.
  *
  * @module
  */
@@ -17,16 +16,16 @@ import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
 const peerTimeout = 1000;
-/** More than the kernel keeps for a connection, and many pieces. */
+/** Larger than the buffers of a connection. */
 const state = new Uint8Array(4 << 20).map((_, i) => i * 31 >> 3);
 const piece = 32 << 10;
 
-/** Pauses, after each piece, for as long as makes the whole take four times `peerTimeout`. */
+/** Pauses after a piece: with these pauses the whole state takes four times `peerTimeout`. */
 async function dawdle(): Promise<void> {
   await pause(4 * peerTimeout * piece / state.length);
 }
 
-test("a successor that reads a large state slowly gets it; one that stops reading does not", async () => {
+test("a generation offers a large state to a slow reader, and gives up after peerTimeout when the reader stops", async () => {
   const began = performance.now();
   await Promise.all([slow(), stalled()]);
 
@@ -65,7 +64,7 @@ test("a successor that reads a large state slowly gets it; one that stops readin
   }
 });
 
-test("start() takes a large state that comes slowly, and gives up on one that stops", async () => {
+test("start() reads a large state from a slow writer, and rejects after peerTimeout when the writer stops", async () => {
   const began = performance.now();
   await Promise.all([slow(), stalled()]);
 
@@ -95,7 +94,7 @@ test("start() takes a large state that comes slowly, and gives up on one that st
   }
 });
 
-/** Asks the generation at `path` for everything; its state and descriptors are still to be read. */
+/** Says hello to the generation at `path`, and reads the offer alone: state and descriptors follow. */
 async function offered(path: string): Promise<Channel> {
   const channel = new Channel(await connect(path));
   await channel.send({ type: "hello", version: 1, pid: Deno.pid });
@@ -104,7 +103,7 @@ async function offered(path: string): Promise<Channel> {
   return channel;
 }
 
-/** Offers a state as a generation does, slowly, and stops before the descriptors if `most` is not all. */
+/** Offers a state slowly, as a generation does; stops after `most` bytes, and before the descriptors unless that is all. */
 async function offer(
   control: UnixListener,
   { fd }: UnixListener,

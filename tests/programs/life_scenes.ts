@@ -158,7 +158,7 @@ const scenes: Record<string, () => Promise<void>> = {
     await serving(app, server);
   },
 
-  async "a server on a path"() {
+  async "a server at a unix path"() {
     const app = await begin();
     const path = directory.join("web.sock");
     const server = app.serve({ path }, handlerOf(app));
@@ -167,7 +167,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(directory.names().includes("web.sock"));
   },
 
-  async "a server of TLS"() {
+  async "a TLS server"() {
     const app = await begin();
     const server = app.serve({ ...here, cert, key }, () => new Response("hello"));
     await app.ready();
@@ -180,7 +180,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(await refused(server.addr));
   },
 
-  async "a stop before anything is ready"() {
+  async "stop() before ready()"() {
     const app = await begin();
     const server = app.serve(here, () => {
       console.log("the handler was called");
@@ -198,7 +198,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(app.status().state, await refused(server.addr), await refused(listener.addr));
   },
 
-  async "event streams without an end"() {
+  async "endless event streams"() {
     const app = await begin({ drainTimeout: 100, forceCloseAfter: 500 });
     const server = app.serve(here, () =>
       new Response(
@@ -215,7 +215,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log("cut");
   },
 
-  async "a server that the program shuts down"() {
+  async "servers that the program shuts down"() {
     const app = await begin();
     const server = app.serve(here, () => new Response("hello"));
     const signal = AbortSignal.timeout(200);
@@ -227,7 +227,7 @@ const scenes: Record<string, () => Promise<void>> = {
     await app.stop();
   },
 
-  async "servers that cannot be made"() {
+  async "serve() that throws"() {
     const app = await begin();
     const held = app.listen(here);
     const { port } = held.addr as Deno.NetAddr;
@@ -262,7 +262,7 @@ const scenes: Record<string, () => Promise<void>> = {
     }
   },
 
-  async "more clients than are kept in mind"() {
+  async "more clients than the generation remembers"() {
     const app = await begin();
     const server = app.serve(here, () => new Response("hello"));
     await app.ready();
@@ -339,7 +339,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(app.status().sockets, directory.names().includes("echo.sock"));
   },
 
-  async "a listener that the program closes while the generation leaves"() {
+  async "a listener that the program closes during stop()"() {
     const app = await begin();
     const listener = app.listen(here);
     const other = app.listen(here);
@@ -363,7 +363,7 @@ const scenes: Record<string, () => Promise<void>> = {
     }
   },
 
-  async "a connection that stays"() {
+  async "a connection that is never closed"() {
     const app = await begin({ drainTimeout: 100, forceCloseAfter: 100 });
     const listener = app.listen(here);
     await app.ready();
@@ -424,7 +424,7 @@ const scenes: Record<string, () => Promise<void>> = {
     file.writeSync(encode(", another"));
   },
 
-  async "nothing that keeps a process"() {
+  async "a generation alone"() {
     const app = await begin({ stopOn: [] });
     await app.ready();
     // An unrefed timer does not keep the process after the module has been evaluated.
@@ -432,7 +432,7 @@ const scenes: Record<string, () => Promise<void>> = {
     app.finished.then(() => console.log("finished"));
   },
 
-  async "an idle client that sends at the last moment"() {
+  async "an idle client that sends when stop() begins"() {
     const app = await begin();
     const server = app.serve(here, () => new Response("hello"));
     await app.ready();
@@ -444,7 +444,7 @@ const scenes: Record<string, () => Promise<void>> = {
     await said(client, "last");
   },
 
-  async "nothing but a signal"() {
+  async "a generation that waits for a signal"() {
     const app = await begin({ exitTimeout: false });
     await app.ready();
     console.log("ready");
@@ -452,7 +452,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log("finished");
   },
 
-  async "a signal before anything is ready"() {
+  async "a signal before ready()"() {
     const app = await begin();
     app.serve(here, () => new Response());
     console.log("starting");

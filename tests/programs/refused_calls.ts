@@ -101,7 +101,7 @@ const parts: Record<string, () => Promise<void>> = {
     await attempt("start() that was aborted", () => graceful.start(path, { signal: aborted }));
   },
 
-  async "a rehearsal"() {
+  async TestService() {
     await using service = new graceful.TestService(async (app) => {
       app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("hello"));
       await app.ready();
@@ -126,12 +126,12 @@ const parts: Record<string, () => Promise<void>> = {
     }
   },
 
-  async "a file that was left behind"() {
+  async "a stale socket file"() {
     const app = await graceful.start(path, { logger: {} });
-    const place = { path: directory.join("web.sock") };
-    Deno.writeTextFileSync(place.path, "");
-    await attempt("serve()", () => app.serve(place, () => new Response()));
-    await attempt("listen()", () => app.listen(place));
+    const address = { path: directory.join("web.sock") };
+    Deno.writeTextFileSync(address.path, "");
+    await attempt("serve()", () => app.serve(address, () => new Response()));
+    await attempt("listen()", () => app.listen(address));
     await app.stop();
   },
 };
