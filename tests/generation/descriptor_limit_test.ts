@@ -6,23 +6,11 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { connect } from "../../mod.ts";
-import { closeAll, dup, isOpen } from "../../ffi/fd.ts";
-import { pathStatus } from "../../ffi/file.ts";
-import { libc } from "../../ffi/libc.ts";
-import { createEpoll, watch } from "../../ffi/poll.ts";
-import { openDescriptors, Registrations, registrations } from "../../ffi/proc.ts";
-import { socketPair } from "../../ffi/socket.ts";
-import { isOutOfDescriptors, Reserve } from "../../lib/generation/reserve.ts";
-import { Channel } from "../../lib/generation/channel.ts";
-import { asked, begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { cli } from "../support/command_line.ts";
 import { Directory } from "../support/directory.ts";
-import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
-
-/** <bits/socket_type.h> */
-const SOCK_DGRAM = 2;
+import { asked } from "../support/in_process.ts";
 
 /** Options of the command line. */
 const patient = ["--timeout", "30"];
@@ -150,92 +138,4 @@ test("a generation logs once that accept() fails on its control socket, and once
   for (const conn of conns) conn.close();
   assertEquals(await lines(child, "info: Accepting on "), [`info: Accepting on "${path}" again`]);
   assertEquals((await cli("stop", path, ...patient)).code, 0);
-});
-
-test("a reserve frees its number for the next open(2), and refill() takes one again when there is room", () => {
-  const taken: number[] = [];
-  const reserve = new Reserve();
-  const before = dup(0);
-  closeAll([before]);
-  assertEquals(reserve.spend(), true);
-  const got = dup(0);
-  assert(got < before);
-  assertEquals(reserve.spend(), false);
-  reserve.refill();
-  closeAll([got, ...taken]);
-  reserve.refill();
-  assert(isOpen(before));
-  reserve[Symbol.dispose]();
-  reserve[Symbol.dispose]();
-  assertEquals(reserve.spend(), false);
-  for (const code of ["EMFILE", "ENFILE"]) assert(isOutOfDescriptors({ code }));
-  for (const error of [{ code: "ENOMEM" }, new Error(), "EMFILE", null]) {
-    assert(!isOutOfDescriptors(error));
-  }
-});
-
-test("a reserve never throws: neither without a socket, nor after its number was closed", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const before = new Set(openDescriptors());
-  {
-    using reserve = new Reserve();
-    closeAll(openDescriptors().filter((raw) => !before.has(raw)));
-    assertEquals(reserve.spend(), true);
-  }
-  const functions = libc();
-  const { socket } = functions;
-  const redefine = (value: typeof socket) => Object.defineProperty(functions, "socket", { value });
-  let refused = 0;
-  // EBADF in place of ENOBUFS and ENOMEM, which need a kernel that is out of memory.
-  redefine((domain, type, protocol) => {
-    if ((type & 0xf) !== SOCK_DGRAM) return socket(domain, type, protocol);
-    refused++;
-    return functions.close(-1);
-  });
-  try {
-    const app = await begin(path);
-    await app.ready();
-    assertEquals(refused, 1);
-    // The generation refills its reserve after each control connection.
-    for (let i = 0; i < 2; i++) {
-      using channel = new Channel(await connect(path));
-      await channel.send({ type: "status" });
-      assertEquals((await channel.receive())?.type, "report");
-      await until(() => refused === i + 2);
-    }
-    assertEquals(app.status().state, "serving");
-    await app.stop();
-  } finally {
-    redefine(socket);
-  }
-});
-
-test("Registrations.read() reads the registrations of an epoll any number of times through one descriptor", () => {
-  const epoll = createEpoll();
-  const raws = [epoll];
-  const opened = new Registrations(epoll);
-  assertEquals(opened.read(), []);
-  // More than one read(2) returns.
-  for (let i = 0; i < 200; i++) {
-    const [a, b] = socketPair();
-    raws.push(a, b);
-    watch(epoll, { tfd: a, events: 1, data: BigInt(a) });
-  }
-  for (let i = 0; i < 3; i++) assertEquals(opened.read(), registrations(epoll));
-  assertEquals(opened.read().length, 200);
-  closeAll(raws);
-  opened[Symbol.dispose]();
-});
-
-test("pathStatus() follows symbolic links", () => {
-  using directory = new Directory();
-  const [file, link] = [directory.join("file"), directory.join("link")];
-  assertEquals(pathStatus(file), undefined);
-  Deno.writeTextFileSync(file, "");
-  Deno.symlinkSync("file", link);
-  const { ino, dev } = Deno.statSync(file);
-  const { kind, ...status } = pathStatus(link)!;
-  assertEquals([kind, status.ino, status.dev], ["regular", BigInt(ino!), BigInt(dev)]);
-  assertEquals(pathStatus(directory.path)!.kind, "directory");
 });
