@@ -42,13 +42,19 @@ test("a restart by signal binds a removed control path anew, and the next genera
   await rest;
 });
 
-test("a timer binds a removed control path anew with its mode, and logs a warning", async () => {
-  using directory = new Directory();
-  const control = directory.join("run/app.sock");
-  Deno.mkdirSync(directory.join("run"));
-  const log = new MessageLog();
+/** Makes a directory, and starts a generation whose control path is in it. */
+async function readyIn(directory: string, log: MessageLog) {
+  Deno.mkdirSync(directory);
+  const control = `${directory}/app.sock`;
   const app = await begin(control, { logger: log });
   await app.ready();
+  return { app, control };
+}
+
+test("a timer binds a removed control path anew with its mode, and logs a warning", async () => {
+  using directory = new Directory();
+  const log = new MessageLog();
+  const { app, control } = await readyIn(directory.join("run"), log);
   Deno.chmodSync(control, 0o666);
   using waiting = await Deno.connect({ transport: "unix", path: control });
   // The next check of the paths reads the mode.
@@ -70,11 +76,8 @@ test("a timer binds a removed control path anew with its mode, and logs a warnin
 
 test("a control path whose directory was removed is bound anew once the directory exists, after one error in the log", async () => {
   using directory = new Directory();
-  const control = directory.join("run/app.sock");
-  Deno.mkdirSync(directory.join("run"));
   const log = new MessageLog();
-  const app = await begin(control, { logger: log });
-  await app.ready();
+  const { app, control } = await readyIn(directory.join("run"), log);
   Deno.removeSync(directory.join("run"), { recursive: true });
   await restored(app);
   await until(() => log.errors.some((line) => /no directory for the control socket/.test(line)));

@@ -118,15 +118,21 @@ test("an inherited file is the same open file: both generations share its offset
   await next.stop();
 });
 
-test("move() hands over a connection with its state, and the next generation reads the bytes that are left", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
+/** Starts a generation that has accepted a connection of `client`. */
+async function connected(path: string) {
   const old = await begin(path);
   const listener = old.listen(here);
   await old.ready();
   const accepting = listener.accept();
-  using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(listener) });
-  const conn = await accepting;
+  const client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(listener) });
+  return { old, conn: await accepting, client };
+}
+
+test("move() hands over a connection with its state, and the next generation reads the bytes that are left", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const { old, conn, client } = await connected(path);
+  using _client = client;
   await client.write(new TextEncoder().encode("hello"));
   assertEquals(await conn.read(new Uint8Array(2)), 2);
   const reading = conn.read(new Uint8Array(2));
@@ -161,12 +167,8 @@ test("move() hands over a connection with its state, and the next generation rea
 test("a moved connection is closed when the program does not call arrivals()", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const old = await begin(path);
-  const listener = old.listen(here);
-  await old.ready();
-  const accepting = listener.accept();
-  using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(listener) });
-  const conn = await accepting;
+  const { old, conn, client } = await connected(path);
+  using _client = client;
   old.draining.addEventListener("abort", () => void old.move("unwanted", conn));
   const next = await begin(path);
   next.listen(here);

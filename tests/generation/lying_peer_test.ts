@@ -162,11 +162,11 @@ const offer = { type: "offer", version: 1, generation: 1, pid: 1, items: [contro
 const offers: Record<string, { wrong: Record<string, unknown>; named: string }> = {
   "a sender with an impossible PID": {
     wrong: { items: [control, { ...web, senderPid: 2 ** 40 }] },
-    named: "items[1].donor is 1099511627776, where the number of a process (0 to 2147483647)",
+    named: "items[1].senderPid is 1099511627776, where the number of a process (0 to 2147483647)",
   },
   "a sender with a negative PID": {
     wrong: { items: [control, { ...web, senderPid: -1 }] },
-    named: "items[1].donor is -1",
+    named: "items[1].senderPid is -1",
   },
   "PID 0": { wrong: { pid: 0 }, named: "pid is 0" },
   "a generation whose successor has no number": {

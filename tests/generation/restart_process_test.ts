@@ -232,8 +232,8 @@ test("restart() rejects when a process that it did not start takes over, and end
 });
 
 /** A command that waits for a child process, which writes its PID into `file` and sleeps. */
-function wrapped(file: string, rest = "sleep 600"): { program: string; args: string[] } {
-  const script = `sh -c 'echo "$$" >"$0.new"; mv "$0.new" "$0"; exec ${rest}' "$0" "$@"; :`;
+function wrapped(file: string): { program: string; args: string[] } {
+  const script = `sh -c 'echo "$$" >"$0.new"; mv "$0.new" "$0"; exec sleep 600' "$0" "$@"; :`;
   return { program: "sh", args: ["-c", script, file] };
 }
 

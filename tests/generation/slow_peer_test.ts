@@ -7,7 +7,14 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
 import { encodeFrame, type Frame } from "../../lib/generation/protocol.ts";
-import { connect, HandoverError, listen, ResponseWriter, type UnixListener } from "../../mod.ts";
+import {
+  connect,
+  type Generation,
+  HandoverError,
+  listen,
+  ResponseWriter,
+  type UnixListener,
+} from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
 import { begin } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
@@ -33,9 +40,7 @@ test("a generation offers a large state to a slow reader, and gives up after pee
     using directory = new Directory();
     const path = directory.join("app.sock");
     const log = new KeptLog();
-    await using app = await begin(path, { peerTimeout, logger: log });
-    app.keep("large", state);
-    await app.ready();
+    await using _app = await keeping(path, log);
     using channel = await offered(path);
     const read = new Uint8Array(state.length);
     for (let at = 0; at < read.length; at += piece) {
@@ -53,9 +58,7 @@ test("a generation offers a large state to a slow reader, and gives up after pee
     using directory = new Directory();
     const path = directory.join("app.sock");
     const log = new KeptLog();
-    await using app = await begin(path, { peerTimeout, logger: log });
-    app.keep("large", state);
-    await app.ready();
+    await using app = await keeping(path, log);
     using channel = await offered(path);
     await channel.conn.readFull(new Uint8Array(state.length / 2));
     await until(() => log.errors.length > 0);
@@ -71,26 +74,22 @@ test("start() reads a large state from a slow writer, and rejects after peerTime
   async function slow(): Promise<void> {
     using directory = new Directory();
     const path = directory.join("app.sock");
-    using control = listen(path);
-    using service = listen(directory.join("service.sock"));
-    const offering = offer(control, service, state.length);
+    using offering = offer(path, state.length);
     await using app = await begin(path, { peerTimeout });
     assert(performance.now() - began > 3 * peerTimeout);
     assertEquals(app.take("large"), state);
     assertEquals(app.generation, 2);
-    (await offering)[Symbol.dispose]();
+    await offering.end();
   }
 
   async function stalled(): Promise<void> {
     using directory = new Directory();
     const path = directory.join("app.sock");
-    using control = listen(path);
-    using service = listen(directory.join("service.sock"));
-    const offering = offer(control, service, state.length / 2);
+    using offering = offer(path, state.length / 2);
     const error = await assertRejects(() => begin(path, { peerTimeout }), HandoverError);
     assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
     assertMatch(error.message, /has sent nothing for 1000 ms/);
-    (await offering)[Symbol.dispose]();
+    await offering.end();
   }
 });
 
@@ -103,8 +102,33 @@ async function offered(path: string): Promise<Channel> {
   return channel;
 }
 
-/** Offers a state slowly, as a generation does; stops after `most` bytes, and before the descriptors unless that is all. */
-async function offer(
+/** Starts a generation that keeps the state, and is ready. */
+async function keeping(path: string, log: KeptLog): Promise<Generation> {
+  const app = await begin(path, { peerTimeout, logger: log });
+  app.keep("large", state);
+  await app.ready();
+  return app;
+}
+
+/** Listens at the control path, and offers the state as a generation does, slowly; `most` bytes of it. */
+function offer(path: string, most: number): { end(): Promise<void> } & Disposable {
+  const control = listen(path);
+  const service = listen(`${path}.service`);
+  const offering = sendOffer(control, service, most);
+  return {
+    /** Waits until the offer has been sent, and closes its connection. */
+    async end() {
+      (await offering)[Symbol.dispose]();
+    },
+    [Symbol.dispose]() {
+      service[Symbol.dispose]();
+      control[Symbol.dispose]();
+    },
+  };
+}
+
+/** Sends an offer with `most` bytes of the state; the descriptors follow if that is all of it. */
+async function sendOffer(
   control: UnixListener,
   { fd }: UnixListener,
   most: number,
