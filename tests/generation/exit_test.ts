@@ -1,5 +1,5 @@
 /**
- * A process exits after its generation has finished, when a successor, a signal or the command line ended that.
+ * A process exits after its generation has finished, when a successor, a signal or the command line ended it.
  *
  * @module
  */

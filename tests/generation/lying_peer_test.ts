@@ -97,7 +97,7 @@ test("a generation serves on after every invalid frame at its control socket", a
   await until(() => said.includes("serving: 1"));
 
   async function servesOn(): Promise<void> {
-    // A rollback has ended.
+    // A frame after the offer causes a rollback: wait for its end.
     await until(async () => {
       using channel = new Channel(await connect(path));
       await channel.send({ type: "status" });
@@ -287,7 +287,7 @@ for (const [what, words] of Object.entries(lateFrames)) {
     await channel.send(offer as Frame, {
       descriptors: [{ fd: listener.fd }, { fd: listening }],
     });
-    // The successor alone is to hold the listener.
+    // From here on the successor alone holds the listener: once it has ended, no client can connect.
     listening.close();
     assertEquals((await channel.receive())?.type, "ready");
     await channel.send({ type: "draining" });

@@ -100,7 +100,7 @@ async function main(path: string, fault: typeof faults[number]): Promise<void> {
     try {
       conn.close();
     } catch (error) {
-      // move() has closed the connection already.
+      // The connection is closed already.
       if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
   }

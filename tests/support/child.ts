@@ -106,7 +106,7 @@ export class Child implements AsyncDisposable {
   /** Kills the process with SIGKILL if it still runs. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#status) this.#process.kill("SIGKILL");
-    // A write fails when the process has ended before it read all of its input.
+    // Input that the process has not read does not matter any more.
     await this.#stdin.abort().catch(() => {});
     await this.ended();
   }

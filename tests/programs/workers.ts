@@ -8,15 +8,15 @@ import { ready } from "../../ffi/poll.ts";
 import { ifSocket, localAddress } from "../../ffi/socket.ts";
 import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { connect, receive, serveHttp } from "../../mod.ts";
-import { adoptAgainAndAgain, type Adopted } from "./adopt_again.ts";
-import { told } from "./child.ts";
-import type { Task } from "../programs/worker.ts";
+import { adoptAgainAndAgain, type Adopted } from "../support/adopt_again.ts";
+import { told } from "../support/child.ts";
+import type { Task } from "./worker.ts";
 
 const [scenario, path, ...more] = Deno.args;
 
 /** A worker with a task, and its first message. */
 class Thread<T> {
-  readonly #worker = new Worker(new URL("../programs/worker.ts", import.meta.url), {
+  readonly #worker = new Worker(new URL("./worker.ts", import.meta.url), {
     type: "module",
   });
   readonly answer: Promise<T>;
