@@ -82,16 +82,7 @@ function filesIn(directory: string): string[] {
 /** The files of tests, the long ones first: what begins last is not to take longest. */
 function testFiles(): string[] {
   const size = (file: string) => Deno.statSync(file).size;
-  const first = [
-    "faults",
-    "departure_versions",
-    "restart",
-    "examples",
-    "restart_process",
-    "control_path",
-    "lying_peer",
-    "fuzz",
-  ];
+  const first = ["faults", "departure_versions", "generation", "examples", "lying_peer", "fuzz"];
   const rank = (file: string) => {
     const at = first.findIndex((name) => file.endsWith(`/${name}_test.ts`));
     return at < 0 ? first.length : at;

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { Child } from "../support/child.ts";
-import { cli } from "../support/command_line.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 import { asked } from "../support/in_process.ts";

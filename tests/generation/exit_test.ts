@@ -10,7 +10,7 @@ import { pause } from "../../lib/time.ts";
 import { type Generation, TestService } from "../../mod.ts";
 import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
-import { cli } from "../support/command_line.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";

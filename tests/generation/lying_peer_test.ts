@@ -228,12 +228,14 @@ for (const [what, { item, make }] of Object.entries(misfits)) {
   test(`start() rejects a descriptor of another kind than offered: ${what}`, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
-    using true_ = listenOn(boundUnix(c.SOCK_STREAM, directory.join("control.sock")));
-    using false_ = make(directory.join("false.sock"));
+    using controlSocket = listenOn(boundUnix(c.SOCK_STREAM, directory.join("control.sock")));
+    using misfit = make(directory.join("misfit.sock"));
     const isControl = item.kind === "control";
     using _other = pretending(path, async ({ conn }) => {
       await conn.write(lie({ ...offer, items: isControl ? [item] : [control, item] }));
-      for (const fd of isControl ? [false_] : [true_, false_]) sendRaw(conn, record(), [fd.raw]);
+      for (const fd of isControl ? [misfit] : [controlSocket, misfit]) {
+        sendRaw(conn, record(), [fd.raw]);
+      }
     });
     const error = await assertRejects(() => begin(path), HandoverError, "The descriptor that was");
     assertEquals(error.code, "ERR_HANDOVER_PROTOCOL");

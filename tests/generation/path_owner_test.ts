@@ -1,6 +1,6 @@
 /**
  * Which socket a unix path belongs to: one of this service under another name, one of another service, or a
- * dead one.
+ * stale one.
  *
  * @module
  */
@@ -117,33 +117,39 @@ test("a server whose socket file was removed leaves the file of another listener
   assertEquals(pathStatus(path)?.ino, ino);
 });
 
-test("the error names a dead socket file of another user that may not be replaced", {
-  ignore: Deno.uid() !== 0,
-}, async () => {
-  using directory = new Directory();
-  const nobody = 65534;
-  Deno.chmodSync(directory.path, 0o1777);
-  const web = directory.join("web.sock");
-  const dead = listen(web, { mode: 0o666 });
-  dead.keepPath();
-  dead.close();
-  await using child = new Child("./serve_unix_path.ts", [
-    directory.join("app.sock"),
-    web,
-    String(nobody),
-  ]);
-  assertEquals(await child.line(), "started: 1");
-  for (const [command, attempt] of [["serve", "listen on"], ["receive", "receive datagrams at"]]) {
-    await child.tell(command);
-    assertEquals(
-      await child.line(),
-      `failed: Cannot ${attempt} "${web}": a socket file is there whose process has ended, and which this user ` +
-        "may not replace; remove it as its owner, or choose a directory of the service's own",
-    );
-  }
-  await child.tell("stop");
-  await until(() => directory.names().join() === "web.sock");
-});
+test(
+  "serve() and listenDatagram() name a stale socket file of another user, which may not be replaced",
+  {
+    ignore: Deno.uid() !== 0,
+  },
+  async () => {
+    using directory = new Directory();
+    const nobody = 65534;
+    Deno.chmodSync(directory.path, 0o1777);
+    const web = directory.join("web.sock");
+    const stale = listen(web, { mode: 0o666 });
+    stale.keepPath();
+    stale.close();
+    await using child = new Child("./serve_unix_path.ts", [
+      directory.join("app.sock"),
+      web,
+      String(nobody),
+    ]);
+    assertEquals(await child.line(), "started: 1");
+    for (
+      const [command, attempt] of [["serve", "listen on"], ["receive", "receive datagrams at"]]
+    ) {
+      await child.tell(command);
+      assertEquals(
+        await child.line(),
+        `failed: Cannot ${attempt} "${web}": a socket file is there whose process has ended, and which this user ` +
+          "may not replace; remove it as its owner, or choose a directory of the service's own",
+      );
+    }
+    await child.tell("stop");
+    await until(() => directory.names().join() === "web.sock");
+  },
+);
 
 const noOverlay = await withoutOverlay();
 if (noOverlay) console.log(`path_owner_test.ts: overlayfs is not tested: ${noOverlay}`);

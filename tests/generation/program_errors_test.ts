@@ -65,7 +65,7 @@ async function holding(path: string, fault: string) {
 }
 
 /** Asserts that the service has logged the error once; when its logger throws, that stderr has it. */
-function checkSaid(fault: string, said: string[], stderr: string): void {
+function assertLogged(fault: string, said: string[], stderr: string): void {
   if (fault === "logger") {
     assert(stderr.includes("The logger failed at"), stderr);
     return;
@@ -85,7 +85,7 @@ for (const fault of faults) {
     using _client = client;
     Deno.kill(child.pid, "SIGTERM");
     const said: string[] = [];
-    for (let next; (next = await child.line()) !== "told to leave";) said.push(next);
+    for (let next; (next = await child.line()) !== "draining";) said.push(next);
     await child.tell("answer");
     assertEquals(await held.answer(), "generation 1.");
     const { code, stdout, stderr } = await child.ended();
@@ -95,7 +95,7 @@ for (const fault of faults) {
     assert(!said.includes("a listener that was removed is called"));
     if (fault === "state of a move") assert(said.includes("moved: false"));
     else if (fault !== "onListen" && !calledForPeers.includes(fault)) {
-      checkSaid(fault, said, stderr);
+      assertLogged(fault, said, stderr);
     }
   });
 

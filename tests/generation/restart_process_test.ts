@@ -11,7 +11,7 @@ import { Channel } from "../../lib/generation/channel.ts";
 import type { Frame } from "../../lib/generation/protocol.ts";
 import { connect, HandoverError } from "../../mod.ts";
 import { Child, programPath } from "../support/child.ts";
-import { cli } from "../support/command_line.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 import { asked, begin, serving } from "../support/in_process.ts";

@@ -39,7 +39,11 @@ for (const mode of [undefined, 0o660]) {
     assertEquals((await early.request()).body, "old");
     Deno.removeSync(web);
     const next = await begin(control);
-    assertEquals(await askedAt(web), "old", "the predecessor binds the path anew before its offer");
+    assertEquals(
+      await askedAt(web),
+      "old",
+      "the predecessor has not bound the path anew before its offer",
+    );
     assertEquals(modeOf(web), mode ?? 0o600, "the mode has changed");
     assertEquals(log.warnings.length, 1);
     assertMatch(log.warnings[0], /socket file "[^"]+web\.sock" was removed.* bound anew; keep /);

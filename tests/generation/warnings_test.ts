@@ -16,7 +16,7 @@ import { type Generation, HandoverError, start, type StartOptions } from "../../
 import { hasEnded, identify } from "../../ffi/proc.ts";
 import { begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
-import { cli } from "../support/command_line.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { Sockets } from "../support/raw.ts";

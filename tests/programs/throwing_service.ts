@@ -86,7 +86,7 @@ async function main(path: string, fault: typeof faults[number]): Promise<void> {
   const removed = () => console.log("a listener that was removed is called");
   signal.addEventListener("abort", removed);
   signal.removeEventListener("abort", removed);
-  signal.addEventListener("abort", { handleEvent: () => console.log("told to leave") });
+  signal.addEventListener("abort", { handleEvent: () => console.log("draining") });
 
   await app.ready();
   const portOf = ({ addr }: { addr: Deno.Addr }) => (addr as Deno.NetAddr).port;

@@ -1,5 +1,5 @@
 /**
- * The command line of the library in a process of its own.
+ * `lib/cli.ts` in a process of its own.
  *
  * @module
  */
