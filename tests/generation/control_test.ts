@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import { maxFrameBytes } from "../../lib/generation/protocol.ts";
+import { maxFrameBytes, protocolVersion } from "../../lib/generation/protocol.ts";
 import { connect, type Generation, PeerNotAllowedError } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
@@ -20,12 +20,13 @@ test("a generation refuses a hello of another version, and serves on", async () 
   const app = await begin(path);
   await app.ready();
   const channel = new Channel(await connect(path));
-  await channel.send({ type: "hello", version: 2, pid: 1 });
+  await channel.send({ type: "hello", version: protocolVersion + 1, pid: 1 });
   const answer = await channel.receive();
   assertEquals(answer, {
     type: "refused",
     code: "version",
-    reason: "it speaks version 2 of the handover, and the generation that runs version 1",
+    reason: `it speaks version ${protocolVersion + 1} of the handover, ` +
+      `and the generation that runs version ${protocolVersion}`,
   });
   channel[Symbol.dispose]();
   assertEquals(app.status().state, "serving");

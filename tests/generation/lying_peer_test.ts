@@ -10,7 +10,7 @@ import { c } from "../../ffi/abi.ts";
 import { libc } from "../../ffi/libc.ts";
 import { localAddress } from "../../ffi/socket.ts";
 import { Channel } from "../../lib/generation/channel.ts";
-import type { Frame, OfferedItem } from "../../lib/generation/protocol.ts";
+import { type Frame, type OfferedItem, protocolVersion } from "../../lib/generation/protocol.ts";
 import { Inheritance } from "../../lib/generation/inheritance.ts";
 import { connect, Fd, fdHandler, HandoverError, listen, listenAndServe } from "../../mod.ts";
 import { begin } from "../support/in_process.ts";
@@ -44,11 +44,11 @@ const firstFrames: Record<string, Uint8Array> = {
   "a frame of 4 GiB": Uint8Array.of(0xff, 0xff, 0xff, 0xff, 0x7b),
   "opening brackets alone": record("[".repeat(1 << 20)),
   "an unknown type": lie({ type: "\x1b[2J" }),
-  "a hello with an impossible PID": lie({ type: "hello", version: 1, pid: 2 ** 40 }),
+  "a hello with an impossible PID": lie({ type: "hello", version: protocolVersion, pid: 2 ** 40 }),
   "a hello with a negative version": lie({ type: "hello", version: -1, pid: 7 }),
   "a hello whose token is no string": lie({
     type: "hello",
-    version: 1,
+    version: protocolVersion,
     pid: 7,
     token: { length: 9 },
   }),
@@ -118,7 +118,7 @@ test("a generation serves on after every invalid frame at its control socket", a
   for (const [what, words] of Object.entries({ ...framesAfterOffer, ...framesAfterReady })) {
     await t.step(`frame after the offer: ${what}`, async () => {
       using channel = new Channel(await connect(path));
-      await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+      await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
       const offer = await channel.receive() as Frame & { type: "offer" };
       for (const { fd } of await channel.receiveDescriptors(offer.items.length)) fd.close();
       if (what in framesAfterReady) {
@@ -156,7 +156,13 @@ function pretending(path: string, answer: (channel: Channel) => Promise<void>): 
 
 const control = { kind: "control", key: "" };
 const web = { kind: "listener", key: "127.0.0.1 0" };
-const offer = { type: "offer", version: 1, generation: 1, pid: 1, items: [control, web] };
+const offer = {
+  type: "offer",
+  version: protocolVersion,
+  generation: 1,
+  pid: 1,
+  items: [control, web],
+};
 
 /** Invalid parts of an offer, and the words of the error. */
 const offers: Record<string, { wrong: Record<string, unknown>; named: string }> = {
@@ -185,7 +191,10 @@ const offers: Record<string, { wrong: Record<string, unknown>; named: string }> 
     wrong: { items: [control, { ...web, path: "/run/a\0b" }] },
     named: "items[1].path is a text of 8 characters",
   },
-  "another version than that of the hello": { wrong: { version: 2 }, named: "version 2" },
+  "another version than that of the hello": {
+    wrong: { version: protocolVersion + 1 },
+    named: `version ${protocolVersion + 1}`,
+  },
 };
 
 for (const [what, { wrong, named }] of Object.entries(offers)) {
@@ -335,7 +344,7 @@ test("a generation does not take a PID of another PID namespace for one of its o
   let senders: (number | undefined)[] = [];
   await until(async () => {
     using channel = new Channel(await connect(path));
-    await channel.send({ type: "hello", version: 1, pid: 7 });
+    await channel.send({ type: "hello", version: protocolVersion, pid: 7 });
     const answer = await channel.receive();
     if (answer?.type !== "offer") return false;
     for (const { fd } of await channel.receiveDescriptors(answer.items.length)) fd.close();

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { pathStatus, readLink, readText } from "../../ffi/file.ts";
 import { hasEnded, identify, isRunning, type ProcessId } from "../../ffi/proc.ts";
 import { Channel } from "../../lib/generation/channel.ts";
-import type { Frame } from "../../lib/generation/protocol.ts";
+import { type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
 import { connect, HandoverError } from "../../mod.ts";
 import { Child, programPath } from "../support/child.ts";
 import { cli } from "../support/cli.ts";
@@ -196,7 +196,7 @@ test("a client that sends the PID of the process of restart(), without its token
   const pid = Number(Deno.readTextFileSync(`${enough}.pid`));
   {
     using channel = new Channel(await connect(path));
-    await channel.send({ type: "hello", version: 1, pid });
+    await channel.send({ type: "hello", version: protocolVersion, pid });
     const offer = await channel.receive() as Frame & { type: "offer" };
     assertEquals(offer.items.map(({ kind }) => kind), ["control", "listener"]);
   }

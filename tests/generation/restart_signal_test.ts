@@ -6,7 +6,7 @@
 
 import { assertEquals } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import type { OfferedItem } from "../../lib/generation/protocol.ts";
+import { type OfferedItem, protocolVersion } from "../../lib/generation/protocol.ts";
 import { listen } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 import { Generations } from "../support/generations.ts";
@@ -139,7 +139,13 @@ test("signals to restart a generation that is rolled back are logged as warnings
   using channel = new Channel(await listener.accept());
   assertEquals((await channel.receive())?.type, "hello");
   const items: OfferedItem[] = [{ kind: "control", key: "" }];
-  const offer = { type: "offer", version: 1, generation: 1, pid: Deno.pid, items } as const;
+  const offer = {
+    type: "offer",
+    version: protocolVersion,
+    generation: 1,
+    pid: Deno.pid,
+    items,
+  } as const;
   await channel.send(offer, { descriptors: [{ fd: listener.fd }] });
   listener[Symbol.dispose]();
   const port = await service.number("port");

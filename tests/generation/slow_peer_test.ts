@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import { encodeFrame, type Frame } from "../../lib/generation/protocol.ts";
+import { encodeFrame, type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
 import {
   connect,
   type Generation,
@@ -96,7 +96,7 @@ test("start() reads a large state from a slow writer, and rejects after peerTime
 /** Says hello to the generation at `path`, and reads the offer alone: state and descriptors follow. */
 async function offered(path: string): Promise<Channel> {
   const channel = new Channel(await connect(path));
-  await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+  await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
   const offer = await channel.receive() as Frame & { type: "offer" };
   assertEquals(offer.items.map(({ kind }) => kind), ["control", "state"]);
   return channel;
@@ -137,7 +137,7 @@ async function sendOffer(
   assertEquals((await channel.receive())?.type, "hello");
   await channel.conn.write(encodeFrame({
     type: "offer",
-    version: 1,
+    version: protocolVersion,
     generation: 1,
     pid: Deno.pid,
     items: [{ kind: "control", key: "" }, { kind: "state", key: "large", bytes: state.length }],

@@ -12,6 +12,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
+import { protocolVersion } from "../../lib/generation/protocol.ts";
 import { connect, HandoverError, start } from "../../mod.ts";
 import { begin } from "../support/in_process.ts";
 import { Child, programPath } from "../support/child.ts";
@@ -312,7 +313,7 @@ test("a generation logs the process of a successor that ends in the middle of th
   await app.ready();
   {
     using channel = new Channel(await connect(path));
-    await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+    await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
     assertEquals((await channel.receive())?.type, "offer");
   }
   await until(() => log.errors.length > 0);

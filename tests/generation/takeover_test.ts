@@ -6,7 +6,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import { encodeFrame, type Frame } from "../../lib/generation/protocol.ts";
+import { encodeFrame, type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
 import { fdHandler, type Generation, HandoverError, listen, listenAndServe } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
@@ -142,7 +142,13 @@ test("start() becomes the first generation when its predecessor dies during the 
   const path = directory.join("app.sock");
   const listener = listen(path);
   const items = [{ kind: "control", key: "" }, { kind: "state", key: "a", bytes: 9 }] as const;
-  const offer: Frame = { type: "offer", version: 1, generation: 1, pid: 1, items: [...items] };
+  const offer: Frame = {
+    type: "offer",
+    version: protocolVersion,
+    generation: 1,
+    pid: 1,
+    items: [...items],
+  };
   const dying = (async () => {
     // Before the offer, in the middle of it, and before the state that it announces.
     for (const most of [0, 7, Infinity]) {
