@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { connect, type Generation, HandoverError, listen, type Logger } from "../../mod.ts";
 import { Channel } from "../../lib/generation/channel.ts";
 import type { OfferedItem } from "../../lib/generation/protocol.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { Http1Client } from "../support/http1_client.ts";

@@ -28,7 +28,7 @@ import {
   serveHttp,
   UnixListener,
 } from "../../mod.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";

@@ -9,7 +9,7 @@ import { closeRaw } from "../../ffi/fd.ts";
 import { lockFile, pathStatus, unlockFile } from "../../ffi/file.ts";
 import { locked } from "../../lib/generation/path_lock.ts";
 import { HandoverError, type Logger, start, type StartOptions } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
@@ -203,7 +203,11 @@ test("a lock that root has left keeps the owner of the directory from nothing", 
   // Killed while it had it.
   closeRaw(lockFile(`${path}.lock`, "Cannot lock")!);
   Deno.chownSync(directory.path, nobody, nobody);
-  await using child = new Child("./at_path.ts", [path, directory.join("web.sock"), String(nobody)]);
+  await using child = new Child("./serve_unix_path.ts", [
+    path,
+    directory.join("web.sock"),
+    String(nobody),
+  ]);
   assertEquals(await child.line(), "started: 1");
   await child.tell("stop");
   await until(() => directory.names().length === 0);
@@ -219,7 +223,7 @@ test("a user whom `mode` and `allow` let in takes over where it may make no file
   const old = await begin(path, { mode: 0o666, allow: () => true });
   old.serve({ path: web }, () => new Response());
   await old.ready();
-  await using child = new Child("./at_path.ts", [path, web, String(nobody)]);
+  await using child = new Child("./serve_unix_path.ts", [path, web, String(nobody)]);
   assertEquals(await child.line(), "started: 2");
   await child.tell("serve");
   assertEquals(await child.line(), "ready");

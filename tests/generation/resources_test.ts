@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { listen } from "../../mod.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";

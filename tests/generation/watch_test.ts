@@ -5,7 +5,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { asked } from "../support/begin.ts";
+import { asked } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { Generations } from "../support/generations.ts";

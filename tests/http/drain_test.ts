@@ -10,7 +10,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { drain, type HttpHandler, serveHttp } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { readAll, text } from "../support/foreign.ts";

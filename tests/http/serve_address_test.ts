@@ -6,7 +6,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { argumentsOfDeno, commandLine } from "../../ffi/proc.ts";
-import { asked } from "../support/begin.ts";
+import { asked } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { Generation } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { codeOf, opcodes, RawWebSocket, textOf } from "../support/raw_websocket.ts";

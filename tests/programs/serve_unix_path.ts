@@ -1,6 +1,8 @@
 /**
- * A generation that serves at a unix path, when it is told to, under the user that it is told to be; prints
- * each step, and what it logs.
+ * A generation that serves at a unix path when it reads the line `serve`, as the user UID; prints each step
+ * and the log.
+ *
+ *     serve_unix_path.ts CONTROL PATH [UID]
  *
  * @module
  */
@@ -14,7 +16,7 @@ if (uid) {
     // int setresuid(uid_t ruid, uid_t euid, uid_t suid);
     setresuid: { parameters: ["u32", "u32", "u32"], result: "i32" },
   });
-  // What it needs of Deno is loaded by then.
+  // Deno has loaded the modules by now: the other user may not be able to read them.
   if (libc.symbols.setresuid(0xffff_ffff, Number(uid), 0xffff_ffff) !== 0) {
     throw new Error(`Cannot become user ${uid}`);
   }

@@ -1,8 +1,8 @@
 /**
- * Holds one end of a conversation: reads frames and writes a stream, and at some point
- * moves the connection to the next process, with what it has read of an unfinished frame.
+ * Serves a connection until it has read LIMIT bytes, and then moves the connection to the process at NEXT,
+ * together with the bytes of an unfinished frame.
  *
- *     mover.ts listen|INBOX NEXT|end LIMIT [PATH]
+ *     move_connection.ts listen|INBOX NEXT|end LIMIT [PATH]
  *
  * @module
  */
@@ -35,15 +35,15 @@ if (from === "listen") {
   });
 }
 
-/** Whether it is this process's turn. */
-const mine = () => next === "end" || read < Number(limit);
+/** Whether this process still serves the connection. */
+const isServing = () => next === "end" || read < Number(limit);
 
 const buffer = new Uint8Array(10_007);
-while (mine()) {
+while (isServing()) {
   const n = await conn!.read(buffer);
   if (n === null) break;
   takeFrames(buffer.subarray(0, n));
-  // As many back: so the conversation is in the middle, in both directions, when it moves.
+  // As many bytes back: both directions are in mid-stream when the connection moves.
   await writeUpTo(read);
 }
 

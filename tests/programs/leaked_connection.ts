@@ -1,8 +1,8 @@
 /**
- * Comes to take over, and ends with code 3 when it has an offer; but for a second another process holds its
- * connection.
+ * Asks for an offer and exits with code 3 when it has one, while a child process holds the connection for
+ * another second.
  *
- *     linger.ts PATH
+ *     leaked_connection.ts PATH
  *
  * @module
  */

@@ -1,11 +1,11 @@
 /**
- * The life of a generation, which is to be the same on every system: plays the scene that its argument
- * names, and prints what program and clients see.
+ * Scenes from the life of a generation, which are the same on every system: plays the scene of its argument,
+ * and prints what the program and its clients observe.
  *
  * @module
  */
 
-import "./other_system.ts";
+import "./fake_system.ts";
 import { type Generation, start, type StartOptions } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 import { Http1Client } from "../support/http1_client.ts";
@@ -17,7 +17,7 @@ const [cert, key] = ["localhost.crt", "localhost.key"].map((name) =>
 );
 const encode = (words: string) => new TextEncoder().encode(words);
 const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-/** A moment in which what should not happen would. */
+/** 100 ms, within which an event that must not happen would. */
 const moment = () => new Promise((resolve) => setTimeout(resolve, 100));
 
 using directory = new Directory();
@@ -31,22 +31,22 @@ function begin(options: StartOptions = {}): Promise<Generation> {
   return start(directory.join("app.sock"), { ...endless, ...options });
 }
 
-/** Prints one of its answers. */
+/** Prints a response. */
 async function said(client: Http1Client, name: string): Promise<void> {
   const { status, headers, body } = await client.answer();
-  // For an upload Deno 2.8.3 to 2.9.3 says so beside the library.
+  // For an upload, Deno 2.8.3 to 2.9.3 adds a `connection: close` of its own.
   const connection = headers.get("connection")?.split(",")[0];
   console.log(`${name}: ${status} ${body}, connection: ${connection}`);
 }
 
-/** The words of the server at the other end. */
+/** Reads what the server sends; null at the end. */
 async function heard(conn: Deno.Conn): Promise<string | null> {
   const into = new Uint8Array(100);
   const n = await conn.read(into);
   return n === null ? null : decode(into.subarray(0, n));
 }
 
-/** Reads until these words come. */
+/** Reads until `words` have arrived. */
 async function until(conn: Deno.Conn, words: string): Promise<void> {
   for (let read = ""; !read.includes(words);) {
     const next = await heard(conn);
@@ -70,7 +70,7 @@ async function refused(addr: Deno.Addr): Promise<boolean> {
   }
 }
 
-/** Serves, and prints in which order things happen; the scenes differ in the address alone. */
+/** Serves, and prints the events in their order; the scenes differ in the address alone. */
 async function serving(app: Generation, server: Deno.HttpServer): Promise<void> {
   const eager = await Http1Client.dial(server.addr);
   await eager.send("/eager");
@@ -94,7 +94,7 @@ async function serving(app: Generation, server: Deno.HttpServer): Promise<void> 
     console.log("draining");
     await eager.send("/again");
     await said(eager, "eager");
-    // Longer than a server that stops waits for idle clients.
+    // Longer than a stopping server waits for idle clients.
     for (let i = 0; i < 4; i++) await moment();
     await uploading.conn.write(encode("def"));
     await said(uploading, "uploading");
@@ -115,7 +115,7 @@ let answerSlow = () => {};
 
 const asked = new Map<string, PromiseWithResolvers<void>>();
 
-/** What resolves when a path is asked for. */
+/** Resolved by the first request for a path. */
 function whenAsked(path: string): PromiseWithResolvers<void> {
   const known = asked.get(path) ?? Promise.withResolvers<void>();
   asked.set(path, known);
@@ -158,7 +158,7 @@ const scenes: Record<string, () => Promise<void>> = {
     await serving(app, server);
   },
 
-  async "a server on a path"() {
+  async "a server at a unix path"() {
     const app = await begin();
     const path = directory.join("web.sock");
     const server = app.serve({ path }, handlerOf(app));
@@ -167,7 +167,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(directory.names().includes("web.sock"));
   },
 
-  async "a server of TLS"() {
+  async "a TLS server"() {
     const app = await begin();
     const server = app.serve({ ...here, cert, key }, () => new Response("hello"));
     await app.ready();
@@ -180,7 +180,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(await refused(server.addr));
   },
 
-  async "a stop before anything is ready"() {
+  async "stop() before ready()"() {
     const app = await begin();
     const server = app.serve(here, () => {
       console.log("the handler was called");
@@ -198,7 +198,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(app.status().state, await refused(server.addr), await refused(listener.addr));
   },
 
-  async "event streams without an end"() {
+  async "endless event streams"() {
     const app = await begin({ drainTimeout: 100, forceCloseAfter: 500 });
     const server = app.serve(here, () =>
       new Response(
@@ -215,7 +215,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log("cut");
   },
 
-  async "a server that the program shuts down"() {
+  async "servers that the program shuts down"() {
     const app = await begin();
     const server = app.serve(here, () => new Response("hello"));
     const signal = AbortSignal.timeout(200);
@@ -227,7 +227,7 @@ const scenes: Record<string, () => Promise<void>> = {
     await app.stop();
   },
 
-  async "servers that cannot be made"() {
+  async "serve() that throws"() {
     const app = await begin();
     const held = app.listen(here);
     const { port } = held.addr as Deno.NetAddr;
@@ -262,7 +262,7 @@ const scenes: Record<string, () => Promise<void>> = {
     }
   },
 
-  async "more clients than are kept in mind"() {
+  async "more clients than the generation remembers"() {
     const app = await begin();
     const server = app.serve(here, () => new Response("hello"));
     await app.ready();
@@ -326,7 +326,7 @@ const scenes: Record<string, () => Promise<void>> = {
       await conn.write(encode("hello"));
       console.log(await heard(conn));
     }
-    // Their ends are the ends of the streams at the other end.
+    // Closing them ends the streams at the server.
     for (const conn of others) conn.close();
     app.draining.addEventListener("abort", async () => {
       await Promise.all(loops.slice(1));
@@ -339,7 +339,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log(app.status().sockets, directory.names().includes("echo.sock"));
   },
 
-  async "a listener that the program closes while the generation leaves"() {
+  async "a listener that the program closes during stop()"() {
     const app = await begin();
     const listener = app.listen(here);
     const other = app.listen(here);
@@ -363,7 +363,7 @@ const scenes: Record<string, () => Promise<void>> = {
     }
   },
 
-  async "a connection that stays"() {
+  async "a connection that is never closed"() {
     const app = await begin({ drainTimeout: 100, forceCloseAfter: 100 });
     const listener = app.listen(here);
     await app.ready();
@@ -424,15 +424,15 @@ const scenes: Record<string, () => Promise<void>> = {
     file.writeSync(encode(", another"));
   },
 
-  async "nothing that keeps a process"() {
+  async "a generation alone"() {
     const app = await begin({ stopOn: [] });
     await app.ready();
-    // Timers of this kind do not keep a process whose module has been run to its end.
+    // An unrefed timer does not keep the process after the module has been evaluated.
     Deno.unrefTimer(setTimeout(() => app.stop(), 300));
     app.finished.then(() => console.log("finished"));
   },
 
-  async "an idle client that sends at the last moment"() {
+  async "an idle client that sends when stop() begins"() {
     const app = await begin();
     const server = app.serve(here, () => new Response("hello"));
     await app.ready();
@@ -444,7 +444,7 @@ const scenes: Record<string, () => Promise<void>> = {
     await said(client, "last");
   },
 
-  async "nothing but a signal"() {
+  async "a generation that waits for a signal"() {
     const app = await begin({ exitTimeout: false });
     await app.ready();
     console.log("ready");
@@ -452,7 +452,7 @@ const scenes: Record<string, () => Promise<void>> = {
     console.log("finished");
   },
 
-  async "a signal before anything is ready"() {
+  async "a signal before ready()"() {
     const app = await begin();
     app.serve(here, () => new Response());
     console.log("starting");

@@ -1,5 +1,5 @@
 /**
- * A process with workers that use the library, as its main thread does.
+ * A program whose workers and main thread use the library at the same time.
  *
  * @module
  */
@@ -8,15 +8,15 @@ import { ready } from "../../ffi/poll.ts";
 import { ifSocket, localAddress } from "../../ffi/socket.ts";
 import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { connect, receive, serveHttp } from "../../mod.ts";
-import { adoptAgainAndAgain, type Adopted } from "./adopt_again.ts";
-import { told } from "./child.ts";
-import type { Task } from "../programs/worker.ts";
+import { adoptAgainAndAgain, type Adopted } from "../support/adopt_again.ts";
+import { told } from "../support/child.ts";
+import type { Task } from "./worker.ts";
 
 const [scenario, path, ...more] = Deno.args;
 
-/** A worker that was told what to do, and the first thing it answers. */
+/** A worker with a task, and its first message. */
 class Thread<T> {
-  readonly #worker = new Worker(new URL("../programs/worker.ts", import.meta.url), {
+  readonly #worker = new Worker(new URL("./worker.ts", import.meta.url), {
     type: "module",
   });
   readonly answer: Promise<T>;
@@ -37,7 +37,7 @@ class Thread<T> {
   }
 }
 
-/** One HTTP service in a worker and one in the main thread, received and adopted at the same time. */
+/** Serves HTTP in a worker and in the main thread: both receive and adopt their listeners at the same time. */
 async function serve(): Promise<void> {
   const worker = new Thread({ what: "serve", path });
   await receive(more[0], (fd) => {
@@ -49,7 +49,7 @@ async function serve(): Promise<void> {
   Deno.exit();
 }
 
-/** Every thread adopts, while the main one has a native listener that each of them talks to. */
+/** Has every thread adopt descriptors, while all connect to a native listener of the main thread. */
 async function adopt(): Promise<void> {
   const [count, threads] = more.map(Number);
   using host = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -88,7 +88,7 @@ async function adopt(): Promise<void> {
   for (const worker of workers) worker.terminate();
 }
 
-/** A worker that waits is terminated, and nothing keeps the process. */
+/** Terminates a worker that waits; nothing keeps the process after that. */
 async function terminate(): Promise<void> {
   const worker = new Thread({ what: more[0] as Task["what"], path });
   await worker.answer;
@@ -96,13 +96,13 @@ async function terminate(): Promise<void> {
   console.log("terminated");
   if (more[1] === "exit") Deno.exit(7);
   if (more[0] !== "accept") return;
-  // Its socket is open, with nobody to accept; what this thread waits for is announced as before.
+  // The worker's socket stays open and accepts nothing; the main thread is still woken for its own descriptors.
   using conn = await connect(path);
   await ready(conn.fd.raw, "writable");
   console.log("connected");
 }
 
-/** Each has a thread of Deno's pool, which waits for ever. */
+/** Terminates many workers, each of which waits without end on a thread of Deno's pool. */
 async function terminateMany(): Promise<void> {
   const workers = Array.from(
     { length: Number(more[0]) },

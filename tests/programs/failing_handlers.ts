@@ -1,13 +1,12 @@
 /**
- * A service that prints nothing itself, with every logger as it is by default. Its handler fails for
- * `/fail`, and for `/worse` so does what answers then. The next generation fails while there is a file
- * `fail` beside the control socket.
+ * A service with default loggers that prints nothing itself, and whose HTTP handlers throw; at `worse.sock`
+ * `onError` throws as well. The next generation fails while a file `fail` is beside the control socket.
  *
  * @module
  */
 
 import { listenAndServe, start } from "../../mod.ts";
-import { here } from "../support/begin.ts";
+import { here } from "../support/in_process.ts";
 
 const [directory] = Deno.args;
 const app = await start(`${directory}/app.sock`, { probation: 50, drainTimeout: 5000 });

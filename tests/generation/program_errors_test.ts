@@ -1,32 +1,22 @@
 /**
- * Exceptions of a program keep neither its generation from leaving, nor a restart from its outcome.
+ * Functions of the program that throw: stop() still ends the generation, and restart() still has its outcome.
  *
  * @module
  */
 
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { connect, PeerNotAllowedError } from "../../mod.ts";
+import { assert, assertEquals, assertThrows } from "@std/assert";
 import { closeAll } from "../../ffi/fd.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
 import { Draining } from "../../lib/generation/draining.ts";
-import { maxFrameBytes } from "../../lib/generation/protocol.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
-import { faults } from "../programs/own_errors.ts";
+import { faults } from "../programs/throwing_service.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
-/** The next line that begins so. */
-async function line(child: Child, beginning: string): Promise<string> {
-  for (;;) {
-    const next = await child.line();
-    if (next.startsWith(beginning)) return next;
-  }
-}
-
-/** A request that the service holds until it is told to answer. */
+/** A request that the service answers after the line `answer`. */
 class Held {
   readonly #conn: Deno.Conn;
 
@@ -34,13 +24,14 @@ class Held {
     this.#conn = conn;
   }
 
+  /** Sends the request. */
   static async at(port: number): Promise<Held> {
     const conn = await Deno.connect({ hostname: "127.0.0.1", port });
     await conn.write(new TextEncoder().encode("GET /held HTTP/1.1\r\nhost: a\r\n\r\n"));
     return new Held(conn);
   }
 
-  /** The last word of the answer; closes the connection. */
+  /** Reads the body of the response; closes the connection. */
   async answer(): Promise<string> {
     using conn = this.#conn;
     const chunk = new Uint8Array(4096);
@@ -52,30 +43,29 @@ class Held {
   }
 }
 
-/** A service of which one function throws, which holds a request. */
+/** Starts a service one of whose functions throws, and sends it a request that it holds. */
 async function holding(path: string, fault: string) {
-  const child = new Child("./own_errors.ts", [path, fault]);
-  const [, port, other] = (await line(child, "serving: 1 ")).slice("serving: ".length).split(" ")
-    .map(Number);
+  const child = new Child("./throwing_service.ts", [path, fault]);
+  const [, port, other] = await child.numbers("serving");
   let client: Deno.Conn | undefined;
   if (fault === "state of a move") {
     client = await Deno.connect({ hostname: "127.0.0.1", port: other });
-    await line(child, "accepted");
+    await child.until(/^accepted/);
   }
   if (fault.startsWith("stream")) {
     const leaving = await Deno.connect({ hostname: "127.0.0.1", port });
     await leaving.write(new TextEncoder().encode("GET /stream HTTP/1.1\r\nhost: a\r\n\r\n"));
     await leaving.read(new Uint8Array(1000));
     leaving.close();
-    await line(child, "cancelled");
+    await child.until(/^cancelled/);
   }
   const held = await Held.at(port);
-  await line(child, "holding");
+  await child.until(/^holding/);
   return { child, port, held, client };
 }
 
-/** How the process of the service said what was wrong, once: by itself, or where its logger failed. */
-function checkSaid(fault: string, said: string[], stderr: string): void {
+/** Asserts that the service has logged the error once; when its logger throws, that stderr has it. */
+function assertLogged(fault: string, said: string[], stderr: string): void {
   if (fault === "logger") {
     assert(stderr.includes("The logger failed at"), stderr);
     return;
@@ -84,18 +74,18 @@ function checkSaid(fault: string, said: string[], stderr: string): void {
   assertEquals(count, 1, said.join("\n"));
 }
 
-/** What is asked at the control socket itself, and so not when a signal stops the service. */
-const onlyOfOthers = ["kept state", "allow"];
+/** Functions that are called for peers of the control socket alone, and so not when a signal stops the service. */
+const calledForPeers = ["kept state", "allow"];
 
 for (const fault of faults) {
-  test(`a service is stopped by a signal, and answers, although this throws: ${fault}`, async () => {
+  test(`a service answers and stops on a signal although a function of it throws: ${fault}`, async () => {
     using directory = new Directory();
     const { child, held, client } = await holding(directory.join("app.sock"), fault);
     await using _child = child;
     using _client = client;
     Deno.kill(child.pid, "SIGTERM");
     const said: string[] = [];
-    for (let next; (next = await child.line()) !== "told to leave";) said.push(next);
+    for (let next; (next = await child.line()) !== "draining";) said.push(next);
     await child.tell("answer");
     assertEquals(await held.answer(), "generation 1.");
     const { code, stdout, stderr } = await child.ended();
@@ -104,10 +94,12 @@ for (const fault of faults) {
     said.push(...stdout);
     assert(!said.includes("a listener that was removed is called"));
     if (fault === "state of a move") assert(said.includes("moved: false"));
-    else if (fault !== "onListen" && !onlyOfOthers.includes(fault)) checkSaid(fault, said, stderr);
+    else if (fault !== "onListen" && !calledForPeers.includes(fault)) {
+      assertLogged(fault, said, stderr);
+    }
   });
 
-  test(`restart() has an outcome, and the service answers, although this throws: ${fault}`, async () => {
+  test(`a service answers and restart() has its outcome although a function of the service throws: ${fault}`, async () => {
     using directory = new Directory();
     const { child, port, held, client } = await holding(directory.join("app.sock"), fault);
     await using _child = child;
@@ -115,7 +107,7 @@ for (const fault of faults) {
     await child.tell("restart");
     const said: string[] = [];
     for (let next = ""; !/^(restarted|failed): /.test(next);) said.push(next = await child.line());
-    const fails = onlyOfOthers.includes(fault);
+    const fails = calledForPeers.includes(fault);
     assertEquals(said.at(-1)!.startsWith("failed: "), fails, said.join("\n"));
     if (fails) assert(said.at(-1)!.includes(`out of luck: ${fault}`), said.at(-1));
     assertEquals(await asked(port), `generation ${fails ? 1 : 2}.`);
@@ -124,9 +116,9 @@ for (const fault of faults) {
     const isNext = (line: string) => line.startsWith("serving: 2 ");
     let next = child.pid;
     if (!fails) {
-      if (!said.some(isNext)) said.push(await line(child, "serving: 2 "));
+      if (!said.some(isNext)) said.push(await child.until(/^serving: 2 /));
       next = Number(said.find(isNext)!.split(" ")[4]);
-      said.push(await line(child, "finished"));
+      said.push(await child.until(/^finished/));
     }
     Deno.kill(next, "SIGTERM");
     const { code, stderr } = await child.ended();
@@ -135,7 +127,7 @@ for (const fault of faults) {
   });
 }
 
-test("where onListen throws nothing listens, and what was inherited is still there to be asked for", async () => {
+test("serve() whose onListen throws closes its listener, and leaves an inherited listener to the next call", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const fail = () => {
@@ -159,7 +151,7 @@ test("where onListen throws nothing listens, and what was inherited is still the
   const port = portOf(old.serve(here, saying("old")));
   old.serve(unix, saying("old"));
   await old.ready();
-  // After ready() it would have accepted at once.
+  // After ready() a server accepts at once.
   assertThrows(() => old.serve({ ...here, onListen: fail }, saying("x")), Error, "out of luck");
   assertEquals(old.status().sockets.length, 2);
 
@@ -176,7 +168,7 @@ test("where onListen throws nothing listens, and what was inherited is still the
   assertEquals(directory.names(), []);
 });
 
-test("a step of leaving that fails is logged, and those behind it are taken", async () => {
+test("a step of stop() that fails is logged, and the further steps are taken", async () => {
   using directory = new Directory();
   const log = new KeptLog();
   const app = await begin(directory.join("app.sock"), { logger: log });
@@ -184,7 +176,7 @@ test("a step of leaving that fails is logged, and those behind it are taken", as
   app.keep("a descriptor", 0);
   const [kept] = openDescriptors().filter((raw) => !before.has(raw));
   await app.ready();
-  // The program closes a number that is not its own.
+  // The program closes a descriptor that the generation owns.
   closeAll([kept]);
   await app.stop();
   await app.finished;
@@ -195,46 +187,7 @@ test("a step of leaving that fails is logged, and those behind it are taken", as
   assertEquals(directory.names(), []);
 });
 
-test("where allow throws the other process is refused, and learns why", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const log = new KeptLog();
-  await using app = await begin(path, {
-    logger: log,
-    allow: () => {
-      throw new Error("out of luck");
-    },
-  });
-  await app.ready();
-  // A process that is hung up on without a word would try again for ever.
-  const signal = AbortSignal.timeout(20_000);
-  const words = "`allow` has failed for process";
-  await assertRejects(() => begin(path, { signal }), PeerNotAllowedError, words);
-  assertEquals(log.errors.length, 1);
-  assertEquals(app.status().state, "serving");
-});
-
-test("a refusal that cannot be sent ends nothing", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const log = new KeptLog();
-  await using app = await begin(path, {
-    logger: log,
-    allow: () => {
-      // More than a frame may have.
-      throw new Error("x".repeat(maxFrameBytes));
-    },
-  });
-  await app.ready();
-  for (let i = 0; i < 2; i++) {
-    using conn = await connect(path);
-    assertEquals(await conn.read(new Uint8Array(1)).catch(() => null), null);
-    await until(() => log.errors.length === i + 1);
-  }
-  assertEquals(app.status().state, "serving");
-});
-
-test("a listener of draining is called once, with its signal, until it is removed", () => {
+test("`draining` calls a listener once, with the signal as `this` and target, unless it was removed", () => {
   const errors: unknown[] = [];
   const draining = new Draining((error) => errors.push(error));
   const { signal } = draining;

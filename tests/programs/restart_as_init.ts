@@ -1,7 +1,6 @@
 /**
- * Lets restarts fail, in a process that is the parent of every orphan: process 1 of its PID namespace. Prints
- * its number, how often a restart has failed, and what is left of
- * the processes that it started.
+ * Lets restarts fail as process 1 of a PID namespace, which is the parent of every orphan. Prints its PID, how
+ * many restarts have failed, and the processes that are left.
  *
  * @module
  */
@@ -22,11 +21,12 @@ let failed = 0;
 for (const args of [["-c", "exit 3"], ["-c", "exec sleep 600"]]) {
   await app.restart({ program: "sh", args }).catch(() => failed++);
 }
-/** All processes but this one, as proc(5) has them: what was killed ends a moment later. */
+/** `/proc/PID/stat` of every other process: a killed process ends a moment later. */
 const left = () =>
   Array.from(Deno.readDirSync("/proc"), ({ name }) => name)
     .filter((name) => /^\d+$/.test(name) && Number(name) !== Deno.pid)
     .map((name) => readText(`/proc/${name}/stat`));
+// The test compares the processes that are left.
 await until(() => left().length === 0).catch(() => {});
 console.log(JSON.stringify([Deno.pid, failed, left()]));
 await app.stop();

@@ -1,12 +1,12 @@
 /**
- * A generation on a system that passes no descriptors, which a process is told that it runs on: it lives as
- * on this one, without a next generation, and never opens the C library.
+ * A generation on a system that passes no descriptors, which `fake_system.ts` pretends: everything works but a
+ * restart, and the C library is never opened.
  *
  * @module
  */
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { Child } from "../support/child.ts";
+import { Child, programPath } from "../support/child.ts";
 import { test } from "../support/guard.ts";
 
 const darwin = "darwin aarch64";
@@ -16,8 +16,8 @@ function on(system: string | undefined): { env: Record<string, string> } {
   return { env: system === undefined ? {} : { OTHER_SYSTEM: system } };
 }
 
-/** What a server and its clients say while it leaves. */
-const leaving = [
+/** The lines of a server and its clients from ready() to the end of stop(). */
+const stopping = [
   "starting",
   "/eager is asked for, serving",
   "eager: 200 /eager , connection: undefined",
@@ -34,23 +34,23 @@ const leaving = [
   "stopped true",
 ];
 
-/** What the program and its clients see, in this order. */
+/** The lines that each scene of `life_scenes.ts` prints. */
 const scenes: Record<string, string[]> = {
   "a server": [
     "listening 127.0.0.1",
     '[ "listener" ]',
-    ...leaving,
+    ...stopping,
   ],
-  "a server on a path": [
+  "a server at a unix path": [
     "600",
-    ...leaving,
+    ...stopping,
     "false",
   ],
-  "a server of TLS": ["hello", "true"],
-  "a stop before anything is ready": ["BadResource", "true", "stopped true true"],
-  "event streams without an end": ["cut"],
-  "a server that the program shuts down": ["true true []"],
-  "servers that cannot be made": [
+  "a TLS server": ["hello", "true"],
+  "stop() before ready()": ["BadResource", "true", "stopped true true"],
+  "endless event streams": ["cut"],
+  "servers that the program shuts down": ["true true []"],
+  "serve() that throws": [
     "AddrInUse",
     "InvalidData",
     "RangeError",
@@ -59,7 +59,7 @@ const scenes: Record<string, string[]> = {
     "false",
     "Cannot listen: this generation has left, or is leaving",
   ],
-  "more clients than are kept in mind": ["1100"],
+  "more clients than the generation remembers": ["1100"],
   "WebSockets": ["hello!", "1001 going away"],
   "listeners": [
     "640",
@@ -75,13 +75,13 @@ const scenes: Record<string, string[]> = {
     "the loop has ended",
     "[] false",
   ],
-  "a listener that the program closes while the generation leaves": [
+  "a listener that the program closes during stop()": [
     "BadResource",
     "bye",
     "BadResource",
   ],
-  "a connection that stays": ["[ 1 ]", "null"],
-  "an idle client that sends at the last moment": [
+  "a connection that is never closed": ["[ 1 ]", "null"],
+  "an idle client that sends when stop() begins": [
     "first: 200 hello, connection: undefined",
     "last: 200 hello, connection: close",
   ],
@@ -98,9 +98,9 @@ const scenes: Record<string, string[]> = {
 
 for (const [scene, lines] of Object.entries(scenes)) {
   for (const system of [undefined, darwin]) {
-    const where = system === undefined ? "here" : "where no descriptors are passed";
-    test(`${scene}: the program and its clients see the same, ${where}`, async () => {
-      await using child = new Child("./any_system.ts", [scene], on(system));
+    const where = system === undefined ? "on this system" : "where no descriptors are passed";
+    test(`a program and its clients observe the same ${where}: ${scene}`, async () => {
+      await using child = new Child("./life_scenes.ts", [scene], on(system));
       const { code, stdout, stderr } = await child.ended();
       assertEquals([...stdout, stderr, code], [...lines, "the end", "", 0]);
     });
@@ -109,17 +109,17 @@ for (const [scene, lines] of Object.entries(scenes)) {
 
 for (const system of [undefined, darwin]) {
   const where = system ?? "this system";
-  test(`a generation keeps its process until it has left, on ${where}`, async () => {
-    await using child = new Child("./any_system.ts", ["nothing that keeps a process"], on(system));
+  test(`a generation keeps its process running until it has finished, on ${where}`, async () => {
+    await using child = new Child("./life_scenes.ts", ["a generation alone"], on(system));
     assertEquals(await child.ended(), { code: 0, stdout: ["the end", "finished"], stderr: "" });
   });
 }
 
-test("no permission is needed but those of Deno's own calls", async () => {
+test("a generation needs no more permissions than Deno's own calls where no descriptors are passed", async () => {
   const deno = ["run", "--allow-net", "--allow-read", "--allow-write", "--allow-env=OTHER_SYSTEM"];
-  for (const scene of ["a server on a path", "listeners", "files and state"]) {
+  for (const scene of ["a server at a unix path", "listeners", "files and state"]) {
     const options = { deno: [...deno, "--no-prompt"], ...on(darwin) };
-    await using child = new Child("./any_system.ts", [scene], options);
+    await using child = new Child("./life_scenes.ts", [scene], options);
     const { code, stdout, stderr } = await child.ended();
     assertEquals([...stdout, stderr, code], [...scenes[scene], "the end", "", 0]);
   }
@@ -127,8 +127,12 @@ test("no permission is needed but those of Deno's own calls", async () => {
 
 for (const system of [undefined, darwin, "windows x86_64"]) {
   const where = system ?? "this system";
-  test(`a generation leaves on SIGINT on ${where}`, async () => {
-    await using child = new Child("./any_system.ts", ["nothing but a signal"], on(system));
+  test(`SIGINT stops a generation on ${where}`, async () => {
+    await using child = new Child(
+      "./life_scenes.ts",
+      ["a generation that waits for a signal"],
+      on(system),
+    );
     assertEquals(await child.line(), "ready");
     Deno.kill(child.pid, "SIGINT");
     assertEquals(await child.ended(), { code: 0, stdout: ["finished", "the end"], stderr: "" });
@@ -136,8 +140,8 @@ for (const system of [undefined, darwin, "windows x86_64"]) {
 
   test(`a signal before ready() ends the process on ${where}`, async () => {
     await using child = new Child(
-      "./any_system.ts",
-      ["a signal before anything is ready"],
+      "./life_scenes.ts",
+      ["a signal before ready()"],
       on(system),
     );
     assertEquals(await child.line(), "starting");
@@ -146,16 +150,16 @@ for (const system of [undefined, darwin, "windows x86_64"]) {
   });
 }
 
-/** What a part of what is refused prints. */
+/** Runs a part of `refused_calls.ts`; returns the lines that it prints. */
 async function refused(part: string, system: string): Promise<string[]> {
-  await using child = new Child("./elsewhere.ts", [part], on(system));
+  await using child = new Child("./refused_calls.ts", [part], on(system));
   const { code, stdout, stderr } = await child.ended();
   assertEquals([stderr, code], ["", 0], stdout.join("\n"));
   return stdout;
 }
 
 for (const system of [darwin, "freebsd x86_64", "android aarch64", "linux riscv64"]) {
-  test(`on ${system} the log says that there is no next generation, and restarts are refused`, async () => {
+  test(`on ${system} the log names the missing support, and restart() rejects`, async () => {
     const error = `NotSupported: ${refusal} ${system}`;
     const logged = `error: The restart failed; this generation goes on: ${error}`;
     assertEquals(await refused("restarts", system), [
@@ -172,14 +176,14 @@ for (const system of [darwin, "freebsd x86_64", "android aarch64", "linux riscv6
   });
 }
 
-test("everything that passes descriptors is refused where none are passed", async () => {
+test("every call that passes descriptors throws where none are passed", async () => {
   const lines = await refused("everything that passes descriptors", darwin);
   const end = lines.pop();
   assertEquals([lines.length, end], [15, "[]"]);
   for (const line of lines) assertStringIncludes(line, `: NotSupported: ${refusal} ${darwin}`);
 });
 
-test("a second generation of a process at one path is refused where none takes over", async () => {
+test("start() rejects for a second generation of the process at one path where none takes over", async () => {
   const lines = await refused("a second start", darwin);
   assertEquals(lines.slice(1), [
     'start(): NotSupported: Cannot start another generation at "/app.sock", where one of this process ' +
@@ -189,10 +193,10 @@ test("a second generation of a process at one path is refused where none takes o
     "1",
     "start() that was aborted: Error: not any more",
   ]);
-  assertEquals(await refused("a rehearsal", darwin), ["hello", "NotSupported", "serving"]);
+  assertEquals(await refused("TestService", darwin), ["hello", "NotSupported", "serving"]);
 });
 
-test("a signal that the system does not have is refused by name, and left out by default", async () => {
+test("start() names a signal that the system does not have, and leaves it out by default", async () => {
   assertEquals(await refused("signals", darwin), [
     "start(): done",
     "stopOn: done",
@@ -207,11 +211,11 @@ test("a signal that the system does not have is refused by name, and left out by
   ]);
 });
 
-test("a path that is in use, or was left behind, is said so where that cannot be told apart", async () => {
+test("serve() and listen() name both causes of a path in use where a stale socket file cannot be recognized", async () => {
   const why =
     'AddrInUse: Cannot listen on "/web.sock": another instance is serving there, or has left its ' +
     "file behind: stop it, or remove the file";
-  assertEquals(await refused("a file that was left behind", darwin), [
+  assertEquals(await refused("a stale socket file", darwin), [
     `serve(): ${why}`,
     `listen(): ${why}`,
   ]);
@@ -219,18 +223,22 @@ test("a path that is in use, or was left behind, is said so where that cannot be
 
 // --preload came with Deno 2.4.
 const canPreload = !/^2\.[0-3]\./.test(Deno.version.deno);
-test("the command line says that there is no control socket", { ignore: !canPreload }, async () => {
-  const preload = new URL("../programs/other_system.ts", import.meta.url).pathname;
-  const deno = ["run", "-A", "--preload", preload];
-  const cli = "../../lib/cli.ts";
-  for (const command of ["status", "restart", "stop"]) {
-    await using child = new Child(cli, [command, "/run/app.sock"], { deno, ...on(darwin) });
-    const { code, stdout, stderr } = await child.ended();
-    assertEquals([code, stdout, stderr], [
-      1,
-      [],
-      'No service can be asked at "/run/app.sock", for on this system none has a control socket: ' +
-      `${refusal} ${darwin}. End its process by SIGTERM or Ctrl-C, and start it anew\n`,
-    ]);
-  }
-});
+test(
+  "the command line prints that the system has no control sockets",
+  { ignore: !canPreload },
+  async () => {
+    const preload = programPath("fake_system.ts");
+    const deno = ["run", "-A", "--preload", preload];
+    const cli = "../../lib/cli.ts";
+    for (const command of ["status", "restart", "stop"]) {
+      await using child = new Child(cli, [command, "/run/app.sock"], { deno, ...on(darwin) });
+      const { code, stdout, stderr } = await child.ended();
+      assertEquals([code, stdout, stderr], [
+        1,
+        [],
+        'No service can be asked at "/run/app.sock", for on this system none has a control socket: ' +
+        `${refusal} ${darwin}. End its process by SIGTERM or Ctrl-C, and start it anew\n`,
+      ]);
+    }
+  },
+);

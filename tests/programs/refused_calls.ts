@@ -1,10 +1,10 @@
 /**
- * What a system that passes no descriptors refuses: prints each error, and what the log says.
+ * Calls that fail on a system that passes no descriptors: prints each error and the log.
  *
  * @module
  */
 
-import "./other_system.ts";
+import "./fake_system.ts";
 import * as graceful from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 
@@ -35,7 +35,7 @@ const logger: graceful.Logger = {
   error: (message, error) => print(`error: ${message}`, error),
 };
 
-/** Without the lines that tell how long something took. */
+/** `logger` without the lines that contain durations. */
 const quiet: graceful.Logger = {
   ...logger,
   info: (message) => /after [\d.]+ ms/.test(message) || logger.info!(message),
@@ -101,7 +101,7 @@ const parts: Record<string, () => Promise<void>> = {
     await attempt("start() that was aborted", () => graceful.start(path, { signal: aborted }));
   },
 
-  async "a rehearsal"() {
+  async TestService() {
     await using service = new graceful.TestService(async (app) => {
       app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("hello"));
       await app.ready();
@@ -126,12 +126,12 @@ const parts: Record<string, () => Promise<void>> = {
     }
   },
 
-  async "a file that was left behind"() {
+  async "a stale socket file"() {
     const app = await graceful.start(path, { logger: {} });
-    const place = { path: directory.join("web.sock") };
-    Deno.writeTextFileSync(place.path, "");
-    await attempt("serve()", () => app.serve(place, () => new Response()));
-    await attempt("listen()", () => app.listen(place));
+    const address = { path: directory.join("web.sock") };
+    Deno.writeTextFileSync(address.path, "");
+    await attempt("serve()", () => app.serve(address, () => new Response()));
+    await attempt("listen()", () => app.listen(address));
     await app.stop();
   },
 };

@@ -1,5 +1,5 @@
 /**
- * The way out of a connection, one half at a time.
+ * The steps of `leave`: finding the descriptor of a native connection, and giving the connection up.
  *
  * @module
  */
@@ -7,12 +7,12 @@
 import type { Fd } from "../../ffi/fd.ts";
 import { type ConnLike, findConn } from "../../lib/native/descriptor.ts";
 
-/** The descriptor of a connection that is not left. */
+/** A duplicate of the descriptor of a connection, which stays open. */
 export function connDescriptor(conn: ConnLike): Fd {
   return findConn(conn).fd;
 }
 
-/** Closes a native connection that somebody else holds, too. */
+/** Closes a native connection of which another process holds the socket, too. */
 export function leaveConn(conn: Deno.Conn): void {
   const { fd, leave } = findConn(conn);
   fd.close();

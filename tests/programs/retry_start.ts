@@ -1,8 +1,8 @@
 /**
- * Fails before it is ready, so often, and pauses each time before it tries again. With a PROBATION that
- * the generation that runs refuses, it is ready() that fails.
+ * Calls start() again and again: every try before number TRY fails before ready(), and a pause follows. With
+ * a PROBATION that the predecessor refuses, ready() itself fails.
  *
- *     tries.ts PATH TRY MILLISECONDS [PROBATION]    TRY is the first one that does not fail
+ *     retry_start.ts PATH TRY MILLISECONDS [PROBATION]
  *
  * @module
  */

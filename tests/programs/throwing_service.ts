@@ -1,5 +1,5 @@
 /**
- * A service of which one function of its own throws: in a listener of `draining`, in `onListen`, and so on.
+ * A service one of whose functions throws: a listener of `draining`, `onListen`, ...
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import { type Logger, start } from "../../mod.ts";
 import { told } from "../support/child.ts";
 
-/** What may throw, or reject. */
+/** The functions that can throw or reject. */
 export const faults = [
   "listener",
   "async listener",
@@ -86,7 +86,7 @@ async function main(path: string, fault: typeof faults[number]): Promise<void> {
   const removed = () => console.log("a listener that was removed is called");
   signal.addEventListener("abort", removed);
   signal.removeEventListener("abort", removed);
-  signal.addEventListener("abort", { handleEvent: () => console.log("told to leave") });
+  signal.addEventListener("abort", { handleEvent: () => console.log("draining") });
 
   await app.ready();
   const portOf = ({ addr }: { addr: Deno.Addr }) => (addr as Deno.NetAddr).port;
@@ -100,7 +100,7 @@ async function main(path: string, fault: typeof faults[number]): Promise<void> {
     try {
       conn.close();
     } catch (error) {
-      // It was on its way already.
+      // The connection is closed already.
       if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
   }

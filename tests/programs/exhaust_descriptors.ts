@@ -1,5 +1,5 @@
 /**
- * A service that opens descriptors up to its limit when it is told to, and answers then as before.
+ * A service that opens descriptors up to its limit when it reads the line `fill`, and serves on.
  *
  * @module
  */
@@ -60,7 +60,7 @@ async function commands(): Promise<void> {
   }
 }
 
-/** Takes every number that is left; gives how many that were. */
+/** Opens descriptors up to the limit; returns how many. */
 function fill(): number {
   for (;;) {
     try {

@@ -1,5 +1,5 @@
 /**
- * A service that a timer keeps running when its generation has left.
+ * A service with a timer that keeps its process running after its generation has finished.
  *
  * @module
  */
@@ -24,7 +24,7 @@ const exitTimeout: number | false = flags.exitTimeout === "false"
   : Number(flags.exitTimeout);
 const options = { exitTimeout, probation: 50, drainTimeout: 1000 };
 const timer = setInterval(() => console.log("alive"), 50);
-// Another service in the same process.
+// A second generation in the same process.
 const other = beside ? await start(beside, { ...options, stopOn: [] }) : undefined;
 await other?.ready();
 if (flags.unload) {
