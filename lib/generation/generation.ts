@@ -53,8 +53,8 @@ import { type AnyResources, type ResourceOptions, Resources } from "./resources.
 import { locked } from "./path_lock.ts";
 import { guarded, type Logger } from "../logger.ts";
 import { type SharedFate, sharedFate } from "./main_process.ts";
-import { bothServers, serveAddress } from "../http/serve_address.ts";
-import type { HttpHandler } from "../http/serving.ts";
+import { combineServers, serveAddress } from "../http/serve_address.ts";
+import type { HttpHandler } from "../http/tracker.ts";
 import { leadStream, ownToken, settleOutput, Successor } from "./child.ts";
 import { WebSockets } from "../http/websockets.ts";
 
@@ -359,16 +359,16 @@ export class Generation implements AsyncDisposable {
     this.#hasServed = true;
     if (!address) return this.#resources.http(place, rest, handler);
     const { backlog } = place;
-    const told: ListenAddress = "path" in address.place
-      ? { ...address.place, backlog, mode: "path" in place ? place.mode : undefined }
-      : { ...address.place, backlog, reusePort: "path" in place ? undefined : place.reusePort };
+    const told: ListenAddress = "path" in address.address
+      ? { ...address.address, backlog, mode: "path" in place ? place.mode : undefined }
+      : { ...address.address, backlog, reusePort: "path" in place ? undefined : place.reusePort };
     if (!address.isDuplicate) {
       return this.#resources.http({ ...told, name: place.name }, rest, handler);
     }
     const { signal, onError, automaticCompression } = rest;
     const first = this.#resources.http(told, { signal, onError, automaticCompression }, handler);
     try {
-      return bothServers(first, this.#resources.http(place, rest, handler));
+      return combineServers(first, this.#resources.http(place, rest, handler));
     } catch (error) {
       void first.shutdown();
       throw error;
@@ -1317,7 +1317,7 @@ export class Generation implements AsyncDisposable {
       },
       "pass on a restart that was asked for": () => this.#restartIfAsked(),
       "close the WebSockets": () => {
-        this.#webSockets.leave({
+        this.#webSockets.closeAll({
           ...isSucceeded
             ? { code: 1012, reason: "service restart", spread: Math.min(drainTimeout / 2, 30_000) }
             : { code: 1001, reason: "going away", spread: 0 },
@@ -1347,7 +1347,7 @@ export class Generation implements AsyncDisposable {
           httpDrainTimeout,
           forceCloseAfter,
           hurry,
-          isClosing: () => this.#webSockets.closing,
+          isClosing: () => this.#webSockets.isClosing,
         });
       },
       "move connections": async () => {

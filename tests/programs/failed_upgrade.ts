@@ -17,6 +17,6 @@ const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }
 await RawWebSocket.begin(server.addr.port);
 await server.finished;
 const hurry = new AbortController().signal;
-sockets.leave({ spread: 1000, code: 1012, reason: "", forceCloseAfter: 0, hurry });
-console.log(sockets.closing ? "waiting" : "closed");
+sockets.closeAll({ spread: 1000, code: 1012, reason: "", forceCloseAfter: 0, hurry });
+console.log(sockets.isClosing ? "waiting" : "closed");
 Deno.exit();
