@@ -1,5 +1,5 @@
 /**
- * What one request and its answer tell, and the answer that has its client close the connection.
+ * Properties of a request and its answer, and the answer that makes a client close its connection.
  *
  * @module
  */

@@ -119,7 +119,7 @@ class HttpDrain {
   readonly #reaper: IdleReaper;
   /** When `drainTimeout` is over. */
   #deadline: number;
-  /** How many connections were waited for in vain. */
+  /** How many connections step 1 left open. */
   #left = 0;
   /** The requests that were in flight at the deadline. */
   #inFlightAtDeadline: Set<Request> | undefined;

@@ -13,7 +13,7 @@ export type Protocol = "HTTP/1" | "HTTP/1 or 2" | "HTTP/2" | "WebSocket";
 /** The number of clients at which the disconnected clients are first removed. */
 const firstPrune = 1000;
 
-/** What {@linkcode ClientProtocols} has to know of the server. */
+/** Options of {@linkcode ClientProtocols}. */
 interface ClientProtocolsOptions {
   /** The address that Deno puts into the URL of a request that names no host. */
   fallbackAddress: Deno.Addr;

@@ -23,7 +23,7 @@ export type HttpErrorHandler = (error: unknown) => Response | Promise<Response>;
 /** The address that a request came from; undefined for unix sockets, and after an upgrade. */
 type RemoteAddr = Deno.Addr | undefined;
 
-/** A server, as {@linkcode HttpTracker} tracks it. */
+/** Options of {@linkcode HttpTracker}. */
 export interface HttpTrackerOptions {
   /** Answers the requests. */
   handler: HttpHandler;
@@ -64,7 +64,7 @@ export class HttpTracker {
   #isTracking: boolean;
   #isAnnouncingClose = false;
 
-  /** @param serve Starts the server with these two handlers; it may call neither in the same turn. */
+  /** @param serve Starts the server with these two handlers, which it calls in a later turn at the earliest. */
   constructor(
     { handler, onError, isTls, address, connectedClients }: HttpTrackerOptions,
     serve: (handle: HttpHandler, handleError: HttpErrorHandler) => Deno.HttpServer,
