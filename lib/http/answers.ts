@@ -74,7 +74,7 @@ function closeDelimited(answer: Response): Response {
   return new Response(withoutLength(answer.body), { headers, status, statusText });
 }
 
-/** The same body as a stream, whose length Deno does not know: it knows that of a body given as a whole (2.9). */
+/** The same body as a stream of unknown length: Deno 2.9 sends the length of a body that was given as a whole. */
 function withoutLength(body: ReadableStream<Uint8Array> | null): ReadableStream<Uint8Array> {
   const reader = body?.getReader();
   return new ReadableStream({

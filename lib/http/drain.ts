@@ -98,10 +98,10 @@ export async function drainConnections(
   options: DrainConnectionsOptions = {},
 ): Promise<number> {
   const drain = new HttpDrain(tracker, connections, options);
-  const left = await drain.waitForHttp1();
+  const stillOpen = await drain.waitForHttp1();
   await drain.shutDownWhenCalm();
   await drain.forceClose();
-  return left;
+  return stillOpen;
 }
 
 /** Milliseconds before the force close in which HTTP/2 clients get GOAWAY at the latest. */
@@ -120,7 +120,7 @@ class HttpDrain {
   /** When `drainTimeout` is over. */
   #deadline: number;
   /** How many connections step 1 left open. */
-  #left = 0;
+  #stillOpen = 0;
   /** The requests that were in flight at the deadline. */
   #inFlightAtDeadline: Set<Request> | undefined;
   /** When the last connection was closed. */
@@ -141,18 +141,18 @@ class HttpDrain {
   /**
    * Step 1: waits until HTTP/1 clients have closed their connections, or the deadline is over. A client that
    * was told to close its connection, and does not, is hung up on when that is idle. Resolves to the number of
-   * connections that are left.
+   * connections that are still open.
    */
   async waitForHttp1(): Promise<number> {
-    this.#left = await this.#connections.waitUntilClosed({
+    this.#stillOpen = await this.#connections.waitUntilClosed({
       milliseconds: this.#deadline - performance.now(),
       except: (connection) => this.#closesAtShutdown(connection),
       onPoll: () => this.#reaper.reapToldToClose(this.#connections),
       hurry: this.#options.hurry,
       signal: this.#options.signal,
     });
-    if (this.#left > 0) this.#deadline = performance.now();
-    return this.#left;
+    if (this.#stillOpen > 0) this.#deadline = performance.now();
+    return this.#stillOpen;
   }
 
   /**
@@ -179,7 +179,7 @@ class HttpDrain {
     }
   }
 
-  /** Step 3: closes the connections that are left by force, and lets the process go on without the server. */
+  /** Step 3: closes the connections that are still open by force, and lets the process exit without the server. */
   async forceClose(): Promise<void> {
     this.#shutdown ??= this.#tracker.server.shutdown();
     this.#connections.forceClose();
@@ -204,15 +204,15 @@ class HttpDrain {
   }
 
   /**
-   * Whether this is the moment for `server.shutdown()`. It answers uploads of HTTP/1 with 500, and it drops
+   * Whether this is the moment for `server.shutdown()`. That call answers uploads of HTTP/1 with 500, and drops
    * the answers under way of an HTTP/2 client that replies to GOAWAY with a GOAWAY, as Node's does (the crate
-   * h2, issue 885, up to Deno 2.9). So it is called when no request is in flight: before the deadline if HTTP/2
-   * alone is left. If that moment does not come, it is called when it is late, but never during an upload.
+   * h2, issue 885, up to Deno 2.9). So it is made when no request is in flight: before the deadline if HTTP/2
+   * alone is left. If that moment does not come, `#isLate()` decides; during an upload it is not made at all.
    */
   #mayShutDown(now: number, busy: BusyConnections, isReaping: boolean): boolean {
     if (this.#shutdown) return false;
-    // The WebSockets of this server, if it has any, are among the connections that were left.
-    if (this.#left > 0 && this.#options.isClosingWebSockets?.()) return false;
+    // The WebSockets of this server, if it has any, are among the connections that step 1 left open.
+    if (this.#stillOpen > 0 && this.#options.isClosingWebSockets?.()) return false;
     const isCalm = !busy.isAny && !isReaping;
     return isCalm || !busy.hasUpload && this.#isLate(now);
   }
@@ -247,7 +247,7 @@ export async function settlesBy(
   const settled = new AbortController();
   try {
     const left = Math.min(Math.max(0, end - performance.now()), longestPause);
-    // It rejects when `settled` is aborted: the promise has decided the race by then.
+    // pause() rejects when `settled` is aborted: the race is decided by then.
     const timeout = pause(left, settled.signal).catch(() => {});
     await unlessAborted(Promise.race([promise, timeout]), signal);
   } finally {

@@ -26,7 +26,7 @@ import { connectedClients } from "./connections.ts";
 import { isServeAddressSet } from "./serve_address.ts";
 import { type HttpErrorHandler, type HttpHandler, HttpTracker } from "./tracker.ts";
 
-/** Options of {@linkcode serveHttp}: those of `Deno.serve` that do not say where to listen. */
+/** Options of {@linkcode serveHttp}: those of `Deno.serve` but for the address to listen on. */
 export interface ServeHttpOptions {
   /** PEM certificate chain: serves HTTPS, with HTTP/2. */
   cert?: string;
