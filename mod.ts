@@ -90,7 +90,7 @@ export {
 } from "./lib/passing/handler.ts";
 export { drain, type DrainOptions } from "./lib/http/drain.ts";
 export { serveHttp, type ServeHttpOptions } from "./lib/http/serve.ts";
-export type { HttpHandler } from "./lib/http/serving.ts";
+export type { HttpHandler } from "./lib/http/tracker.ts";
 export type { GenerationStatus, SocketStatus } from "./lib/generation/protocol.ts";
 export type {
   DatagramListenAddress,

@@ -9,7 +9,8 @@ import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { either, pause } from "../time.ts";
 import { checkDatagrams, type TlsOptions } from "../native/adopt.ts";
 import { DisposableStack } from "../disposable_stack.ts";
-import { cutTime, endsBy, intervalFor } from "../http/drain.ts";
+import { pollIntervalFor } from "../http/connections.ts";
+import { forceCloseGrace, settlesBy } from "../http/drain.ts";
 import type { SocketStatus } from "./protocol.ts";
 import { internalServerError, type ServeHttpOptions } from "../http/serve.ts";
 import { closeNative } from "../unix/listener.ts";
@@ -22,7 +23,7 @@ import {
   type ResourceOptions,
   whenClosed,
 } from "./resources.ts";
-import { type HttpHandler, Serving } from "../http/serving.ts";
+import { type HttpHandler, HttpTracker } from "../http/tracker.ts";
 
 /** A socket or file of a generation. */
 interface Resource {
@@ -63,39 +64,42 @@ export class DenoResources implements AnyResources {
     { onListen, onError = internalServerError, signal, ...options }: ServeHttpOptions,
     handler: HttpHandler,
   ): Deno.HttpServer {
-    const tls = options.cert !== undefined;
-    const serving = new Serving(handler, onError, { tls, address: undefined });
-    const { handle, handleError } = serving;
-    // Every answer is noted: whether one is under way, no look at its connection tells.
-    serving.watch();
+    const isTls = options.cert !== undefined;
     const cut = new AbortController();
     // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
     const serveAny = Deno.serve as any;
-    const [server, removePath] = this.#bind<Deno.HttpServer>(place, (where) =>
-      serveAny(
-        {
-          ...options,
-          ...where,
-          ..."backlog" in where && { tcpBacklog: where.backlog },
-          signal: either(cut.signal, signal),
-          onListen: () => {},
-          onError: handleError,
-        },
-        (request: Request, info: Deno.ServeHandlerInfo) =>
-          this.#isOpen
-            ? handle(request, info)
-            : this.#opened.promise.then(() => handle(request, info)),
-      ), (server) => void server.shutdown());
-    serving.started(server, { ...server.addr });
+    const [tracker, removePath] = this.#bind(
+      place,
+      (where) =>
+        new HttpTracker({ handler, onError, isTls }, (handle, handleError) =>
+          serveAny(
+            {
+              ...options,
+              ...where,
+              ..."backlog" in where && { tcpBacklog: where.backlog },
+              signal: either(cut.signal, signal),
+              onListen: () => {},
+              onError: handleError,
+            },
+            (request: Request, info: Deno.ServeHandlerInfo) =>
+              this.#isOpen
+                ? handle(request, info)
+                : this.#opened.promise.then(() => handle(request, info)),
+          )),
+      ({ server }) => void server.shutdown(),
+    );
+    const { server } = tracker;
+    // Every answer is tracked: whether one is under way, no look at its connection tells.
+    tracker.trackClients();
     const drop = this.#add({
       kind: "listener",
       name: formatAddress(server.addr as Address),
-      connections: () => serving.answering().size,
-      shut: () => serving.leave(),
+      connections: () => tracker.requestsInFlight().size,
+      shut: () => tracker.announceClose(),
       leave: async (options) => {
         // No request was answered yet: there is nothing to wait for.
         if (!this.#isOpen) cut.abort();
-        await finish(server, serving, cut, options);
+        await finish(tracker, cut, options);
         removePath();
       },
     }, removePath);
@@ -343,7 +347,7 @@ class Accepted {
       const now = performance.now();
       if (this.size === 0 || now >= end || hurry?.aborted) return;
       this.#look();
-      await pause(Math.min(intervalFor(this.size), end - now));
+      await pause(Math.min(pollIntervalFor(this.size), end - now));
     }
   }
 }
@@ -358,27 +362,27 @@ const lookEvery = 1000;
  * without.
  */
 async function finish(
-  server: Deno.HttpServer,
-  serving: Serving,
+  tracker: HttpTracker,
   cut: AbortController,
   { httpDrainTimeout, forceCloseAfter, hurry, isClosing }: LeaveOptions,
 ): Promise<void> {
   const due = performance.now() + httpDrainTimeout;
   const limit = due + forceCloseAfter;
   while (!cut.signal.aborted && !hurry.aborted && performance.now() < due) {
-    await pause(Math.min(intervalFor(0), due - performance.now()));
+    await pause(Math.min(pollIntervalFor(0), due - performance.now()));
   }
-  const old = serving.answering();
+  const old = tracker.requestsInFlight();
   const isCalm = () => {
-    if (isClosing() || serving.isAnsweringAny(old)) return false;
-    return serving.answering().size === 0 || performance.now() >= due + forceCloseAfter / 2;
+    if (isClosing() || tracker.isAnyInFlight(old)) return false;
+    return tracker.requestsInFlight().size === 0 || performance.now() >= due + forceCloseAfter / 2;
   };
   while (!cut.signal.aborted && !isCalm()) {
     if (performance.now() >= limit) cut.abort();
-    else await pause(intervalFor(serving.answering().size));
+    else await pause(pollIntervalFor(tracker.requestsInFlight().size));
   }
+  const { server } = tracker;
   const ended = cut.signal.aborted ? server.finished : server.shutdown();
-  await endsBy(ended, Math.max(limit, performance.now()) + cutTime);
+  await settlesBy(ended, Math.max(limit, performance.now()) + forceCloseGrace);
   server.unref();
 }
 

@@ -185,7 +185,7 @@ export class Departure {
       },
       "pass on a restart that was asked for": () => host.restarts.proceed(),
       "close the WebSockets": () => {
-        webSockets.leave({
+        webSockets.closeAll({
           ...isReplaced
             ? { code: 1012, reason: "service restart", spread: Math.min(drainTimeout / 2, 30_000) }
             : { code: 1001, reason: "going away", spread: 0 },
@@ -214,7 +214,7 @@ export class Departure {
           httpDrainTimeout: isReplaced ? drainTimeout : Math.min(drainTimeout, farewellTime),
           forceCloseAfter,
           hurry,
-          isClosing: () => webSockets.closing,
+          isClosing: () => webSockets.isClosing,
         });
       },
       "move connections": async () => {

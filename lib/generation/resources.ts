@@ -32,16 +32,16 @@ import { capture, keep } from "../event_loop/registration.ts";
 import { fileDescriptor } from "../native/descriptor.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import {
-  Clients,
-  clientsOf,
+  Connections,
   countConnections,
-  finish,
-  hangUpOnTold,
+  findConnections,
   threadSockets,
-} from "../http/drain.ts";
+} from "../http/connections.ts";
+import { drainConnections } from "../http/drain.ts";
+import { reapToldToClose } from "../http/idle_reaper.ts";
 import { offeredFile, type OfferedItem, type SocketStatus } from "./protocol.ts";
 import { Gate } from "../native/accept_switch.ts";
-import { serveHttp, type ServeHttpOptions, servingOf } from "../http/serve.ts";
+import { serveHttp, type ServeHttpOptions, trackerOf } from "../http/serve.ts";
 import {
   type AnyListenAddress,
   guardPath,
@@ -57,7 +57,7 @@ import type {
   TcpListenAddress,
   UdpListenAddress,
 } from "../listen_address.ts";
-import type { HttpHandler, Serving } from "../http/serving.ts";
+import type { HttpHandler, HttpTracker } from "../http/tracker.ts";
 
 /** A native object on a listener. */
 interface Listening<T> {
@@ -69,7 +69,7 @@ interface Listening<T> {
   /** Closes it when it is aborted. */
   signal?: AbortSignal;
   /** What leaving has to know, if it answers HTTP. */
-  serving?: Serving;
+  tracker?: HttpTracker;
 }
 
 /** What a generation knows of itself. */
@@ -109,7 +109,7 @@ interface Resource {
   item: OfferedItem;
   fd: Fd;
   gate?: Gate;
-  serving?: Serving;
+  tracker?: HttpTracker;
   /** What the kernel says that it is bound to. */
   address?: Address;
   /** Where it was bound before its path was restored. */
@@ -145,9 +145,9 @@ export class Resources {
   #isOpen = false;
   #hasLeft = false;
   /** Who was connected at the moment in which it stopped accepting. */
-  #clients: Promise<Map<Resource, Clients>> | undefined;
+  #clients: Promise<Map<Resource, Connections>> | undefined;
   /** The same, as far as they were found. */
-  #found: Clients[] = [];
+  #found: Connections[] = [];
 
   /** Looks for what is asked for in `inheritance` first. */
   constructor(inheritance: Inheritance, options: ResourceOptions) {
@@ -165,7 +165,7 @@ export class Resources {
       const server = serveHttp(fd, options, handler);
       return {
         object: server,
-        serving: servingOf(server),
+        tracker: trackerOf(server),
         announce: () => onListen?.(server.addr),
         close: () => void server.shutdown(),
         signal: options.signal,
@@ -187,8 +187,8 @@ export class Resources {
   #listener<T extends object>(place: ListenAddress, make: (fd: Fd) => Listening<T>): T {
     return this.#claim("listener", place, bindListener, (bound) => {
       using used = bound.fd.dup();
-      const { object, serving, ...rest } = make(used);
-      return this.#add("listener", place, object, bound, rest, serving);
+      const { object, tracker, ...rest } = make(used);
+      return this.#add("listener", place, object, bound, rest, tracker);
     });
   }
 
@@ -354,7 +354,7 @@ export class Resources {
     object: T,
     bound: Bound,
     { announce, close, signal }: Pick<Listening<T>, "announce" | "close" | "signal">,
-    serving?: Serving,
+    tracker?: HttpTracker,
   ): T {
     using unfinished = new DisposableStack();
     unfinished.defer(close);
@@ -377,7 +377,7 @@ export class Resources {
       item,
       fd,
       gate,
-      serving,
+      tracker,
       address: localAddress(fd.raw),
       isElsewhere: this.#isElsewhere(kind, fd.raw),
       unix: bound.unix,
@@ -519,8 +519,8 @@ export class Resources {
     this.#isOpen = true;
     this.#clients = undefined;
     this.#found = [];
-    for (const { gate, serving } of this.#all) {
-      serving?.stay();
+    for (const { gate, tracker } of this.#all) {
+      tracker?.withdrawClose();
       gate?.open();
     }
     for (const resource of this.#all) this.#goToNext(resource);
@@ -528,7 +528,7 @@ export class Resources {
 
   /** Takes note of the clients from here on: they may soon have to leave. */
   watch(): void {
-    for (const { serving } of this.#all) serving?.watch();
+    for (const { tracker } of this.#all) tracker?.trackClients();
   }
 
   /** Stops accepting, in a way that can be undone. */
@@ -536,8 +536,8 @@ export class Resources {
     this.watch();
     this.#isOpen = false;
     const each = new DisposableStack();
-    for (const { gate, serving } of this.#all) {
-      serving?.leave();
+    for (const { gate, tracker } of this.#all) {
+      tracker?.announceClose();
       if (gate) each.defer(() => gate.shut());
     }
     try {
@@ -552,19 +552,19 @@ export class Resources {
     }
   }
 
-  async #findClients(): Promise<Map<Resource, Clients>> {
+  async #findClients(): Promise<Map<Resource, Connections>> {
     const listening = [...this.#all].filter(({ item }) => item.kind === "listener");
-    const clients = await clientsOf(listening, threadSockets());
+    const clients = await findConnections(listening, threadSockets());
     if (!this.#isOpen) this.#found = clients;
     return new Map(listening.map((resource, i) => [resource, clients[i]]));
   }
 
   /** Until this generation leaves for good, or accepts again and no such client is left. */
-  async #hangUpOnTold(clients: Promise<Map<Resource, Clients>>): Promise<void> {
+  async #hangUpOnTold(clients: Promise<Map<Resource, Connections>>): Promise<void> {
     const isOver = () => this.#hasLeft || this.#clients !== undefined && this.#clients !== clients;
     const found = await clients;
-    const all = [...found].map(([{ serving }, clients]) =>
-      serving && hangUpOnTold(serving, clients, isOver)
+    const all = [...found].map(([{ tracker }, clients]) =>
+      tracker && reapToldToClose(tracker, clients, isOver)
     );
     await Promise.all(all);
   }
@@ -583,9 +583,9 @@ export class Resources {
 
   /** Waits until the clients have left, cuts off those that do not, and closes everything. */
   async leave(options: LeaveOptions): Promise<void> {
-    const clients = await this.#clients ?? new Map<Resource, Clients>();
+    const clients = await this.#clients ?? new Map<Resource, Connections>();
     const all = [...this.#all].map((resource) =>
-      leave(resource, clients.get(resource) ?? new Clients(), options)
+      leave(resource, clients.get(resource) ?? new Connections(), options)
     );
     const failed = (await Promise.allSettled(all)).find(({ status }) => status === "rejected");
     if (failed) throw (failed as PromiseRejectedResult).reason;
@@ -593,7 +593,7 @@ export class Resources {
 
   /** How many clients have not left, of those that were there when it stopped accepting. */
   get left(): number {
-    return this.#found.reduce((sum, clients) => sum + clients.left().length, 0);
+    return this.#found.reduce((sum, clients) => sum + clients.open().length, 0);
   }
 
   /** Every socket, as it is told to who asks. */
@@ -655,23 +655,23 @@ const bindPatience = 1000;
 
 /** Waits for the clients of one resource, and closes it. */
 async function leave(
-  { serving, gate, fd, close }: Resource,
-  clients: Clients,
+  { tracker, gate, fd, close }: Resource,
+  clients: Connections,
   { drainTimeout, httpDrainTimeout, forceCloseAfter, hurry, isClosing }: LeaveOptions,
 ): Promise<void> {
-  if (serving) {
-    await finish(serving, clients, {
+  if (tracker) {
+    await drainConnections(tracker, clients, {
       drainTimeout: httpDrainTimeout,
       forceCloseAfter,
       hurry,
-      isClosing,
+      isClosingWebSockets: isClosing,
     });
     return;
   }
   // What is under way on a connection of another protocol, nobody but its two ends can tell.
-  await clients.leave({ milliseconds: drainTimeout, hurry });
-  await clients.leave({ milliseconds: forceCloseAfter });
-  clients.cut();
+  await clients.waitUntilClosed({ milliseconds: drainTimeout, hurry });
+  await clients.waitUntilClosed({ milliseconds: forceCloseAfter });
+  clients.forceClose();
   if (gate && !gate.closed) close();
   fd[Symbol.dispose]();
 }

@@ -6,8 +6,8 @@
  */
 
 import { type ServeHttpOptions, serveHttpOptions } from "../http/serve.ts";
-import { bothServers, serveAddress } from "../http/serve_address.ts";
-import type { HttpHandler } from "../http/serving.ts";
+import { combineServers, serveAddress } from "../http/serve_address.ts";
+import type { HttpHandler } from "../http/tracker.ts";
 import {
   type ListenAddress,
   type NamedListenAddress,
@@ -93,16 +93,16 @@ export function serve(
   const variable = isFirst ? serveAddress() : undefined;
   if (!variable) return resources.http(place, announced, handler);
   const { backlog } = place;
-  const told: ListenAddress = "path" in variable.place
-    ? { ...variable.place, backlog, mode: "path" in place ? place.mode : undefined }
-    : { ...variable.place, backlog, reusePort: "path" in place ? undefined : place.reusePort };
+  const told: ListenAddress = "path" in variable.address
+    ? { ...variable.address, backlog, mode: "path" in place ? place.mode : undefined }
+    : { ...variable.address, backlog, reusePort: "path" in place ? undefined : place.reusePort };
   if (!variable.isDuplicate) {
     return resources.http({ ...told, name: place.name }, announced, handler);
   }
   const { signal, onError, automaticCompression } = rest;
   const first = resources.http(told, { signal, onError, automaticCompression }, handler);
   try {
-    return bothServers(first, resources.http(place, announced, handler));
+    return combineServers(first, resources.http(place, announced, handler));
   } catch (error) {
     void first.shutdown();
     throw error;
