@@ -139,7 +139,7 @@ export class Departure {
         const taken = step();
         if (taken) await taken;
       } catch (error) {
-        logger.error?.(`Cannot ${what}; leaving goes on`, error);
+        logger.error?.(`Cannot ${what}; draining goes on`, error);
       }
     }
     lifecycle.enter("stopped");

@@ -82,7 +82,7 @@ export class Parts {
     this.settings = settings;
     this.logger = settings.logger;
     this.draining = new Draining((error) => {
-      this.logger.error?.("A listener of `draining` has failed; leaving goes on", error);
+      this.logger.error?.("A listener of `draining` has failed; draining goes on", error);
     });
     this.command = control && new OwnCommand(this.logger);
     this.command?.warn(settings.command);

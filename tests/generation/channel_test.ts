@@ -15,7 +15,7 @@ test("frames, bytes and descriptors arrive in the order in which they were sent"
   const state = new Uint8Array(100_000).map((_, i) => i * 7);
   const metas = [Uint8Array.of(1, 2, 3), new Uint8Array(50_000).fill(9)];
   const sending = Promise.all([
-    a.send({ type: "draining" }, { state: [state] }),
+    a.send({ type: "withdrawn" }, { state: [state] }),
     a.send({ type: "healthy" }, { descriptors: sockets.raws.map((fd) => ({ fd })) }),
     a.send(
       { type: "moved", name: "x" },
@@ -23,7 +23,7 @@ test("frames, bytes and descriptors arrive in the order in which they were sent"
     ),
     a.send({ type: "stop" }),
   ]);
-  assertEquals(await b.receive(), { type: "draining" });
+  assertEquals(await b.receive(), { type: "withdrawn" });
   assertEquals(await b.receiveState([state.length]), [{ bytes: state, at: 0 }]);
   assertEquals(await b.receive(), { type: "healthy" });
   const first = await b.receiveDescriptors(300);
@@ -112,7 +112,7 @@ test("receiveState() returns states of every length as they were sent", async ()
   await sending;
   const each = received.map(({ bytes, at }, i) => bytes.subarray(at, at + lengths[i]));
   assertEquals(each, state);
-  await a.send({ type: "draining" });
-  assertEquals(await b.receive(), { type: "draining" });
+  await a.send({ type: "withdrawn" });
+  assertEquals(await b.receive(), { type: "withdrawn" });
   for (const channel of [a, b]) channel[Symbol.dispose]();
 });

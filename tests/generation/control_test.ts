@@ -14,24 +14,27 @@ import { begin } from "../support/in_process.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";
 
-test("a generation refuses a hello of another version, and serves on", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const app = await begin(path);
-  await app.ready();
-  const channel = new Channel(await connect(path));
-  await channel.send({ type: "hello", version: protocolVersion + 1, pid: 1 });
-  const answer = await channel.receive();
-  assertEquals(answer, {
-    type: "refused",
-    code: "version",
-    reason: `it speaks version ${protocolVersion + 1} of the handover, ` +
-      `and the generation that runs version ${protocolVersion}`,
+for (const version of [1, protocolVersion + 1]) {
+  test(`a generation refuses a hello of version ${version} of the protocol, says what to do, and serves on`, async () => {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    const app = await begin(path);
+    await app.ready();
+    const channel = new Channel(await connect(path));
+    await channel.send({ type: "hello", version, pid: 1 });
+    const answer = await channel.receive();
+    assertEquals(answer, {
+      type: "refused",
+      code: "version",
+      reason:
+        `it speaks version ${version} of the handover, and the generation that runs version ` +
+        `${protocolVersion}: stop that one first, and start this one then`,
+    });
+    channel[Symbol.dispose]();
+    assertEquals(app.status().state, "serving");
+    await app.stop();
   });
-  channel[Symbol.dispose]();
-  assertEquals(app.status().state, "serving");
-  await app.stop();
-});
+}
 
 test("a generation closes a control connection that sends no valid request, and serves on", async () => {
   using directory = new Directory();
@@ -52,7 +55,7 @@ test("a generation closes a control connection that sends no valid request, and 
     assertEquals(await conn.read(new Uint8Array(1)).catch(() => null), null);
   }
   using offer = await connect(path);
-  await new Channel(offer).send({ type: "draining" });
+  await new Channel(offer).send({ type: "withdrawn" });
   assertEquals(await offer.read(new Uint8Array(1)), null);
   assertEquals(app.status().state, "serving");
   assert(log.errors.length >= 4);

@@ -10,7 +10,7 @@
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import type { Generation } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
+import { asked, begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { HeldAnswer } from "../support/held_answer.ts";
@@ -27,7 +27,7 @@ test("a generation that is stopped or replaced sends the answers under way to th
     const path = directory.join(name);
     const streamed = new HeldAnswer();
     const old = await begin(path, { drainTimeout: 0, forceCloseAfter: 60_000 });
-    const server = old.serve(here, streamed.answer);
+    const server = old.serve(quietly, streamed.answer);
     const tls = old.serve({ ...here, ...certificate }, streamed.answer);
     await old.ready();
     await using client = await startHttp2Client(portOf(tls));
@@ -38,10 +38,10 @@ test("a generation that is stopped or replaced sends the answers under way to th
     if (how === "stopped") void old.stop();
     else {
       next = await begin(path);
-      next.serve(here, saying("next"));
+      next.serve(quietly, saying("next"));
       next.serve({ ...here, ...certificate }, saying("next"));
       await next.ready();
-      await until(() => old.status().state === "leaving");
+      await until(() => old.status().state === "draining");
     }
     // The connections are polled several times, and are idle meanwhile.
     await pause(longerThanIdle);
@@ -59,12 +59,12 @@ test("stop() closes connections by force after forceCloseAfter, and does not wai
   const app = await begin(directory.join("app.sock"), { drainTimeout: 0, forceCloseAfter: 100 });
   let asks = 0;
   const muchLater = Promise.withResolvers<Response>();
-  const never = app.serve(here, () => {
+  const never = app.serve(quietly, () => {
     asks++;
     return muchLater.promise;
   });
   const endless = new HeldAnswer();
-  const stream = app.serve(here, endless.answer);
+  const stream = app.serve(quietly, endless.answer);
   await app.ready();
   const failing = [never, stream].map((server) => assertRejects(() => asked(portOf(server))));
   await until(() => asks + endless.begun === 2);
@@ -109,7 +109,7 @@ test("a draining generation sends GOAWAY to idle HTTP/2 clients at once, and wai
   const last = await begin(path);
   last.serve({ ...here, ...certificate }, saying("last"));
   await last.ready();
-  await until(() => next.status().state === "leaving");
+  await until(() => next.status().state === "draining");
   let isFinished = false;
   next.finished.then(() => isFinished = true);
   await pause(longerThanIdle);
@@ -132,13 +132,13 @@ test("a draining generation does not wait for idle clients when it, or its succe
   for (const which of ["the draining one", "the successor"]) {
     const path = directory.join(which);
     const old = await begin(path, { drainTimeout: 600_000 });
-    const port = portOf(old.serve(here, saying("old")));
+    const port = portOf(old.serve(quietly, saying("old")));
     await old.ready();
     using _idle = await dialIdle(port);
     const next = await begin(path);
-    next.serve(here, saying("next"));
+    next.serve(quietly, saying("next"));
     await next.ready();
-    await until(() => old.status().state === "leaving");
+    await until(() => old.status().state === "draining");
     if (which === "the draining one") await old.stop();
     await next.stop();
     await old.finished;
@@ -149,7 +149,7 @@ test("stop() closes WebSockets with 1012 if the next generation is ready", async
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path, { drainTimeout: 500 });
-  const server = old.serve(here, (request) => {
+  const server = old.serve(quietly, (request) => {
     return old.upgradeWebSocket(request).response;
   });
   await old.ready();
@@ -157,7 +157,7 @@ test("stop() closes WebSockets with 1012 if the next generation is ready", async
   await new Promise((resolve) => socket.onopen = resolve);
   const closed = new Promise<CloseEvent>((resolve) => socket.onclose = resolve);
   const next = await begin(path, { probation: 60_000 });
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await next.ready();
   await old.stop();
   assertEquals((await closed).code, 1012);
@@ -169,7 +169,7 @@ test("a WebSocket that is opened while its generation drains is closed with 1012
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path, { drainTimeout: 2000 });
-  const server = old.serve(here, (request) => {
+  const server = old.serve(quietly, (request) => {
     return request.headers.has("upgrade")
       ? old.upgradeWebSocket(request).response
       : new Response("old");
@@ -177,9 +177,9 @@ test("a WebSocket that is opened while its generation drains is closed with 1012
   await old.ready();
   using conn = await dialIdle(portOf(server));
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await next.ready();
-  await until(() => old.status().state === "leaving");
+  await until(() => old.status().state === "draining");
   await conn.write(
     new TextEncoder().encode(
       "GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n" +
@@ -199,7 +199,7 @@ test("a WebSocket that is opened while its generation drains is closed with 1012
 test("stop() and SIGTERM end a generation that is not ready", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  app.serve(here, saying("never"));
+  app.serve(quietly, saying("never"));
   await app.stop();
   await app.ready();
   await app.finished;

@@ -90,7 +90,7 @@ test("the command line shows, replaces and stops a service without a free descri
   conn.close();
   const { code, stdout } = await old.ended();
   assertEquals(code, 0);
-  assert(stdout.includes("phase: handed over"), stdout.join("\n"));
+  assert(stdout.includes("phase: healthy"), stdout.join("\n"));
   assertEquals(stdout.filter((line) => line.startsWith("error: ")), []);
   assertEquals((await cli("stop", path, ...patient)).code, 0);
   assertEquals((await next.ended()).code, 0);

@@ -35,7 +35,7 @@ async function livesOn(child: Child): Promise<void> {
 /** The message that is logged before the process exits. */
 function words(generation: number, pid: number): RegExp {
   return new RegExp(
-    `Generation ${generation} left \\d+ ms ago, and its process ${pid} has not ended: .*exits now`,
+    `Generation ${generation} ended \\d+ ms ago, and its process ${pid} has not ended: .*exits now`,
   );
 }
 

@@ -9,7 +9,7 @@ import { HandoverError, listen } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
-import { asked, begin, here, portOf, saying, serving } from "../support/in_process.ts";
+import { asked, begin, portOf, quietly, saying, serving } from "../support/in_process.ts";
 import { until } from "../support/until.ts";
 
 test("the first generation accepts from ready() on, and stop() leaves no file behind", async () => {
@@ -17,7 +17,7 @@ test("the first generation accepts from ready() on, and stop() leaves no file be
   const path = directory.join("app.sock");
   const app = await begin(path);
   assertEquals(app.generation, 1);
-  const server = app.serve(here, saying("first"));
+  const server = app.serve(quietly, saying("first"));
   const early = asked(portOf(server));
   let answered = false;
   early.finally(() => answered = true);
@@ -43,7 +43,7 @@ test("the next generation takes over the listener, and its predecessor finishes"
   const { app: old, port } = await serving(path, "old");
   const next = await begin(path);
   assertEquals(next.generation, 2);
-  const server = next.serve(here, saying("next"));
+  const server = next.serve(quietly, saying("next"));
   assertEquals(portOf(server), port);
   // A generation accepts nothing before ready().
   for (let i = 0; i < 10; i++) assertEquals(await asked(port), "old");
@@ -79,7 +79,7 @@ test("status() reports the generation, its sockets and their connections", async
   using directory = new Directory();
   const path = directory.join("app.sock");
   const app = await begin(path);
-  const server = app.serve(here, saying("hello"));
+  const server = app.serve(quietly, saying("hello"));
   const unix = app.listen({ path: directory.join("http.sock") });
   await app.ready();
   using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(server) });
@@ -131,7 +131,7 @@ test("a replaced generation closes its WebSockets with code 1012", async () => {
   const path = directory.join("app.sock");
   const options = { drainTimeout: 200 };
   const old = await begin(path, options);
-  const server = old.serve(here, (request) => {
+  const server = old.serve(quietly, (request) => {
     const { socket, response } = old.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => socket.send(data);
     return response;

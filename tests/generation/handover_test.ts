@@ -10,7 +10,7 @@ import { HandoverError } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
-import { asked, begin, here, saying, serving } from "../support/in_process.ts";
+import { asked, begin, quietly, saying, serving } from "../support/in_process.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";
 
@@ -21,7 +21,7 @@ test("a generation serves on when its successor is stopped before ready()", asyn
   const { app: old, port } = await serving(path, "old", { logger: log });
   for (let i = 0; i < 3; i++) {
     const next = await begin(path);
-    next.serve(here, saying("next"));
+    next.serve(quietly, saying("next"));
     await next.stop();
     await until(() => log.errors.length === i + 1);
     assertMatch(String(log.errors[i][1]), /ended before it was ready/);
@@ -40,7 +40,7 @@ test("a generation serves on when its successor is not ready within readyTimeout
   const path = directory.join("app.sock");
   const { app: old, port } = await serving(path, "old", { readyTimeout: 20 });
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await until(() => old.status().state === "serving");
   const error = await assertRejects(() => next.ready(), HandoverError, "was not ready after 20 ms");
   assertEquals(error.code, "ERR_HANDOVER_ROLLED_BACK");
@@ -79,7 +79,7 @@ test("a generation refuses a probation above its limit, and serves on", async ()
   const log = new KeptLog();
   const { app, port } = await serving(path, "first", { logger: log });
   const next = await begin(path, { probation: 300_001 });
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await assertRejects(() => next.ready(), HandoverError, "asks for a probation of 300001 ms");
   await assertRejects(() => next.finished, HandoverError);
   assertEquals(app.status().state, "serving");
@@ -99,12 +99,12 @@ test("a generation that is stopped within the probation of its successor logs no
   await app.ready();
   const next = await begin(path, { probation: 60_000 });
   await next.ready();
-  assertEquals(app.status().state, "handing over");
+  assertEquals(app.status().state, "standby");
   await app.stop();
   await until(() => next.status().predecessor === undefined);
   await next.stop();
   const phases = log.lines.map(([, line]) => /^Generation 1: (.*) after/.exec(String(line))?.[1]);
-  assertEquals(phases.filter((phase) => phase === "failed" || phase === "left"), ["left"]);
+  assertEquals(phases.filter((phase) => phase === "rollback" || phase === "stopped"), ["stopped"]);
 });
 
 test("a generation accepts a probation as long as its own", async () => {

@@ -70,7 +70,7 @@ const framesAfterOffer: Record<string, Uint8Array> = {
   "a failure whose message is no string": lie({ type: "failed", message: { toString: 1 } }),
   "a failure with escape sequences": lie({ type: "failed", message: "\x1b]0;owned\x07" }),
   "a moved connection without a name": lie({ type: "moved" }),
-  "draining": lie({ type: "draining" }),
+  "withdrawn": lie({ type: "withdrawn" }),
 };
 
 /** Invalid frames of a successor that is ready. */
@@ -123,7 +123,7 @@ test("a generation serves on after every invalid frame at its control socket", a
       for (const { fd } of await channel.receiveDescriptors(offer.items.length)) fd.close();
       if (what in framesAfterReady) {
         await channel.send({ type: "ready", probation: 2000 });
-        assertEquals((await channel.receive())?.type, "draining");
+        assertEquals((await channel.receive())?.type, "withdrawn");
       }
       await channel.conn.write(words);
       if (what === "half a frame") channel[Symbol.dispose]();
@@ -301,7 +301,7 @@ for (const [what, words] of Object.entries(lateFrames)) {
     // From here on the successor alone holds the listener: once it has ended, no client can connect.
     listening.close();
     assertEquals((await channel.receive())?.type, "ready");
-    await channel.send({ type: "draining" });
+    await channel.send({ type: "withdrawn" });
     while (await next.line() !== "serving: 2");
     await channel.conn.write(words);
     channel.conn.closeWrite();
@@ -337,7 +337,7 @@ test("a generation does not take a PID of another PID namespace for one of its o
       descriptors: [{ fd: listener.fd }, { fd: listening }],
     });
     assertEquals((await channel.receive())?.type, "ready");
-    await channel.send({ type: "draining" });
+    await channel.send({ type: "withdrawn" });
     assertEquals((await channel.receive())?.type, "healthy");
   }
   while (await next.line() !== "serving: 2");

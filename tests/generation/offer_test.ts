@@ -23,7 +23,7 @@ test("a peer that does not read the offer does not hold up the next generation",
   old.keep("much", () => new Uint8Array(8 << 20));
   await old.ready();
   using channel = new Channel(await connect(path));
-  await channel.send({ type: "hello", version: 1, pid: 1 });
+  await channel.send({ type: "hello", version: 2, pid: 1 });
   await until(() => log.errors.length > 0);
   assertMatch(String(log.errors[0][1]), /has read nothing for 100 ms/);
   const next = await begin(path);
@@ -44,7 +44,7 @@ test("a peer that fails after the offer does not end the process that restart() 
   });
   {
     using channel = new Channel(await connect(path));
-    await channel.send({ type: "hello", version: 1, pid: 1 });
+    await channel.send({ type: "hello", version: 2, pid: 1 });
     assertEquals((await channel.receive())?.type, "offer");
   }
   await until(() => app.status().state === "serving");

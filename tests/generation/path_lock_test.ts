@@ -101,7 +101,7 @@ test("a handover takes no lock", async () => {
     await third.ready();
     await next.finished;
     void third.stop();
-    await until(() => third.status().state === "leaving");
+    await until(() => third.status().state === "draining");
   }
   await until(() => directory.names().length === 0);
 });

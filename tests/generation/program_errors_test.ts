@@ -8,7 +8,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { closeAll } from "../../ffi/fd.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
 import { Draining } from "../../lib/generation/draining.ts";
-import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
+import { asked, begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { faults } from "../programs/throwing_service.ts";
@@ -148,7 +148,7 @@ test("serve() whose onListen throws closes its listener, and leaves an inherited
   assertEquals(old.status().sockets, []);
   assertEquals(directory.names(), ["app.sock"]);
   await until(() => openDescriptors().length <= open);
-  const port = portOf(old.serve(here, saying("old")));
+  const port = portOf(old.serve(quietly, saying("old")));
   old.serve(unix, saying("old"));
   await old.ready();
   // After ready() a server accepts at once.
@@ -159,7 +159,7 @@ test("serve() whose onListen throws closes its listener, and leaves an inherited
   for (const place of [here, unix]) {
     assertThrows(() => next.serve({ ...place, onListen: fail }, saying("x")), Error, "out of luck");
   }
-  assertEquals(portOf(next.serve(here, saying("next"))), port);
+  assertEquals(portOf(next.serve(quietly, saying("next"))), port);
   next.serve(unix, saying("next"));
   await next.ready();
   await old.finished;
@@ -182,7 +182,7 @@ test("a step of stop() that fails is logged, and the further steps are taken", a
   await app.finished;
   assertEquals(app.status().state, "stopped");
   assertEquals(log.errors.map(([message]) => message), [
-    "Cannot close what was kept; leaving goes on",
+    "Cannot close kept descriptors; draining goes on",
   ]);
   assertEquals(directory.names(), []);
 });

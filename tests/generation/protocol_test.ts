@@ -3,14 +3,16 @@ import { HandoverError } from "../../mod.ts";
 import {
   decodeFrame,
   encodeFrame,
-  type Frame,
   frameLength,
+  offerFrames,
+  reportFrame,
+} from "../../lib/generation/frame.ts";
+import {
+  type Frame,
   type GenerationStatus,
   maxFrameBytes,
   maxNameLength,
   type OfferedItem,
-  offerFrames,
-  reportFrame,
 } from "../../lib/generation/protocol.ts";
 
 const status: GenerationStatus = {
@@ -33,11 +35,11 @@ const status: GenerationStatus = {
 
 /** A frame of each type. */
 const frames: Frame[] = [
-  { type: "hello", version: 1, pid: 7 },
-  { type: "hello", version: 1, pid: 7, token: "t", service: "s".repeat(255) },
+  { type: "hello", version: 2, pid: 7 },
+  { type: "hello", version: 2, pid: 7, token: "t", service: "s".repeat(255) },
   {
     type: "offer",
-    version: 1,
+    version: 2,
     generation: 2,
     pid: 7,
     items: [
@@ -58,7 +60,7 @@ const frames: Frame[] = [
   { type: "refused", reason: "another", code: "busy" },
   { type: "ready", probation: 5000 },
   { type: "failed", message: "no" },
-  { type: "draining" },
+  { type: "withdrawn" },
   { type: "healthy" },
   { type: "healthy", dropped: ["127.0.0.1:80"] },
   { type: "moved", name: "echo" },
@@ -213,7 +215,7 @@ Deno.test("an offer has exactly one control socket, and at most one of each stre
   const stream = { kind: "stdout", key: "" };
   const offer = (items: unknown[]) =>
     new TextEncoder().encode(
-      JSON.stringify({ type: "offer", version: 1, generation: 1, pid: 1, items }),
+      JSON.stringify({ type: "offer", version: 2, generation: 1, pid: 1, items }),
     );
   decodeFrame(offer([control, stream]));
   for (const items of [[], [stream], [control, control], [control, stream, stream]]) {
@@ -225,7 +227,7 @@ Deno.test("offerFrames() splits the items over as many frames as they need, in o
   const offer = { generation: 1, pid: 1 };
   const control: OfferedItem = { kind: "control", key: "" };
   assertEquals(offerFrames(offer, [control]), [
-    { type: "offer", version: 1, ...offer, items: [control] },
+    { type: "offer", version: 2, ...offer, items: [control] },
   ]);
   const many = Array.from({ length: 100_000 }, (_, i): OfferedItem => ({
     kind: "state",
@@ -344,7 +346,7 @@ Deno.test("frameLength() and encodeFrame() throw for a length of 0 or above the 
     { kind: "state", key: long, bytes: 1 },
   ];
   assertThrows(
-    () => encodeFrame({ type: "offer", version: 1, generation: 1, pid: 1, items }),
+    () => encodeFrame({ type: "offer", version: 2, generation: 1, pid: 1, items }),
     HandoverError,
     "it names all 2 things that are handed over: keep fewer, or under shorter names",
   );

@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { listen } from "../../mod.ts";
-import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
+import { asked, begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";
@@ -20,7 +20,7 @@ function refused(port: number): Promise<unknown> {
 test("what its owner closes listens no more", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const server = app.serve(here, saying("here"));
+  const server = app.serve(quietly, saying("here"));
   const listener = app.listen(here);
   const datagrams = app.listenDatagram(here);
   app.listen({ path: directory.join("web.sock") }).close();
@@ -44,7 +44,7 @@ test("a server that is shut down accepts nobody, though it still answers", async
   const app = await begin(directory.join("app.sock"));
   const answer = Promise.withResolvers<Response>();
   const asks = Promise.withResolvers<void>();
-  const server = app.serve(here, () => {
+  const server = app.serve(quietly, () => {
     asks.resolve();
     return answer.promise;
   });
@@ -66,7 +66,7 @@ test("what cannot be made leaves nothing behind, and what was inherited to the n
   const path = directory.join("app.sock");
   const bad = { cert: "no certificate", key: "no key" };
   const old = await begin(path);
-  const port = portOf(old.serve(here, saying("old")));
+  const port = portOf(old.serve(quietly, saying("old")));
   const free = freePort();
   assertThrows(() => old.serve({ ...here, port: free, ...bad }, saying("never")));
   assertThrows(() => old.listenTls({ ...here, port: free, ...bad }));
@@ -74,7 +74,7 @@ test("what cannot be made leaves nothing behind, and what was inherited to the n
   await old.ready();
   const next = await begin(path);
   assertThrows(() => next.serve({ ...here, ...bad }, saying("never")));
-  assertEquals(portOf(next.serve(here, saying("next"))), port);
+  assertEquals(portOf(next.serve(quietly, saying("next"))), port);
   await next.ready();
   assertEquals(await asked(port), "next");
   await next.stop();
@@ -197,7 +197,7 @@ test("what is asked for while the next generation proves itself accepts nothing;
   const old = await begin(path);
   const slow = Promise.withResolvers<Response>();
   const asks = Promise.withResolvers<void>();
-  const server = old.serve(here, () => {
+  const server = old.serve(quietly, () => {
     asks.resolve();
     return slow.promise;
   });
@@ -205,7 +205,7 @@ test("what is asked for while the next generation proves itself accepts nothing;
   const answer = asked(portOf(server));
   await asks.promise;
   const next = await begin(path, { probation: 60_000 });
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await next.ready();
   // The old one has stopped accepting, and waits.
   const late = old.listen(here);
@@ -217,7 +217,7 @@ test("what is asked for while the next generation proves itself accepts nothing;
   await old.finished;
   // Its end, in one way or the other.
   assert(await read.catch(() => null) === null);
-  assertThrows(() => old.serve(here, saying("never")), TypeError, "this generation has left");
+  assertThrows(() => old.serve(quietly, saying("never")), TypeError, "this generation has left");
   await next.finished;
 });
 

@@ -172,7 +172,7 @@ test("restart() accepts a generation whose parent, its command, has ended", asyn
   const generation = programPath("generation.ts");
   const started = [Deno.execPath(), "run", "-A", generation, path, "--probation", "1000"];
   const restarting = app.restart({ program: "sh", args: ["-c", starter, enough, ...started] });
-  await until(() => app.status().state === "handing over");
+  await until(() => app.status().state === "offering");
   Deno.writeTextFileSync(enough, "");
   const { pid } = await restarting;
   assertEquals(await asked(port), `2 ${pid}`);

@@ -87,11 +87,11 @@ test("a draining generation passes a signal on to the next generation", async ()
   using client = await busy(service, true);
   await hangUp(service);
   await serving(service, 2);
-  await service.until(/^phase: handed over$/);
+  await service.until(/^phase: healthy$/);
   await hangUp(service);
   const third = await serving(service, 3);
   client.close();
-  await service.until(/^phase: left$/);
+  await service.until(/^phase: stopped$/);
   await end(service, third);
 });
 
@@ -150,7 +150,7 @@ test("signals to restart a generation that is rolled back are logged as warnings
   listener[Symbol.dispose]();
   const port = await service.number("port");
   assertEquals((await channel.receive())?.type, "ready");
-  await channel.send({ type: "draining" });
+  await channel.send({ type: "withdrawn" });
   await service.until(/^serving: 2$/);
   // A client that the generation waits for.
   using client = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -159,7 +159,7 @@ test("signals to restart a generation that is rolled back are logged as warnings
   await hangUp(service);
   await channel.send({ type: "rollback", reason: "on second thoughts" });
   const where =
-    `this generation was rolled back, and the one before it, process ${Deno.pid}, goes on`;
+    `this generation was rolled back, and the previous one, process ${Deno.pid}, goes on`;
   await service.until(new RegExp(`^warning: Not restarting, as a signal has asked for: ${where}`));
   Deno.kill(service.pid, "SIGHUP");
   await service.until(new RegExp(`^warning: Not restarting on SIGHUP: ${where}`));

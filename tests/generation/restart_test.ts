@@ -28,7 +28,7 @@ test("restart() starts the same command again, with the same standard output and
   assert(pid !== first.pid);
   // The first process has ended: from here on the second prints the lines.
   Deno.kill(pid, "SIGTERM");
-  await first.until("phase: left");
+  await first.until("phase: stopped");
   await first.until("finished");
   const { stderr, code } = await first.ended();
   assertEquals(code, 0);
@@ -201,7 +201,7 @@ test("restart() may be called again after readyTimeout has ended a handover", as
   const args = ["run", "-A", "--no-check", generation, path, "--say", "wait"];
   for (let i = 0; i < 3; i++) {
     const restarting = app.restart({ program: Deno.execPath(), args });
-    await until(() => app.status().state === "handing over");
+    await until(() => app.status().state === "offering");
     await assertRejects(() => restarting, HandoverError, "was not ready after 2000 ms");
     assertEquals(app.status().state, "serving");
   }

@@ -9,7 +9,7 @@ import { connect, HandoverError, listen } from "../../mod.ts";
 import { Channel } from "../../lib/generation/channel.ts";
 import type { OfferedItem } from "../../lib/generation/protocol.ts";
 import { pause } from "../../lib/time.ts";
-import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
+import { asked, begin, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { HeldAnswer } from "../support/held_answer.ts";
 import { Http1Client } from "../support/http1_client.ts";
@@ -30,10 +30,10 @@ test("stop() ends a restart under way, and rolls back a successor that is not re
 
   const path = directory.join("other.sock");
   const old = await begin(path);
-  const port = portOf(old.serve(here, saying("old")));
+  const port = portOf(old.serve(quietly, saying("old")));
   await old.ready();
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await old.stop();
   const error = await assertRejects(() => next.ready(), HandoverError, "was stopped");
   assertEquals(error.code, "ERR_HANDOVER_ROLLED_BACK");
@@ -52,7 +52,7 @@ test("ready() of a generation that is rolled back rejects after the requests und
     using channel = new Channel(await listener.accept());
     await channel.receive();
     const items: OfferedItem[] = [{ kind: "control", key: "" }];
-    const offer = { type: "offer", version: 1, generation: 1, pid: Deno.pid, items } as const;
+    const offer = { type: "offer", version: 2, generation: 1, pid: Deno.pid, items } as const;
     await channel.send(offer, { descriptors: [{ fd: listener.fd }] });
     assertEquals((await channel.receive())?.type, "ready");
     await requestArrived.promise;
@@ -60,14 +60,14 @@ test("ready() of a generation that is rolled back rejects after the requests und
     assertEquals(await channel.receive(), undefined);
   })();
   const app = await begin(path);
-  const server = app.serve(here, () => {
+  const server = app.serve(quietly, () => {
     requestArrived.resolve();
     return answer.promise;
   });
   let isRejected = false;
   const ready = assertRejects(() => app.ready().finally(() => isRejected = true), HandoverError);
   const asking = asked(portOf(server));
-  await until(() => app.status().state === "leaving");
+  await until(() => app.status().state === "draining");
   await pause(longerThanIdle);
   assertEquals(isRejected, false);
   answer.resolve(new Response("in time"));
@@ -87,7 +87,7 @@ test("a generation that serves again hangs up on the clients that were told to c
   // A Response without a body may answer any number of requests.
   const nothing = new Response(null, { status: 204 });
   const streamed = new HeldAnswer();
-  const server = app.serve(here, ({ url }) => {
+  const server = app.serve(quietly, ({ url }) => {
     return new URL(url).pathname === "/streamed" ? streamed.answer() : nothing;
   });
   await app.ready();
@@ -96,18 +96,18 @@ test("a generation that serves again hangs up on the clients that were told to c
   {
     // A next generation that is written by hand.
     using channel = new Channel(await connect(path));
-    await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+    await channel.send({ type: "hello", version: 2, pid: Deno.pid });
     const offer = await channel.receive() as { items: OfferedItem[] };
     for (const { fd } of await channel.receiveDescriptors(offer.items.length)) fd.close();
     // An answer during the handover, without Connection: close.
     assertEquals((await noted.request("/", "Connection: keep-alive\r\n")).status, 204);
     await channel.send({ type: "ready", probation: 20_000 });
-    assertEquals((await channel.receive())?.type, "draining");
+    assertEquals((await channel.receive())?.type, "withdrawn");
     const { headers } = await told.request();
     assertEquals(headers.get("connection"), "close");
     // The client waits for the server to close the connection; the probation lasts longer than this test.
     assert(await told.ended());
-    assertEquals(app.status().state, "handing over");
+    assertEquals(app.status().state, "standby");
   }
   await until(() => app.status().state === "serving");
   assertEquals((await noted.request()).headers.get("connection"), null);

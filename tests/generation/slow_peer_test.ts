@@ -6,7 +6,8 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import { encodeFrame, type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
+import { encodeFrame } from "../../lib/generation/frame.ts";
+import { type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
 import {
   connect,
   type Generation,

@@ -280,7 +280,7 @@ test("both generations name a kept function whose result cannot be handed over",
     [() => new Uint8Array(2 ** 31), "it has 2147483648 bytes, and 2147483647 at most"],
     [() => Promise.resolve(), "it is a promise"],
     [() => "text", "it is of type string"],
-    [() => ({}), "what its function gives is no Uint8Array"],
+    [() => ({}), "its function returns something else than a Uint8Array"],
   ];
   for (const [give, words] of wrong) {
     app.keep("x", give as () => Uint8Array);

@@ -30,7 +30,7 @@ import {
 } from "../../mod.ts";
 import { findAny } from "../../lib/native/descriptor.ts";
 import { DisposableStack } from "../../lib/disposable_stack.ts";
-import { begin, here, portOf, saying } from "../support/in_process.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 
@@ -334,7 +334,7 @@ test("a generation is alone at once, or when the one before it has answered its 
   await old.alone;
   const answer = Promise.withResolvers<Response>();
   const asks = Promise.withResolvers<void>();
-  const server = old.serve(here, () => {
+  const server = old.serve(quietly, () => {
     asks.resolve();
     return answer.promise;
   });
@@ -344,11 +344,11 @@ test("a generation is alone at once, or when the one before it has answered its 
   await client.write(new TextEncoder().encode("GET / HTTP/1.0\r\n\r\n"));
   await asks.promise;
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   let isAlone = false;
   const alone = next.alone.then(() => isAlone = true);
   await next.ready();
-  await until(() => old.status().state === "leaving");
+  await until(() => old.status().state === "draining");
   assertEquals([isAlone, next.status().predecessor?.generation], [false, 1]);
   answer.resolve(new Response("late"));
   await alone;

@@ -6,7 +6,8 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import { encodeFrame, type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
+import { encodeFrame } from "../../lib/generation/frame.ts";
+import { type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
 import { fdHandler, type Generation, HandoverError, listen, listenAndServe } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";

@@ -14,7 +14,7 @@ import {
 } from "@std/assert";
 import { type Generation, HandoverError, start, type StartOptions } from "../../mod.ts";
 import { hasEnded, identify } from "../../ffi/proc.ts";
-import { begin, here, portOf, saying } from "../support/in_process.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
@@ -41,15 +41,15 @@ test("a generation warns with its addresses when ready() is not called, and not 
   using directory = new Directory();
   const readyTimeout = 50;
   const called = await logged(directory.join("a.sock"), { readyTimeout });
-  called.app.serve(here, saying("called"));
+  called.app.serve(quietly, saying("called"));
   await called.app.ready();
   const idle = await logged(directory.join("b.sock"), { readyTimeout });
   const stopped = await logged(directory.join("c.sock"), { readyTimeout });
-  stopped.app.serve(here, saying("stopped"));
+  stopped.app.serve(quietly, saying("stopped"));
   await stopped.app.stop();
   // The other generations would warn before this one.
   const { app, log } = await logged(directory.join("d.sock"), { readyTimeout });
-  const server = app.serve(here, saying("forgotten"));
+  const server = app.serve(quietly, saying("forgotten"));
   const path = directory.join("e.sock");
   app.listen({ path });
   await until(() => log.warnings.length > 0);
@@ -68,14 +68,14 @@ test("both generations log that ready() was not called within readyTimeout", asy
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path, { readyTimeout: 300 });
-  const port = portOf(old.app.serve(here, saying("old")));
+  const port = portOf(old.app.serve(quietly, saying("old")));
   await old.app.ready();
   const next = await logged(path, { readyTimeout: 20 });
-  next.app.serve(here, saying("next"));
+  next.app.serve(quietly, saying("next"));
   await until(() => next.log.warnings.length > 1);
   const [forgotten, tooLate] = warnings(next.log);
   const accepting =
-    `until then process ${Deno.pid}, the generation before, is the one that accepts`;
+    `until then process ${Deno.pid}, the previous generation, is the one that accepts`;
   assertStringIncludes(forgotten, accepting);
   const late = `it has the offer, of 127.0.0.1:${port}, and has not called ready()`;
   assertStringIncludes(tooLate, "cannot take over any more, and its ready() is going to reject: ");
@@ -102,7 +102,7 @@ test("ready() warns when the program has asked for no inherited listener", async
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path);
-  const port = portOf(old.app.serve(here, saying("old")));
+  const port = portOf(old.app.serve(quietly, saying("old")));
   await old.app.ready();
   const next = await logged(path, { probation: 60_000 });
   await next.app.ready();
@@ -112,7 +112,7 @@ test("ready() warns when the program has asked for no inherited listener", async
     /^The program has called ready\(\), and asked for no listener: nobody accepts at /,
   );
   assertStringIncludes(early, `at 127.0.0.1:${port}, where generation 1, process ${Deno.pid}, did`);
-  assertEquals(portOf(next.app.serve(here, saying("next"))), port);
+  assertEquals(portOf(next.app.serve(quietly, saying("next"))), port);
   assertEquals(next.log.warnings.length, 1, "the warning was logged twice");
   await next.app.stop();
   await old.app.finished;
@@ -123,7 +123,7 @@ test("serve() and listen() after ready() warn where clients wait at the address,
   const path = directory.join("app.sock");
   const old = await logged(path);
   await old.app.ready();
-  const port = portOf(old.app.serve(here, saying("old")));
+  const port = portOf(old.app.serve(quietly, saying("old")));
   assertEquals(old.log.warnings.length, 1);
   assertStringIncludes(warnings(old.log)[0], `asked for 127.0.0.1:${port} `);
   assertStringIncludes(warnings(old.log)[0], "at the next restart no generation accepts there");
@@ -136,7 +136,7 @@ test("serve() and listen() after ready() warn where clients wait at the address,
   assertEquals(next.log.warnings, []);
   next.app.listen({ hostname: "127.0.0.4", port: 0 });
   assertEquals(next.log.warnings, []);
-  next.app.serve(here, saying("next"));
+  next.app.serve(quietly, saying("next"));
   assertMatch(
     warnings(next.log)[0],
     /^The program asked for 127\.0\.0\.1:\d+ \d+ ms after it had called ready\(\): for as long, no /,
@@ -189,11 +189,11 @@ test("a predecessor does not take a release that asks for one of two listeners f
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path);
-  old.app.serve(here, saying("old"));
+  old.app.serve(quietly, saying("old"));
   old.app.listen({ hostname: "127.0.0.2", port: 0 });
   await old.app.ready();
   const next = await logged(path);
-  next.app.serve(here, saying("next"));
+  next.app.serve(quietly, saying("next"));
   await next.app.ready();
   await old.app.finished;
   await until(() => next.log.warnings.length > 0);
@@ -222,7 +222,7 @@ test("a generation refuses a service of another name, and both sides log the rea
   using directory = new Directory();
   const path = directory.join("app.sock");
   const billing = await logged(path, { service: "billing" });
-  billing.app.serve(here, saying("billing"));
+  billing.app.serve(quietly, saying("billing"));
   await billing.app.ready();
   assertEquals(billing.app.status().service, "billing");
   const error = await assertRejects(() => begin(path, { service: "search" }), HandoverError);
@@ -245,7 +245,7 @@ test("a release may introduce, keep or drop the name of its service", async () =
   let before: Generation | undefined;
   for (const service of [undefined, "billing", "billing", undefined, "search"]) {
     const { app, log } = await logged(path, { service });
-    app.serve(here, saying("any"));
+    app.serve(quietly, saying("any"));
     await app.ready();
     await before?.finished;
     assertEquals(app.status().service, service);

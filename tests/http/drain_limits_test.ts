@@ -10,7 +10,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { drain, type HttpHandler, serveHttp } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin, here, portOf, saying } from "../support/in_process.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { readAll, text } from "../support/foreign.ts";
 import { HeldAnswer } from "../support/held_answer.ts";
@@ -60,7 +60,7 @@ test("stop() and drain() give an upload, and an HTTP/2 answer under way, all of 
     uploads++;
     return new Response(`received ${(await request.text()).length}`);
   };
-  const stopped = app.serve(here, receiving);
+  const stopped = app.serve(quietly, receiving);
   const drained = serve(receiving);
   await app.ready();
   const clients = await Promise.all([stopped, drained].map(({ addr }) => Http1Client.dial(addr)));
@@ -88,7 +88,7 @@ test("stop() does not wait for connections that have sent no request", async () 
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"), { forceCloseAfter: tooLong });
   const tls = app.serve({ ...here, ...certificate }, saying("hello"));
-  const plain = app.serve(here, saying("hello"));
+  const plain = app.serve(quietly, saying("hello"));
   await app.ready();
   const silent: Deno.Conn[] = [
     await Deno.connect({ hostname: "127.0.0.1", port: portOf(plain) }),
@@ -118,7 +118,7 @@ test("drain() neither counts nor awaits a connection that its client has closed 
     asked++;
     return muchLater.promise;
   };
-  const server = app.serve(here, never);
+  const server = app.serve(quietly, never);
   const drained = serve(never);
   await app.ready();
   for (const { addr } of [server, drained]) {
@@ -129,7 +129,7 @@ test("drain() neither counts nor awaits a connection that its client has closed 
   }
   await until(() => app.status().sockets[0].connections === 0);
   const next = await begin(directory.join("app.sock"));
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   const began = performance.now();
   await next.ready();
   assertEquals(await drain(drained, { drainTimeout: tooLong, forceCloseAfter }), 0);

@@ -10,7 +10,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { drain, type HttpHandler, serveHttp } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin, here, portOf, saying } from "../support/in_process.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { readAll, text } from "../support/foreign.ts";
 import { Http1Client } from "../support/http1_client.ts";
@@ -142,7 +142,7 @@ test("stop() hangs up on an upload that was answered unread, whose answer has on
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"), { forceCloseAfter: tooLong });
   let refused = 0;
-  const server = app.serve(here, async () => {
+  const server = app.serve(quietly, async () => {
     refused++;
     await until(() => app.draining.aborted);
     return new Response("too large", { status: 413 });

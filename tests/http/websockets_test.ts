@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { Generation } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin, here, portOf, saying } from "../support/in_process.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { codeOf, opcodes, RawWebSocket, textOf } from "../support/raw_websocket.ts";
@@ -33,9 +33,9 @@ test("the same clients detect that WebSocket.close() of Deno drops connections",
 /** Starts the next generation, which takes over. */
 async function replaced(old: Generation, path: string): Promise<Generation> {
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await next.ready();
-  await until(() => old.status().state !== "handing over");
+  await until(() => old.status().state !== "standby");
   return next;
 }
 
@@ -43,7 +43,7 @@ test("close() of a socket sends the Close frame while more messages are queued",
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const received: string[] = [];
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => {
       received.push(data);
@@ -76,7 +76,7 @@ test("stop() and a restart send all messages and the Close frame to a client tha
     const forceCloseAfter = how === "stopped" ? Infinity : 60_000;
     const old = await begin(path, { drainTimeout: 10, forceCloseAfter });
     let opened: WebSocket | undefined;
-    const server = old.serve(here, (request) => {
+    const server = old.serve(quietly, (request) => {
       const { socket, response } = old.upgradeWebSocket(request);
       socket.onopen = () => {
         for (let i = 0; i < count; i++) socket.send(big);
@@ -104,7 +104,7 @@ test("stop() and a restart send all messages and the Close frame to a client tha
 test("stop() does not wait until forceCloseAfter for clients that do not answer the Close frame", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"), { forceCloseAfter: 600_000 });
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => socket.send(data);
     return response;
@@ -155,7 +155,7 @@ test("stop() of a draining generation closes its WebSockets at once, with 1012",
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path, { drainTimeout: 600_000, forceCloseAfter: 500 });
-  const server = old.serve(here, (request) => old.upgradeWebSocket(request).response);
+  const server = old.serve(quietly, (request) => old.upgradeWebSocket(request).response);
   await old.ready();
   const clients = [];
   for (let i = 0; i < 10; i++) clients.push(await RawWebSocket.connect(portOf(server)));
@@ -177,7 +177,7 @@ test("a WebSocket whose handshake ends while its generation drains is closed, to
   const old = await begin(path, { drainTimeout: 100, forceCloseAfter: 60_000 });
   const release = Promise.withResolvers<void>();
   let isAsked = false;
-  const server = old.serve(here, async (request) => {
+  const server = old.serve(quietly, async (request) => {
     const { response } = old.upgradeWebSocket(request);
     isAsked = true;
     await release.promise;
@@ -207,7 +207,7 @@ test("every socket is closed although the listeners of the program throw", async
   };
   globalThis.addEventListener("error", report);
   try {
-    const server = old.serve(here, (request) => {
+    const server = old.serve(quietly, (request) => {
       const { socket, response } = old.upgradeWebSocket(request);
       for (const type of ["message", "close"]) {
         socket.addEventListener(type, () => {
@@ -244,7 +244,7 @@ test("WebSockets does not wait for a socket whose handshake has failed", async (
 test("close() before the handshake closes the socket after it", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onopen = () => socket.send("hello");
     socket.close(4000);
@@ -262,7 +262,7 @@ test("close() throws for a reason that is too long, before the handshake as well
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const thrown: string[] = [];
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     try {
       socket.close(4000, "x".repeat(124));
@@ -285,7 +285,7 @@ test("close() throws for a reason that is too long, before the handshake as well
 test("a client that does not answer the Close frame, and sends on, is disconnected after a second", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = () => socket.close(4000);
     return response;

@@ -6,7 +6,7 @@
  */
 
 import { listenAndServe, start } from "../../mod.ts";
-import { here } from "../support/in_process.ts";
+import { quietly } from "../support/in_process.ts";
 
 const [directory] = Deno.args;
 const app = await start(`${directory}/app.sock`, { probation: 50, drainTimeout: 5000 });
@@ -15,7 +15,7 @@ try {
 } catch (error) {
   if (!(error instanceof Deno.errors.NotFound)) throw error;
 }
-app.serve(here, () => {
+app.serve(quietly, () => {
   throw new Error("on purpose");
 });
 const onError = () => {

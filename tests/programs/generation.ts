@@ -58,7 +58,7 @@ const app = await start(path, {
 });
 if (flags.say) console.error(flags.say);
 if (flags.fail && app.generation > 1) throw new Error(flags.fail);
-const server = app.serve({ hostname: "127.0.0.1", port: 0 }, () => {
+const server = app.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => {
   return new Response(`${app.generation} ${Deno.pid}`);
 });
 if (flags.hold) console.log(`pid: ${Deno.pid}`);
