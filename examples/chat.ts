@@ -19,7 +19,7 @@ Usage: deno run -A examples/chat.ts [options]
   --control PATH  control socket, where the next generation finds this one (/tmp/chat.sock)
   --log PATH      what was said (/tmp/chat.log)
   --port N        where the first generation listens (8080)
-  --drain-timeout MShow long people may take to move, in milliseconds (60000)
+  --drain-timeout MS  how long people may take to move, in milliseconds (60000)
   --probation MS  how long the one before stands by, in milliseconds (5000)
   --help          this text`;
 

@@ -23,7 +23,7 @@ const usage = `Takes over from the Go web server that runs.
 Usage: deno run -A examples/from_go/main.ts [options]
 
   --graceful PATH  its control socket, and then this one's (/tmp/graceful.sock)
-  --drain-timeout MShow long clients may take to leave, in milliseconds (30000)
+  --drain-timeout MS  how long clients may take to leave, in milliseconds (30000)
   --help           this text`;
 
 /** What a process says that has received the listener and serves. */

@@ -469,7 +469,7 @@ for (const version of new Set([versions[0], Deno.version.deno])) {
       const path = directory.join("app.sock");
       const deno = ["run", "-A", "--no-check"];
       const options = { program: runtime.command, deno };
-      await using first = new Child("./soak_start.ts", ["first", path], options);
+      await using first = new Child("../system/soak_start.ts", ["first", path], options);
       await first.line();
       const cli = async (word: string) => {
         await using child = new Child("../../lib/cli.ts", [word, path]);

@@ -117,7 +117,7 @@ class Run {
 async function work(run: Run, { seed }: Options): Promise<void> {
   let span: [number, number] | undefined;
   while ((span = run.next())) {
-    await using child = new Child("./fuzz_worker.ts", [String(seed)]);
+    await using child = new Child("../system/fuzz_worker.ts", [String(seed)]);
     const failed = await feed(run, child, span);
     if (failed === undefined) continue;
     run.add({ ...emptyTally(), findings: [await culprit(seed, failed.span, failed.why)] });
@@ -159,7 +159,7 @@ async function inTime<T>(promise: Promise<T>): Promise<T> {
 
 /** The conversation that ends or hangs a process of its own. */
 async function culprit(seed: number, [from, to]: [number, number], why: string): Promise<string> {
-  await using child = new Child("./fuzz_worker.ts", [String(seed)]);
+  await using child = new Child("../system/fuzz_worker.ts", [String(seed)]);
   let index = from;
   try {
     await inTime(child.line());

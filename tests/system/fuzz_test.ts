@@ -293,7 +293,7 @@ test("a decoder that fails otherwise, or that changes what it reads, is found", 
 
 /** What the command prints, and its exit code. */
 async function fuzz(...args: string[]): Promise<{ code: number; text: string }> {
-  await using child = new Child("../fuzz.ts", args);
+  await using child = new Child("../system/fuzz.ts", args);
   const { code, stdout, stderr } = await child.ended();
   return { code, text: [...stdout, stderr].join("\n") };
 }
@@ -325,7 +325,7 @@ test("the command holds one conversation again, and shows it", async () => {
 
 test("a process that ends is a failure", async () => {
   // It cannot open what there is to send.
-  await using child = new Child("../fuzz.ts", ["--count", "1"], { openFiles: 300 });
+  await using child = new Child("../system/fuzz.ts", ["--count", "1"], { openFiles: 300 });
   const { code, stdout } = await child.ended();
   assertEquals(code, 1);
   assertStringIncludes(stdout.join("\n"), "conversation 0");

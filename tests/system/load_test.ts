@@ -72,7 +72,7 @@ for (const name of ["busy", "mostly idle", "busy, TLS (undici)"] satisfies Clien
       clients: { [name]: 3 },
       idleFor: 20,
     };
-    await using clients = new Child("./soak_client.ts", [JSON.stringify(options)]);
+    await using clients = new Child("../system/soak_client.ts", [JSON.stringify(options)]);
     await until(() => server.lost >= enough);
     await clients.tell("that is enough");
     const batches: Batch[] = (await clients.ended()).stdout.map((line) => JSON.parse(line));
@@ -110,7 +110,7 @@ test("the HTTP/2 clients of the soak count every request that is lost", {
   const { port } = server.address() as { port: number };
   const options = { port, ca: cert, sessions: 1, streams: 1, answerGoaway: false };
   {
-    await using clients = new Child("./soak_http2.mjs", [JSON.stringify(options)], {
+    await using clients = new Child("../system/soak_http2.mjs", [JSON.stringify(options)], {
       command: "node",
     });
     await until(() => lost >= enough);

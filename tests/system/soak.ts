@@ -688,7 +688,7 @@ async function begin(
   path: string,
 ): Promise<{ child: Child; steps: Record<string, number> }> {
   const spawned = performance.timeOrigin + performance.now();
-  const child = new Child("./soak_start.ts", [how, path]);
+  const child = new Child("../system/soak_start.ts", [how, path]);
   const { origin, began, imported, started, served, ready, answered }: StartTimes = JSON.parse(
     await child.line(),
   );

@@ -55,7 +55,7 @@ export async function talkThroughRestarts(
   };
 
   let { service, port } = await begin();
-  const talking = stack.use(new Child("./websocket_clients.ts", [port, String(clients)]));
+  const talking = stack.use(new Child("../system/websocket_clients.ts", [port, String(clients)]));
   let line = await talking.line();
   for (let done = 0; done < restarts && line.startsWith("generation: "); done++) {
     const next = (await begin()).service;
