@@ -6,13 +6,13 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { native } from "../system/matrix.ts";
+import { installDeno } from "../support/deno_versions.ts";
 import { test } from "../support/guard.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
 
 for (const version of ["2.8.2", "2.8.3"]) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   test(`servers and generations leave on Deno ${version} as on this one`, { ignore }, async () => {

@@ -37,7 +37,7 @@ import { Sockets } from "../support/raw.ts";
 import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
-import { native, versions } from "../system/matrix.ts";
+import { installDeno, versions } from "../support/deno_versions.ts";
 
 const canUnshare = await succeeds(["unshare", "--pid", "--fork", "--mount-proc", "true"]);
 if (!canUnshare) {
@@ -457,7 +457,7 @@ test("when restart() has failed, the next one may begin", async () => {
 });
 
 for (const version of new Set([versions[0], Deno.version.deno])) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   test(

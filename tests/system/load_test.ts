@@ -11,7 +11,7 @@ import { createSecureServer } from "node:http2";
 import { Pool } from "undici";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
-import { Load } from "./fault_load.ts";
+import { Load } from "./faults_load.ts";
 import { freePort } from "../support/free_port.ts";
 import { LosingServer } from "../programs/losing_server.ts";
 import type { Batch, ClientClass, SoakClientOptions } from "./soak_client.ts";
