@@ -1,118 +1,127 @@
 /**
- * Clients of the soak, which never repeat a request: one that is not answered as it has to be has
- * failed. A process prints a {@linkcode Batch} a few times a second, until it is told to stop. Started
- * with {@linkcode SoakClientOptions}.
+ * Clients of the soak, which never repeat a request: a request without the correct answer has failed. The
+ * process prints a {@linkcode Batch} for each class a few times a second, until it reads a line.
+ *
+ *     soak_client.ts OPTIONS    OPTIONS: SoakClientOptions as JSON
  *
  * @module
  */
 
 import { Pool } from "undici";
 import { pause } from "../../lib/time.ts";
+import { Chance } from "../support/chance.ts";
 import { told } from "../support/child.ts";
 import { bigLength, pieces, type Ports } from "./soak_service.ts";
 
-/** What a process of clients gets as JSON. */
+/** The options of a process of clients, which it gets as JSON. */
 export interface SoakClientOptions {
   ports: Ports;
-  /** What the certificate of the service is to be verified with. */
+  /** The certificate that vouches for that of the service. */
   ca?: string;
-  /** Which clients, and how many of each. */
+  /** The number of clients of each class. */
   clients: Partial<Record<ClientClass, number>>;
   /** The longest that an idle client is idle, in milliseconds. */
   idleFor: number;
+  /** The seed of the pauses. */
+  seed: number;
 }
 
-/** The classes of clients, by what they are called in the report. */
+/** The classes of clients, by their names in the report. */
 export type ClientClass = keyof typeof classes;
 
-/** What became of some requests. */
+/** The results of some requests of a class. */
 export interface Batch {
   class: string;
-  /** When each was answered, in milliseconds since 1970, and how long that took. */
+  /** Of each answered request: when, in milliseconds since 1970, and how many milliseconds it took. */
   at: number[];
   took: number[];
   failures: Failure[];
-  /** How often a connection was hung up on while nothing was asked on it, which is no failure. */
+  /** How often the server closed a connection without a request on it, which is no failure. */
   hungUp: number;
-  /** Of HTTP/2: streams of which GOAWAY said that they were not looked at. */
+  /** Of HTTP/2: the streams that GOAWAY reported as not processed. */
   refused: number;
 }
 
-/** A request that was not answered as it has to be. */
+/** A request without the correct answer. */
 export interface Failure {
   class: string;
   /** When, in milliseconds since 1970. */
   at: number;
-  /** What happened: the same words for the same thing. */
+  /** What happened, by which failures are counted. */
   kind: string;
 }
 
-/** Something to ask for, and what is to come back. */
-interface Question {
+/** A request, and the correct answer. */
+interface Exchange {
   path: string;
-  /** Parts of a body, which are sent with a pause between them. */
+  /** The parts of the body, which are sent with a pause before each. */
   body?: Uint8Array[];
-  /** What the answer has to be, or how long. */
+  /** The body of the answer, or its length. */
   expected: string | number;
 }
 
 interface Behaviour {
   transport: "http" | "https" | "unix";
-  /** Which question comes next. */
-  ask: () => Question;
-  /** Whether every request has a connection of its own. */
+  /** Gives the next request. */
+  next: () => Exchange;
+  /** Whether each request is made on a new connection. */
   fresh?: boolean;
-  /** Milliseconds before the next request. */
+  /** Milliseconds before each request. */
   rest?: (idleFor: number) => number;
-  /** Has undici make the requests. */
+  /** Whether undici makes the requests. */
   undici?: boolean;
 }
 
-const fast = (): Question => ({ path: "/fast", expected: "fast" });
-const slow = (): Question => ({
-  path: `/slow?ms=${Math.floor(Math.random() * 300)}`,
+const options: SoakClientOptions | undefined = import.meta.main
+  ? JSON.parse(Deno.args[0])
+  : undefined;
+const chance = new Chance(options?.seed ?? 0, 0);
+
+const fast = (): Exchange => ({ path: "/fast", expected: "fast" });
+const slow = (): Exchange => ({
+  path: `/slow?ms=${Math.floor(chance.next() * 300)}`,
   expected: "slow",
 });
-const stream = (): Question => ({ path: "/stream", expected: pieces.count * pieces.length });
-const large = (): Question => ({ path: "/big", expected: bigLength });
+const stream = (): Exchange => ({ path: "/stream", expected: pieces.count * pieces.length });
+const large = (): Exchange => ({ path: "/big", expected: bigLength });
 const part = new Uint8Array(5000).fill(120);
-const upload = (): Question => ({
+const upload = (): Exchange => ({
   path: "/upload",
   body: [part, part, part, part, part],
   expected: String(5 * part.length),
 });
 
-/** Mostly far below the longest, so that many a request meets the moment at which a server leaves. */
-const seldom = (idleFor: number) => idleFor * Math.random() ** 3;
-/** Enough to leave some of the processor to those that do not rest at all. */
-const shortly = () => 5 + 10 * Math.random();
+/** Mostly far below the longest: many requests are made at the moment at which a server closes. */
+const seldom = (idleFor: number) => idleFor * chance.next() ** 3;
+/** Leaves processor time to the clients that make no pause. */
+const shortly = () => 5 + 10 * chance.next();
 
 const classes = {
-  "busy": { transport: "http", ask: fast },
-  "busy, unix path": { transport: "unix", ask: fast },
-  "busy, TLS (undici)": { transport: "https", ask: fast, rest: shortly, undici: true },
-  "mostly idle": { transport: "http", ask: fast, rest: seldom },
-  "mostly idle, unix path": { transport: "unix", ask: fast, rest: seldom },
-  "mostly idle, TLS": { transport: "https", ask: fast, rest: seldom },
-  "fresh connections": { transport: "http", ask: fast, rest: shortly, fresh: true },
-  "fresh connections, TLS": { transport: "https", ask: fast, rest: shortly, fresh: true },
-  "uploads": { transport: "http", ask: upload, rest: shortly },
-  "slow answers": { transport: "http", ask: slow, rest: shortly },
-  "streamed answers": { transport: "http", ask: stream, rest: shortly },
-  "large answers": { transport: "http", ask: large, rest: shortly },
+  "busy": { transport: "http", next: fast },
+  "busy, unix path": { transport: "unix", next: fast },
+  "busy, TLS (undici)": { transport: "https", next: fast, rest: shortly, undici: true },
+  "mostly idle": { transport: "http", next: fast, rest: seldom },
+  "mostly idle, unix path": { transport: "unix", next: fast, rest: seldom },
+  "mostly idle, TLS": { transport: "https", next: fast, rest: seldom },
+  "fresh connections": { transport: "http", next: fast, rest: shortly, fresh: true },
+  "fresh connections, TLS": { transport: "https", next: fast, rest: shortly, fresh: true },
+  "uploads": { transport: "http", next: upload, rest: shortly },
+  "slow answers": { transport: "http", next: slow, rest: shortly },
+  "streamed answers": { transport: "http", next: stream, rest: shortly },
+  "large answers": { transport: "http", next: large, rest: shortly },
 } satisfies Record<string, Behaviour>;
 
 /** Milliseconds without an answer after which a request has failed. */
 const patience = 30_000;
 
-/** A failure with a name of its own. */
+/** A failure that is counted by its message. */
 class Failed extends Error {
   override name = "Failed";
 }
 
 /**
- * A connection that always reads, so that it is known at any time whether the other end has hung up:
- * before a request is sent that is no failure, and afterwards it is one.
+ * A connection that always has a read pending: it notices at any time that the server has closed. Before a
+ * request is sent that is no failure; afterwards it is one.
  */
 class Connection {
   #ended = false;
@@ -137,7 +146,7 @@ class Connection {
     }
     if (transport === "https") {
       const conn = await Deno.connectTls({ hostname, port: ports.https!, caCerts: [ca!] });
-      // A connection counts from here: what is wrong in the handshake is wrong with connecting.
+      // A failed handshake counts as a failure to connect.
       await conn.handshake();
       return new Connection(conn);
     }
@@ -146,14 +155,14 @@ class Connection {
     return new Connection(conn);
   }
 
-  /** Whether the other end has hung up, or said something without being asked. */
+  /** Whether the server has closed the connection, or reading has failed. */
   get ended(): boolean {
     return this.#ended;
   }
 
-  /** Asks; resolves to whether the connection may be used again. */
-  async ask({ path, body, expected }: Question): Promise<boolean> {
-    if (this.#received) throw new Failed("bytes that nobody asked for");
+  /** Makes a request; resolves to whether the connection may be used again. */
+  async ask({ path, body, expected }: Exchange): Promise<boolean> {
+    if (this.#received) throw new Failed("bytes without a request");
     const length = body?.reduce((sum, { length }) => sum + length, 0);
     const head = body ? `POST ${path}` : `GET ${path}`;
     const lengthLine = body ? `content-length: ${length}\r\n` : "";
@@ -171,9 +180,10 @@ class Connection {
   }
 
   close(): void {
+    // Closing makes a pending read reject.
     this.#reading.catch(() => {});
-    // Deno 2.8.3 does not end a read that waits when the connection is closed, and stays for it: the
-    // other end has to hang up.
+    // Deno 2.8.3 does not end a pending read when the connection is closed, and the process stays for it:
+    // shut down, so that the server closes. It fails when the server has closed already.
     void this.#conn.closeWrite().catch(() => {}).finally(() => this.#conn.close());
   }
 
@@ -229,7 +239,7 @@ class Connection {
       this.#ended = true;
       throw error;
     });
-    // It may be nobody's turn to hear of it.
+    // Awaited by the next request, if one follows: until then a rejection must not count as unhandled.
     reading.catch(() => {});
     return reading;
   }
@@ -237,11 +247,11 @@ class Connection {
 
 const encoder = new TextEncoder();
 
-/** What the clients of one class have in common. */
+/** The results of the clients of one class. */
 class Tally {
   readonly #class: string;
   #batch: Batch;
-  /** When what is under way began, and how to end it. */
+  /** The requests under way: when each began, and how to end it. */
   readonly underWay = new Map<object, { began: number; end: () => void }>();
 
   constructor(name: string) {
@@ -267,36 +277,45 @@ class Tally {
     this.#batch.hungUp++;
   }
 
-  /** Prints what came since the last time. */
+  /** Prints the results since the previous call. */
   print(): void {
     console.log(JSON.stringify(this.#batch));
     this.#batch = this.#empty();
   }
 
-  /** Gives up on what takes too long. */
-  sweep(): void {
+  /** Ends the requests that take too long. */
+  endLate(): void {
     const longAgo = performance.now() - patience;
     for (const { began, end } of this.underWay.values()) if (began < longAgo) end();
   }
 }
 
-/** What a failure is called in the report. */
+/** Waits; ends early, without an error, when the signal aborts. */
+async function pauseUntil(signal: AbortSignal, milliseconds: number): Promise<void> {
+  try {
+    await pause(milliseconds, signal);
+  } catch (error) {
+    if (!signal.aborted) throw error;
+  }
+}
+
+/** The name of a failure in the report. */
 function kindOf(error: unknown): string {
   if (error instanceof Failed) return error.message;
   const { name, code, message } = error as Error & { code?: string };
   return code ?? (name === "Error" ? message : name);
 }
 
-/** One client, until there is to be no more. */
+/** Runs one client until the signal aborts. */
 async function run(
-  { transport, ask, fresh, rest }: Behaviour,
+  { transport, next, fresh, rest }: Behaviour,
   tally: Tally,
   options: SoakClientOptions,
   signal: AbortSignal,
 ): Promise<void> {
   let connection: Connection | undefined;
   while (!signal.aborted) {
-    if (rest) await pause(rest(options.idleFor), signal).catch(() => {});
+    if (rest) await pauseUntil(signal, rest(options.idleFor));
     if (signal.aborted) break;
     if (connection?.ended) {
       tally.hungUp();
@@ -316,12 +335,12 @@ async function run(
     });
     try {
       connection ??= await Connection.open(transport, options);
-      const again = await connection.ask(ask()) && !fresh;
+      const again = await connection.ask(next()) && !fresh;
       tally.answered(began);
       if (again) continue;
     } catch (error) {
       tally.failed(late ? `no answer for ${patience} ms` : kindOf(error));
-      // Where nobody listens, another attempt at once is no better.
+      // Without a listener the next attempt would fail at once, too.
       await pause(10);
     } finally {
       tally.underWay.delete(client);
@@ -332,18 +351,18 @@ async function run(
   connection?.close();
 }
 
-/** One client of a class whose connections undici makes. */
+/** Runs one client whose requests undici makes. */
 async function runUndici(
-  { ask, rest }: Behaviour,
+  { next, rest }: Behaviour,
   tally: Tally,
   pool: Pool,
   { idleFor }: SoakClientOptions,
   signal: AbortSignal,
 ): Promise<void> {
   while (!signal.aborted) {
-    if (rest) await pause(rest(idleFor), signal).catch(() => {});
+    if (rest) await pauseUntil(signal, rest(idleFor));
     const began = performance.now();
-    const { path, expected } = ask();
+    const { path, expected } = next();
     try {
       const { statusCode, body } = await pool.request({ path, method: "GET" });
       const answer = await body.text();
@@ -384,14 +403,14 @@ async function main(options: SoakClientOptions): Promise<void> {
     }
   }
   const printing = setInterval(() => tallies.forEach((tally) => tally.print()), 250);
-  const sweeping = setInterval(() => tallies.forEach((tally) => tally.sweep()), 1000);
-  // Until it is told a line, or there is nobody any more to tell it one.
+  const ending = setInterval(() => tallies.forEach((tally) => tally.endLate()), 1000);
+  // Until a line, or the end of stdin.
   await told().next();
   stop.abort();
   await Promise.all(running);
   clearInterval(printing);
-  clearInterval(sweeping);
+  clearInterval(ending);
   for (const tally of tallies) tally.print();
 }
 
-if (import.meta.main) await main(JSON.parse(Deno.args[0]));
+if (options) await main(options);
