@@ -58,11 +58,11 @@ export function wholeNumber(
 }
 
 /**
- * Shows a line again and again until it is disposed of: every second in a terminal, where each line
- * replaces the previous one; every ten seconds in a log.
+ * Writes a line to stderr again and again until it is disposed of: every second in a terminal, where each
+ * line replaces the previous one; every ten seconds in a log.
  */
 export class Progress implements Disposable {
-  readonly #isTerminal = Deno.stdout.isTerminal();
+  readonly #isTerminal = Deno.stderr.isTerminal();
   readonly #timer: ReturnType<typeof setInterval>;
 
   constructor(line: () => string) {
@@ -71,7 +71,7 @@ export class Progress implements Disposable {
     Deno.unrefTimer(this.#timer);
   }
 
-  /** Prints a line that stays. */
+  /** Prints a line to stdout, which stays. */
   print(line: string): void {
     this.#clear();
     console.log(line);
@@ -87,7 +87,7 @@ export class Progress implements Disposable {
   }
 
   #write(text: string): void {
-    Deno.stdout.writeSync(new TextEncoder().encode(text));
+    Deno.stderr.writeSync(new TextEncoder().encode(text));
   }
 }
 

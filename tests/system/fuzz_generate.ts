@@ -211,4 +211,5 @@ export const conversationKinds: string[] = [
   "abort",
   "stall",
   "out-of-band",
+  "few descriptors",
 ];
