@@ -36,9 +36,20 @@ const longFiles = [
   "system/fuzz_test.ts",
 ];
 
+/** The files and folders whose code blocks are run. */
+const documented = [
+  "mod.ts",
+  "lib",
+  "ffi",
+  "README.md",
+  "tests/README.md",
+  "examples/README.md",
+  "examples/from_go/README.md",
+];
+
 /** What one process ran. */
 interface Outcome {
-  /** The file, or what stands for the examples of the documentation. */
+  /** The file, or "the examples of the documentation". */
   name: string;
   success: boolean;
   passed: number;
@@ -139,7 +150,6 @@ await runTool(usage, {
   const runs = (files.length > 0 ? files : testFiles())
     .map((file) => () => test(file, [...filter, file]));
   if (files.length === 0) {
-    const documented = ["mod.ts", "README.md", "lib", "ffi"];
     runs.push(() => test("the examples of the documentation", [...filter, "--doc", ...documented]));
   }
   const outcomes = await runAll(runs, jobs);
