@@ -16,12 +16,12 @@ const usage = `A WebSocket chat that is restarted while people chat.
 
 Usage: deno run -A examples/chat.ts [options]
 
-  --control PATH  the control socket, where the next generation finds this one (/tmp/chat.sock)
-  --log PATH      the file of the messages (/tmp/chat.log)
-  --port N        the port of the first generation (8080)
+  --control PATH      the control socket, where the next generation finds this one (/tmp/chat.sock)
+  --log PATH          the file of the messages (/tmp/chat.log)
+  --port N            the port of the first generation (8080)
   --drain-timeout MS  how long clients may stay in a draining generation, in milliseconds (60000)
-  --probation MS  how long the predecessor stands by, in milliseconds (5000)
-  --help          print this`;
+  --probation MS      how long the predecessor stands by, in milliseconds (5000)
+  --help              print this`;
 
 const { control, log, port, "drain-timeout": drainTimeout, probation } = parseFlags(usage, {
   "control": "/tmp/chat.sock",
@@ -33,10 +33,10 @@ const { control, log, port, "drain-timeout": drainTimeout, probation } = parseFl
 
 const html = `<!doctype html>
 <title>Chat</title>
-<ul id="said"></ul>
+<ul id="messages"></ul>
 <form><input name="text" autofocus autocomplete="off" placeholder="Say something"></form>
 <script>
-  const list = document.getElementById("said");
+  const list = document.getElementById("messages");
   const form = document.querySelector("form");
   let next = 0;
   let socket;

@@ -42,13 +42,13 @@ const name = randomName(8);
 const server = await inherit() ?? serveFirst();
 log(`server "${name}" serves on ${format(server.addr)}`);
 
-const leaving = Promise.withResolvers<string>();
+const stopping = Promise.withResolvers<string>();
 const control = listenAndServe(path, handOver(), { replace: true });
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, () => leaving.resolve(signal));
+  Deno.addSignalListener(signal, () => stopping.resolve(signal));
 }
 
-const reason = await leaving.promise;
+const reason = await stopping.promise;
 log(`server "${name}" drains: ${reason}`);
 const closed = await drain(server, { drainTimeout: 30_000 });
 await control.shutdown();
@@ -92,9 +92,9 @@ function handOver(): Handler {
       await response.flush();
       // The successor receives until the end of the stream, and sends "ready" when it serves.
       conn.closeWrite();
-      const answer = await conn.readFull(new Uint8Array(ready.length));
-      if (new TextDecoder().decode(answer) !== ready) throw new Error('it did not send "ready"');
-      leaving.resolve(`replaced by process ${conn.peer.pid}`);
+      const reply = await conn.readFull(new Uint8Array(ready.length));
+      if (new TextDecoder().decode(reply) !== ready) throw new Error('it did not send "ready"');
+      stopping.resolve(`replaced by process ${conn.peer.pid}`);
     } catch (error) {
       // A client that closes without "ready" has failed, or is no successor: this instance goes on.
       successor = false;

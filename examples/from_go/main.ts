@@ -22,9 +22,9 @@ const usage = `Takes over from the running Go web server.
 
 Usage: deno run -A examples/from_go/main.ts [options]
 
-  --graceful PATH  the control socket of both servers (/tmp/graceful.sock)
+  --graceful PATH     the control socket of both servers (/tmp/graceful.sock)
   --drain-timeout MS  how long clients may stay connected, in milliseconds (30000)
-  --help           print this`;
+  --help              print this`;
 
 /** A successor sends this when it has received the listener and serves. */
 const ready = "ready";
@@ -38,13 +38,13 @@ const server = await takeOver();
 const { hostname, port } = server.addr as Deno.NetAddr;
 console.log(`Deno serves on ${hostname}:${port}`);
 
-const leaving = Promise.withResolvers<void>();
+const stopping = Promise.withResolvers<void>();
 // replace: takes the path over from the predecessor in one step, so that it always leads to a listener.
 const control = listenAndServe(path, handOver(), { replace: true });
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, () => leaving.resolve());
+  Deno.addSignalListener(signal, () => stopping.resolve());
 }
-await leaving.promise;
+await stopping.promise;
 console.log("Deno drains");
 const closed = await drain(server, { drainTimeout });
 console.log(`Deno has drained; ${closed} connections were closed`);
@@ -71,9 +71,9 @@ function handOver(): Handler {
     await sendListener(response, server);
     await response.flush();
     // A client that closes without "ready" has failed, or is no successor: this process goes on.
-    const answer = await conn.readFull(new Uint8Array(ready.length));
-    if (new TextDecoder().decode(answer) !== ready) throw new Error('it did not send "ready"');
-    leaving.resolve();
+    const reply = await conn.readFull(new Uint8Array(ready.length));
+    if (new TextDecoder().decode(reply) !== ready) throw new Error('it did not send "ready"');
+    stopping.resolve();
   };
 }
 

@@ -9,10 +9,11 @@ import { Pool } from "undici";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort, reachable } from "../support/free_port.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
-const nginx = await findNginx();
+const nginx = await succeeds(["nginx", "-v"]);
 if (!nginx) {
   console.log("examples_test.ts: the service behind nginx is not tested: nginx is not installed");
 }
@@ -406,13 +407,4 @@ async function run(file: string, ...args: string[]): Promise<{ code: number; tex
   await using child = new Child(`../../examples/${file}`, args);
   const { code, stdout, stderr } = await child.ended();
   return { code, text: stdout.join("\n") + stderr };
-}
-
-async function findNginx(): Promise<boolean> {
-  try {
-    return (await new Deno.Command("nginx", { args: ["-v"], stderr: "null" }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }

@@ -75,9 +75,10 @@ function print(line: Omit<Line, "pid" | "at">): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 }
 
+/** Prints a step, and causes the fault that is ordered for it. */
 function reached(side: Line["side"], step: string): void {
   print({ side, step });
-  const fault = armed();
+  const fault = orderedFault();
   if (fault?.side !== side || fault.step !== step) return;
   Deno.removeSync(`${directory}/fault`);
   if (fault.way === "unhandled rejection") {
@@ -108,7 +109,8 @@ function fillMemory(): never {
   for (const all: number[][] = [];;) all.push(new Array(100_000).fill(all.length));
 }
 
-function armed(): Fault | undefined {
+/** The fault that is ordered. */
+function orderedFault(): Fault | undefined {
   try {
     return JSON.parse(Deno.readTextFileSync(`${directory}/fault`));
   } catch (error) {
@@ -124,6 +126,7 @@ function held(): number[] {
   );
 }
 
+/** A logger: its phases are the steps of a handover. */
 function log(_message: string, about: unknown): void {
   const { phase, successor, generation } = (about ?? {}) as Record<string, unknown>;
   if (typeof phase !== "string") return;
@@ -137,6 +140,7 @@ function log(_message: string, about: unknown): void {
   if (side === "new" && phase === "healthy") later("new", "later", 50);
 }
 
+/** A step that comes some time after another one. */
 function later(side: "new" | "old", step: string, milliseconds: number): void {
   Deno.unrefTimer(setTimeout(() => reached(side, step), milliseconds));
 }
@@ -178,7 +182,7 @@ async function serve(app: Generation): Promise<void> {
   app.serve({ path: `${directory}/run/web.sock` }, answer);
   if (!isFirst) reached("new", "served");
   // The old side reaches its step "failed" only when the new one fails.
-  const fault = isFirst ? undefined : armed();
+  const fault = isFirst ? undefined : orderedFault();
   if (fault?.side === "old" && fault.step === "failed") Deno.exit(3);
 
   await app.ready();

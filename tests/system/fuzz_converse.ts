@@ -145,7 +145,7 @@ async function senderTime(): Promise<void> {
   for (let i = 0; i < 1000; i++) await yieldToEventLoop();
 }
 
-/** Receives as the conversation says, and goes on after every abort. */
+/** Receives as the conversation describes, and goes on after every abort. */
 async function receiveAll(
   conversation: Conversation,
   conn: UnixConn,

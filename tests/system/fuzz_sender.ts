@@ -1,5 +1,5 @@
 /**
- * The sending side of a conversation: it sends what the conversation says with sendmsg(2), right or wrong.
+ * The sending side of a conversation: it sends what the conversation describes with sendmsg(2), right or wrong.
  *
  * @module
  */

@@ -15,6 +15,7 @@ import { Load } from "./faults_load.ts";
 import { freePort } from "../support/free_port.ts";
 import { LosingServer } from "../programs/losing_server.ts";
 import type { Batch, ClientClass, SoakClientOptions } from "./soak_client.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
@@ -138,7 +139,7 @@ test("examples/restart.ts exits with 1 when a request is lost", async () => {
   assert(lost > 0.4 * all, `${lost} of ${all} are lost`);
 });
 
-const nginx = await isInstalled("nginx", "-v");
+const nginx = await succeeds(["nginx", "-v"]);
 if (!nginx) console.log("load_test.ts: nginx is not tested: it is not installed");
 
 test(
@@ -187,21 +188,11 @@ test(
 
 /** The reason why HTTP/2 cannot be tested here; undefined when it can. */
 async function whyNoHttp2(): Promise<string | undefined> {
-  if (!await isInstalled("node", "--version")) return "node is not installed";
+  if (!await succeeds(["node", "--version"])) return "node is not installed";
   try {
     createSecureServer({ cert, key });
   } catch (error) {
     // Old versions of Deno have no HTTP/2 server.
     return (error as Error).message;
-  }
-}
-
-async function isInstalled(program: string, ...args: string[]): Promise<boolean> {
-  try {
-    const { success } = await new Deno.Command(program, { args, stderr: "null" }).output();
-    return success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
   }
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import type { Directory } from "../support/directory.ts";
 
 /** A descriptor becomes an object ("in"), or an object gives its descriptor ("out"). */

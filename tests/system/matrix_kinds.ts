@@ -9,6 +9,7 @@
  *
  * @module
  */
+
 import { pause } from "../../lib/time.ts";
 import { Directory } from "../support/directory.ts";
 import { type Kind, Limit, type Seen } from "./matrix_kind.ts";

@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import { c } from "../../ffi/abi.ts";
 import { check } from "../../ffi/errno.ts";
 import { Fd } from "../../ffi/fd.ts";
@@ -196,7 +197,7 @@ export const kindsIn: Kind[] = [
       const port = portOf(fd);
       const server = serveHttp(fd, (request) => {
         const { socket, response } = Deno.upgradeWebSocket(request);
-        socket.onmessage = ({ data }) => socket.send(`heard ${data}`);
+        socket.onmessage = ({ data }) => socket.send(`echo ${data}`);
         return response;
       });
       const socket = new WebSocket(`ws://127.0.0.1:${port}`);
@@ -204,14 +205,14 @@ export const kindsIn: Kind[] = [
       socket.onopen = () => socket.send("ping");
       socket.onmessage = ({ data }) => resolve(data);
       socket.onerror = (event) => reject(new Error((event as ErrorEvent).message));
-      const heard = await promise;
-      expect(heard, "heard ping");
+      const received = await promise;
+      expect(received, "echo ping");
       const gone = Promise.withResolvers<void>();
       socket.onclose = () => gone.resolve();
       socket.close();
       await gone.promise;
       await server.shutdown();
-      return heard;
+      return received;
     },
   },
   {
@@ -226,7 +227,7 @@ export const kindsIn: Kind[] = [
         // Upgraded before the first await: the handler resolves later.
         const { socket, response } = Deno.upgradeWebSocket(request);
         socket.onmessage = ({ data }) => {
-          socket.send(`heard ${data}`);
+          socket.send(`echo ${data}`);
           socket.close(4000, "enough");
         };
         await turn.promise;
@@ -238,14 +239,14 @@ export const kindsIn: Kind[] = [
       turn.resolve();
       await client.opened();
       await client.send("ping");
-      const heard = await client.rest();
-      expect(JSON.stringify(heard), '{"texts":["heard ping"],"code":4000}');
+      const received = await client.rest();
+      expect(JSON.stringify(received), '{"texts":["echo ping"],"code":4000}');
       await client.sendClose(4000);
       await client.ended();
       expect(await get(dialTcp(port)), greeting);
       expect(finished, false);
       await server.shutdown();
-      return heard.texts[0];
+      return received.texts[0];
     },
   },
   {
@@ -276,7 +277,7 @@ export const kindsIn: Kind[] = [
       const server = app.serve(localhost, (request) => {
         const { socket, response } = app.upgradeWebSocket(request);
         socket.onmessage = ({ data }) => {
-          socket.send(`heard ${data}`);
+          socket.send(`echo ${data}`);
           socket.close(4000, "enough");
         };
         return response;
@@ -285,12 +286,12 @@ export const kindsIn: Kind[] = [
       using client = await RawWebSocket.connect((server.addr as Deno.NetAddr).port);
       // Three at once: when it closes, further messages have arrived, and Deno alone sends no Close frame.
       await client.send("ping", "pong", "pang");
-      const heard = await client.rest();
-      expect(JSON.stringify(heard), '{"texts":["heard ping"],"code":4000}');
+      const received = await client.rest();
+      expect(JSON.stringify(received), '{"texts":["echo ping"],"code":4000}');
       await client.sendClose(4000);
       await client.ended();
       await app.stop();
-      return heard.texts[0];
+      return received.texts[0];
     },
   },
 ];

@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import { open } from "node:fs/promises";
 import { createSocket } from "node:dgram";
 import { createServer as createHttpServer } from "node:http";

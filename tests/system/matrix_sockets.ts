@@ -4,6 +4,7 @@
  *
  * @module
  */
+
 import { c, structs } from "../../ffi/abi.ts";
 import { check } from "../../ffi/errno.ts";
 import { Fd } from "../../ffi/fd.ts";

@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import { emulated, versions } from "../support/deno_versions.ts";
 import type { Seen } from "./matrix_kind.ts";
 import { kinds } from "./matrix_kinds.ts";

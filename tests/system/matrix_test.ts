@@ -2,10 +2,11 @@ import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Child } from "../support/child.ts";
 import { versions } from "../support/deno_versions.ts";
 import { test } from "../support/guard.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { kinds } from "./matrix_kinds.ts";
 import { type Column, differences, table, withTable } from "./matrix_table.ts";
 
-const ignore = !await hasNpm();
+const ignore = !await succeeds(["npm", "--version"]);
 if (ignore) console.log("matrix_test.ts: the oldest Deno is not tested: npm is not installed");
 
 test(
@@ -88,13 +89,4 @@ async function matrix(...args: string[]): Promise<{ code: number; text: string }
   await using child = new Child("../system/matrix.ts", args);
   const { code, stdout, stderr } = await child.ended();
   return { code, text: [...stdout, stderr].join("\n") };
-}
-
-async function hasNpm(): Promise<boolean> {
-  try {
-    return (await new Deno.Command("npm", { args: ["--version"] }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }

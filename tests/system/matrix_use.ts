@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import type { Server as NetServer, Socket as NetSocket } from "node:net";
 import type { Fd } from "../../ffi/fd.ts";
 import { fdConn, fdFile, type HttpHandler, sendConnTo } from "../../mod.ts";
@@ -18,13 +19,13 @@ export type Stream = Pick<Deno.Conn, "read" | "write">;
 export async function sendText(from: Stream, to: Stream, words: string): Promise<string> {
   const bytes = encoder.encode(words);
   for (let at = 0; at < bytes.length;) at += await from.write(bytes.subarray(at));
-  const heard = new Uint8Array(bytes.length);
-  for (let at = 0; at < heard.length;) {
-    const n = await to.read(heard.subarray(at));
-    if (n === null) throw new Error(`The other end closed after ${at} of ${heard.length} bytes`);
+  const received = new Uint8Array(bytes.length);
+  for (let at = 0; at < received.length;) {
+    const n = await to.read(received.subarray(at));
+    if (n === null) throw new Error(`The other end closed after ${at} of ${received.length} bytes`);
     at += n;
   }
-  expect(new TextDecoder().decode(heard), words);
+  expect(new TextDecoder().decode(received), words);
   return words;
 }
 

@@ -4,6 +4,7 @@
  *
  * @module
  */
+
 import { Progress, runTool, wholeNumber } from "../support/command_line.ts";
 import { missingTools, soak, type SoakOptions } from "./soak_run.ts";
 import { report } from "./soak_report.ts";
@@ -44,9 +45,9 @@ async function soakWithProgress(options: SoakOptions): Promise<{ text: string; i
     `${done.requests} requests, ${done.rate} a second, ${done.failed} failed`
   );
   const outcome = await soak({ ...options, progress: (figures) => done = figures });
-  const { failed, complaints } = outcome;
+  const { failed, errors } = outcome;
   // If the control loses nothing, the clients do not notice what is lost.
-  const isFine = control ? failed > 0 : failed === 0 && complaints.length === 0;
+  const isFine = control ? failed > 0 : failed === 0 && errors.length === 0;
   return { text: report(outcome), isFine };
 }
 
@@ -77,7 +78,7 @@ if (import.meta.main) {
     const control = wholeNumber("control", values.control);
     const starts = wholeNumber("starts", values.starts);
 
-    for (const line of missingTools()) console.log(line);
+    for (const line of await missingTools()) console.log(line);
     const reports: string[] = [];
     let isFine = true;
     if (starts > 0) reports.push(reportStarts(await measureStarts(starts)));

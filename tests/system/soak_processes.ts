@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import { pause } from "../../lib/time.ts";
 import { Channel } from "../../lib/generation/channel.ts";
 import { connect } from "../../mod.ts";
@@ -16,7 +17,7 @@ const patience = 90_000;
 /** All processes of the service. */
 export class Service implements AsyncDisposable {
   readonly lines: SoakLine[] = [];
-  readonly complaints: string[] = [];
+  readonly errors: string[] = [];
   readonly #directory: string;
   readonly #control: boolean;
   readonly #output: Promise<unknown>[] = [];
@@ -49,14 +50,14 @@ export class Service implements AsyncDisposable {
     this.#output.push(
       process.status,
       readLines(process.stdout, (line) => this.#printed(line)),
-      readLines(process.stderr, (line) => this.complaints.push(line)),
+      readLines(process.stderr, (line) => this.errors.push(line)),
     );
     return process.pid;
   }
 
   #printed(text: string): void {
     const line: SoakLine = JSON.parse(text);
-    if (line.phase === "error") this.complaints.push(`${line.pid}: ${line.message}`);
+    if (line.phase === "error") this.errors.push(`${line.pid}: ${line.message}`);
     this.lines.push(line);
     for (const look of [...this.#waiting]) look();
   }
@@ -71,7 +72,7 @@ export class Service implements AsyncDisposable {
     const timer = setTimeout(() => {
       const last = [
         ...this.lines.slice(-20).map((line) => JSON.stringify(line)),
-        ...this.complaints,
+        ...this.errors,
       ];
       reject(new Error(`Timed out waiting until ${what}; the last output:\n${last.join("\n")}`));
     }, patience);

@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import { type ClassOutcome, type Outcome, quantile } from "./soak_results.ts";
 
 /** Aligns rows in columns: the first one on the left, the others on the right. */
@@ -45,8 +46,8 @@ function failuresOf({ classes, began }: Outcome): string[] {
 }
 
 /** The errors of the service in words; the first line of each stack. */
-function errorsOf({ complaints }: Outcome): string[] {
-  const heads = [...new Set(complaints.filter((line) => !line.startsWith("    at ")))];
+function errorsOf({ errors }: Outcome): string[] {
+  const heads = [...new Set(errors.filter((line) => !line.startsWith("    at ")))];
   const shown = heads.slice(0, mostLines).map((line) => `ERROR: ${line}`);
   return heads.length > mostLines ? [...shown, `and ${heads.length - mostLines} more`] : shown;
 }

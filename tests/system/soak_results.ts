@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import type { Batch, Failure } from "./soak_client.ts";
 
 /** The results of one class of clients. */
@@ -28,7 +29,7 @@ export interface Outcome {
   /** All classes together whose answers take no time by themselves. */
   quick: ClassOutcome;
   /** Errors that the service has logged, and processes that have not ended: clients do not see them. */
-  complaints: string[];
+  errors: string[];
   /** The start of each restart, in milliseconds since 1970. */
   began: number[];
 }

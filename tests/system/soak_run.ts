@@ -3,8 +3,10 @@
  *
  * @module
  */
+
 import { pause } from "../../lib/time.ts";
 import { Directory } from "../support/directory.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { sendSignal } from "./processes.ts";
 import type { Batch, SoakClientOptions } from "./soak_client.ts";
 import { Clients, Service } from "./soak_processes.ts";
@@ -45,20 +47,12 @@ const calm = 500;
 /** Milliseconds at the beginning whose requests are not measured: the processes warm up. */
 const warmUp = 1000;
 
-/** Whether a program is installed. */
-export function isInstalled(program: string): boolean {
-  try {
-    return new Deno.Command(program, { args: ["version"], stdout: "null", stderr: "null" })
-      .outputSync().code >= 0;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
+const hasOpenssl = () => succeeds(["openssl", "version"]);
+const hasNode = () => succeeds(["node", "--version"]);
 
 /** Makes a self-signed certificate for 127.0.0.1; gives undefined without openssl. */
 async function makeCertificate(directory: string): Promise<string | undefined> {
-  if (!isInstalled("openssl")) return undefined;
+  if (!await hasOpenssl()) return undefined;
   const args = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 " +
     "-subj /CN=soak -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=CA:FALSE " +
     "-keyout key.pem -out cert.pem";
@@ -71,10 +65,10 @@ async function makeCertificate(directory: string): Promise<string | undefined> {
 }
 
 /** The programs that are not installed, and the clients that are left out without them. */
-export function missingTools(): string[] {
+export async function missingTools(): Promise<string[]> {
   const missing = [];
-  if (!isInstalled("openssl")) missing.push("Without TLS and HTTP/2: openssl is not installed");
-  else if (!isInstalled("node")) missing.push("Without HTTP/2: node is not installed");
+  if (!await hasOpenssl()) missing.push("Without TLS and HTTP/2: openssl is not installed");
+  else if (!await hasNode()) missing.push("Without HTTP/2: node is not installed");
   return missing;
 }
 
@@ -102,20 +96,21 @@ function clientProcesses(
 }
 
 /** Starts all clients. */
-function startClients(
+async function startClients(
   options: SoakOptions,
   answers: Answers,
   ports: Ports,
   ca?: string,
-): Clients[] {
+): Promise<Clients[]> {
   const { idleFor, seed } = options;
+  const withHttp2 = ca !== undefined && await hasNode();
   const add = (batch: Batch) => answers.add(batch);
   const program = new URL("./soak_client.ts", import.meta.url).pathname;
   const all = clientProcesses(options, ca !== undefined).map((clients, i) => {
     const chosen: SoakClientOptions = { ports, ca, clients, idleFor, seed: seed + i };
     return new Clients(Deno.execPath(), ["run", "-A", program, JSON.stringify(chosen)], add);
   });
-  if (ca && isInstalled("node")) {
+  if (withHttp2) {
     const chosen = JSON.stringify({
       port: ports.https,
       ca,
@@ -130,7 +125,7 @@ function startClients(
   return all;
 }
 
-/** Restarts a service under load, as often as `options` say. */
+/** Restarts a service under load, as often as `options` demand. */
 export async function soak(options: SoakOptions): Promise<Outcome> {
   const { control, restarts, requests } = options;
   using directory = new Directory();
@@ -144,7 +139,8 @@ export async function soak(options: SoakOptions): Promise<Outcome> {
   );
   const answers = new Answers();
   const from = Date.now() + warmUp;
-  const all = startClients(options, answers, ports!, ca).map((clients) => stack.use(clients));
+  const all = await startClients(options, answers, ports!, ca);
+  for (const clients of all) stack.use(clients);
   const windows: Window[] = [];
   const timer = setInterval(() => options.progress?.(figuresOf(answers, windows, from)), 500);
   let current = pid;
@@ -164,8 +160,8 @@ export async function soak(options: SoakOptions): Promise<Outcome> {
   for (const clients of all) await clients.stop();
   sendSignal(current, "SIGTERM");
   const running = await service.ended();
-  const complaints = [...service.complaints];
-  if (running.length > 0) complaints.push(`Processes that have not ended: ${running.join(", ")}`);
+  const errors = [...service.errors];
+  if (running.length > 0) errors.push(`Processes that have not ended: ${running.join(", ")}`);
   const classes = answers.outcomes(windows, from);
   return {
     control,
@@ -178,7 +174,7 @@ export async function soak(options: SoakOptions): Promise<Outcome> {
       "all but the slow ones",
       classes.filter(({ name }) => !slowClasses.has(name)),
     ),
-    complaints,
+    errors,
     began: windows.map(([began]) => began),
   };
 }
@@ -210,7 +206,7 @@ async function handOver(
   return { pid, accepts };
 }
 
-/** Starts the process that replaces one that ends by `server.shutdown()` alone. */
+/** Starts the process that replaces a process which ends by `server.shutdown()` alone. */
 async function replace(
   service: Service,
   current: number,

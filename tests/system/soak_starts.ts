@@ -3,6 +3,7 @@
  *
  * @module
  */
+
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { columns } from "./soak_report.ts";
