@@ -98,7 +98,7 @@ function addCircumstances(chance: Chance, conversation: Conversation): void {
     const at = chance.between(0, conversation.messages.length);
     conversation.messages.splice(at, 0, { ...message(chance.bytes(1), files), urgent: true });
   });
-  // The limit is that of the process: all has to be sent before, for the sender opens descriptors, too.
+  // The sender has to be done before: RLIMIT_NOFILE holds for the process, which runs both sides.
   if (
     conversation.pace === "before" && !conversation.narrow && conversation.announces.length === 0
   ) {
