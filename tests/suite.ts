@@ -1,6 +1,6 @@
 /**
  * `deno task test`: runs each test file in a process of its own, and the examples of the documentation in
- * one more; as many processes at a time as there are processors. Prints the output of a file when the file
+ * one more; several at a time. Prints the output of a file when the file
  * has ended.
  *
  * One process a file: the descriptor guard (`support/guard.ts`) counts the descriptors of its process, so
@@ -11,13 +11,16 @@
 
 import { runTool, UsageError, wholeNumber } from "./support/command_line.ts";
 
+/** One more than processors: the tests wait for half of the time that they take. */
+const defaultJobs = navigator.hardwareConcurrency + 1;
+
 const usage = `Usage: deno task test [options] [file ...]
 
 Runs the tests of the project, several files at a time.
 
   file ...       run these files alone, and not the examples of the documentation
   --filter TEXT  run the tests whose names contain TEXT, as deno test does
-  --jobs N       run N files at a time (${navigator.hardwareConcurrency}, the processors of this machine)
+  --jobs N       run N files at a time (${defaultJobs}, one more than this machine has processors)
   --times        print at the end how long each file took, the longest first
   --help         print this
 
@@ -29,11 +32,11 @@ Exits with 0 when all tests passed, with 1 when one failed, with 2 for wrong arg
  */
 const longFiles = [
   "system/faults_test.ts",
-  "generation/departure_versions_test.ts",
   "generation/generation_test.ts",
+  "generation/departure_versions_test.ts",
   "examples/examples_test.ts",
-  "generation/lying_peer_test.ts",
   "system/fuzz_test.ts",
+  "generation/lying_peer_test.ts",
 ];
 
 /** The files and folders whose code blocks are run. */
@@ -132,7 +135,7 @@ function summary(outcomes: Outcome[], began: number): string {
 await runTool(usage, {
   options: {
     filter: { type: "string" },
-    jobs: { type: "string", default: String(navigator.hardwareConcurrency) },
+    jobs: { type: "string", default: String(defaultJobs) },
     times: { type: "boolean", default: false },
   },
   allowPositionals: true,
