@@ -6,7 +6,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { native } from "../system/matrix.ts";
+import { installDeno } from "../support/deno_versions.ts";
 import { test } from "../support/guard.ts";
 
 const files = [
@@ -19,7 +19,7 @@ const files = [
 const root = new URL("../../", import.meta.url).pathname;
 
 for (const version of ["2.8.2", "2.8.3"]) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   test(`the tests of draining pass on Deno ${version}`, { ignore }, async () => {

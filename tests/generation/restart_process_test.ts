@@ -18,7 +18,7 @@ import { asked, begin, serving } from "../support/in_process.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
-import { native, versions } from "../system/matrix.ts";
+import { installDeno, versions } from "../support/deno_versions.ts";
 
 const canUnshare = await succeeds(["unshare", "--pid", "--fork", "--mount-proc", "true"]);
 if (!canUnshare) {
@@ -124,7 +124,7 @@ test("the process of restart() keeps the output of its predecessor, even when th
 });
 
 for (const version of new Set([versions[0], Deno.version.deno])) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   test(

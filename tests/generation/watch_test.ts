@@ -11,7 +11,7 @@ import { freePort } from "../support/free_port.ts";
 import { Generations } from "../support/generations.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
-import { native, versions } from "../system/matrix.ts";
+import { installDeno, versions } from "../support/deno_versions.ts";
 
 /** What a run does, and the line by which it shows that it has come to that. */
 const ways: Record<string, RegExp | undefined> = {
@@ -34,7 +34,7 @@ test("restart() refuses under --watch: that process would stay, and run the prog
 });
 
 for (const version of new Set([versions[0], Deno.version.deno])) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   for (const [how, shown] of Object.entries(ways)) {

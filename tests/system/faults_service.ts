@@ -1,5 +1,6 @@
 /**
- * The service of `faulty.ts` as seen from outside: all its processes, whoever started them.
+ * The service of `faults_program.ts` seen from outside: all its processes, also those that a generation
+ * has started.
  *
  * @module
  */
@@ -9,23 +10,24 @@ import { Channel } from "../../lib/generation/channel.ts";
 import type { Frame, GenerationStatus } from "../../lib/generation/protocol.ts";
 import { connect } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
-import type { Fault, FaultyOptions, Line } from "./faulty.ts";
+import type { Fault, FaultsProgramOptions, Line } from "./faults_program.ts";
+import { argumentsOf, killAll, processesWith, readLines, readProc } from "./processes.ts";
 import { freePort } from "../support/free_port.ts";
 
-/** Milliseconds after which what is waited for counts as never to come. */
+/** Milliseconds after which waiting for a condition fails. */
 const patience = 30_000;
 
-/** What a process of the service has open, and takes. */
+/** The resources of a process of the service. */
 export interface Figures {
   descriptors: number;
   threads: number;
   /** Bytes (proc(5), "VmRSS"). */
   memory: number;
-  /** What is in the directory of its paths. */
+  /** The files in the directory of its sockets. */
   files: string[];
 }
 
-/** Waits until `condition` gives something, and looks now and then. */
+/** Polls until `condition` gives a value; throws with `what` when that takes too long. */
 export async function eventually<T>(
   what: string | (() => string),
   condition: () => T | undefined | false | Promise<T | undefined | false>,
@@ -35,7 +37,7 @@ export async function eventually<T>(
     const found = await condition();
     if (found !== undefined && found !== false) return found;
     if (performance.now() > end) {
-      throw new Error(`Never came to pass: ${typeof what === "string" ? what : what()}`);
+      throw new Error(`Timed out waiting until ${typeof what === "string" ? what : what()}`);
     }
     await pause(20);
   }
@@ -43,27 +45,27 @@ export async function eventually<T>(
 
 /** A service in a directory of its own; ended, with all its processes, at the end of its block. */
 export class Service implements AsyncDisposable {
-  /** A port that the kernel gives to nobody by itself, so that it is free from one start to the next. */
+  /** Outside the range of ephemeral ports: it stays free between two starts. */
   readonly port: number = freePort();
   readonly path: string;
-  /** What its processes have printed. */
+  /** The lines that its processes have printed. */
   readonly lines: Line[] = [];
-  /** What else they have printed, which is for whoever looks into a failure. */
-  complaints = "";
+  /** All other output, for the report of a failure. */
+  otherOutput = "";
   readonly #directory = new Directory();
-  readonly #options: FaultyOptions;
+  readonly #options: FaultsProgramOptions;
   readonly #deno: string[];
   readonly #output: Promise<unknown>[] = [];
 
-  /** Runs on this Deno, or on the one that `deno` starts. */
-  constructor(options: FaultyOptions, deno: string[] = [Deno.execPath()]) {
+  /** `deno`: the command that runs Deno, and its first arguments. */
+  constructor(options: FaultsProgramOptions, deno: string[] = [Deno.execPath()]) {
     this.#options = options;
     this.#deno = deno;
     Deno.mkdirSync(this.#directory.join("run"));
     this.path = this.#directory.join("run/app.sock");
   }
 
-  /** Starts a process of it. */
+  /** Starts a process; gives its pid. */
   start(): number {
     const [program, ...args] = this.#deno;
     const process = new Deno.Command(program, {
@@ -72,9 +74,9 @@ export class Service implements AsyncDisposable {
         "run",
         "-A",
         "--no-check",
-        // So that it takes no time to fill it.
+        // A small heap: filling it takes no time.
         "--v8-flags=--max-old-space-size=100",
-        new URL("./faulty.ts", import.meta.url).pathname,
+        new URL("./faults_program.ts", import.meta.url).pathname,
         this.#directory.path,
         String(this.port),
         JSON.stringify(this.#options),
@@ -86,8 +88,8 @@ export class Service implements AsyncDisposable {
     }).spawn();
     this.#output.push(
       process.status,
-      read(process.stdout, (line) => this.#printed(line)),
-      read(process.stderr, (line) => this.complaints += `${line}\n`),
+      readLines(process.stdout, (line) => this.#printed(line)),
+      readLines(process.stderr, (line) => this.otherOutput += `${line}\n`),
     );
     return process.pid;
   }
@@ -96,51 +98,50 @@ export class Service implements AsyncDisposable {
     try {
       this.lines.push(JSON.parse(line));
     } catch {
-      this.complaints += `${line}\n`;
+      this.otherOutput += `${line}\n`;
     }
   }
 
-  /** The fault comes to pass, once, from here on. */
+  /** Orders a fault: the next process that reaches its step causes it, once. */
   arm(fault: Fault): void {
     const path = this.#directory.join("fault");
     Deno.writeTextFileSync(`${path}.new`, JSON.stringify(fault));
     Deno.renameSync(`${path}.new`, path);
   }
 
-  /** The first line of that kind. */
+  /** Waits for the first line that `fits`, which may have been printed already. */
   async line(what: string, fits: (line: Line) => boolean): Promise<Line> {
     return await eventually(what, () => this.lines.find(fits));
   }
 
-  /** What is in the directory of its paths. */
+  /** The files in the directory of its sockets. */
   files(): string[] {
     return Array.from(Deno.readDirSync(this.#directory.join("run")), ({ name }) => name).sort();
   }
 
-  /** Those of its processes that have not ended. */
+  /** Its processes that have not ended. */
   processes(): number[] {
-    const found = Array.from(Deno.readDirSync("/proc"), ({ name }) => Number(name));
-    return found.filter((pid) => pid > 0 && this.isRunning(pid));
+    return processesWith((argument) => argument === this.#directory.path);
   }
 
-  /** Whether that process of it has not ended. */
+  /** Whether this process of the service has not ended. */
   isRunning(pid: number): boolean {
-    // One that has ended and was not waited for has no arguments any more.
-    return readProc(`${pid}/cmdline`)?.split("\0").includes(this.#directory.path) ?? false;
+    return argumentsOf(pid).includes(this.#directory.path);
   }
 
-  /** Whether it is stopped by a signal (proc(5), "stat": what follows the name in parentheses). */
+  /** Whether a signal has stopped the process (proc(5), "stat": the state follows the name in parentheses). */
   isStopped(pid: number): boolean {
     return readProc(`${pid}/stat`)?.split(") ").at(-1)?.startsWith("T") ?? false;
   }
 
-  /** What the generation that answers says of itself; undefined when none does. */
+  /** The status of the generation that answers at the control socket; undefined when none answers. */
   async status(): Promise<GenerationStatus | undefined> {
+    // Between two generations, and when none is left, there may be no answer.
     const answer = await this.#ask({ type: "status" }, 2000).catch(() => undefined);
     return answer?.type === "report" ? answer.status : undefined;
   }
 
-  /** Has the generation that answers start the next one. */
+  /** Asks the generation that answers to start the next one; gives its reply. */
   async restart(): Promise<Frame | undefined> {
     return await this.#ask({ type: "restart" }, patience);
   }
@@ -151,7 +152,7 @@ export class Service implements AsyncDisposable {
     return await channel.receive({ timeout });
   }
 
-  /** What a process of it has open and takes now. */
+  /** What a process uses now. */
   figures(pid: number): Figures {
     return {
       descriptors: [...Deno.readDirSync(`/proc/${pid}/fd`)].length,
@@ -162,45 +163,8 @@ export class Service implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (let left; (left = this.processes()).length > 0; await pause(20)) {
-      for (const pid of left) signal(pid, "SIGKILL");
-    }
+    await killAll(() => this.processes());
     await Promise.all(this.#output);
     this.#directory[Symbol.dispose]();
   }
-}
-
-/** Sends a signal, if the process is still there. */
-export function signal(pid: number, signal: Deno.Signal): void {
-  try {
-    Deno.kill(pid, signal);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-  }
-}
-
-/** Undefined when the process has gone, which it may do while it is looked at. */
-function readProc(name: string): string | undefined {
-  try {
-    return Deno.readTextFileSync(`/proc/${name}`);
-  } catch (error) {
-    // Deno has no class for ESRCH, and gives it no code.
-    const { message } = error as Error;
-    if (error instanceof Deno.errors.NotFound || message.includes("os error 3)")) return undefined;
-    throw error;
-  }
-}
-
-async function read(
-  stream: ReadableStream<Uint8Array>,
-  each: (line: string) => void,
-): Promise<void> {
-  const decoder = new TextDecoder();
-  let rest = "";
-  for await (const chunk of stream) {
-    const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
-    rest = lines.pop()!;
-    lines.forEach(each);
-  }
-  if (rest) each(rest);
 }

@@ -1,37 +1,37 @@
 /**
- * Clients that never repeat a request, and what became of each.
+ * The load of the faults: clients that never repeat a request, and the requests that failed.
  *
  * @module
  */
 
 import { pause } from "../../lib/time.ts";
 
-/** A request that got no right answer. */
+/** A request that got no correct answer. */
 export interface Failure {
-  /** When its connection was asked for, and when it failed: Date.now(). */
+  /** When its connection was opened, and when it failed: Date.now(). */
   began: number;
   at: number;
-  /** The client's port; 0 when it was not connected. */
+  /** The port of the client; 0 when it was not connected. */
   port: number;
-  /** Of the process that had answered on this connection before, if one had. */
+  /** The process that answered the previous requests on this connection, if one did. */
   pid?: number;
   what: string;
 }
 
-/** How many clients keep their connection, and how many take another for each request. */
-const kept = 3;
-const fresh = 2;
+/** Clients that keep their connection, and clients that open one for each request. */
+const keepAliveClients = 3;
+const otherClients = 2;
 
 /** Milliseconds between two requests of a client. */
 const interval = 10;
 
-/** Milliseconds after which a request counts as lost: longer than a process is stopped. */
+/** Milliseconds after which a request has failed: longer than a process is stopped. */
 const patience = 20_000;
 
-/** Loads the service at a port of 127.0.0.1 until it is ended. */
+/** Requests to a port of 127.0.0.1, until end() is called. */
 export class Load {
   readonly failures: Failure[] = [];
-  /** How many requests a process has answered, and when the first. */
+  /** By process: how many requests it has answered, and when the first. */
   readonly answered = new Map<number, { count: number; since: number }>();
   readonly #port: number;
   readonly #end = new AbortController();
@@ -39,10 +39,13 @@ export class Load {
 
   constructor(port: number) {
     this.#port = port;
-    this.#clients = Array.from({ length: kept + fresh }, (_, i) => this.#client(i));
+    this.#clients = Array.from(
+      { length: keepAliveClients + otherClients },
+      (_, i) => this.#client(i),
+    );
   }
 
-  /** Lets what is under way come to its end. */
+  /** Makes no more requests, and waits for the answers of those under way. */
   async end(): Promise<void> {
     this.#end.abort();
     await Promise.all(this.#clients);
@@ -67,7 +70,7 @@ export class Load {
   }
 
   async #requests(conn: Deno.TcpConn, number: number, client: { pid?: number }): Promise<void> {
-    const close = number >= kept;
+    const close = number >= keepAliveClients;
     for (let round = 0; !this.#end.signal.aborted; round++) {
       const path = (round + number) % 3 === 0 ? "/slow" : "/";
       const { pid, last } = await request(conn, path, { close });
@@ -86,14 +89,14 @@ export class Load {
   }
 }
 
-/** Asks a process that answers with its number; `last` when it said that it will not answer again. */
+/** Makes a request, which is answered with a pid; `last` when the answer has `connection: close`. */
 export async function request(
   conn: Deno.Conn,
   path: string,
   { close }: { close: boolean },
 ): Promise<{ pid: number; last: boolean }> {
-  const ask = `GET ${path} HTTP/1.1\r\nhost: a\r\n${close ? "connection: close\r\n" : ""}\r\n`;
-  await conn.write(new TextEncoder().encode(ask));
+  const head = `GET ${path} HTTP/1.1\r\nhost: a\r\n${close ? "connection: close\r\n" : ""}\r\n`;
+  await conn.write(new TextEncoder().encode(head));
   const { promise: late, reject } = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
     reject(new Error(`No answer for ${patience} ms`));
@@ -101,7 +104,7 @@ export async function request(
   }, patience);
   try {
     const reading = response(conn);
-    // What closing it makes of the read is of no interest.
+    // After the timeout the connection is closed, and the read rejects: `late` has the error to report.
     reading.catch(() => {});
     return await Promise.race([reading, late]);
   } finally {
@@ -121,7 +124,7 @@ async function response(conn: Deno.Conn): Promise<{ pid: number; last: boolean }
     const length = Number(/^content-length: (\d+)$/mi.exec(head)?.[1]);
     if (body === undefined || body.length < length) continue;
     if (!/^HTTP\/1.1 200 /.test(head) || body.length !== length) {
-      throw new Error(`A wrong answer: ${JSON.stringify(text)}`);
+      throw new Error(`Unexpected answer: ${JSON.stringify(text)}`);
     }
     return { pid: Number(body), last: /^connection: close$/mi.test(head) };
   }

@@ -1,6 +1,8 @@
 /**
- * A service that can be told to end or stop itself, in one of many ways, at a named step of a handover; it
- * prints every step that it comes to. Started with a directory, a port and {@linkcode FaultyOptions}.
+ * The service that the faults are caused in: it ends or stops itself at a step of a handover, as a file
+ * orders it, and prints every step that it reaches.
+ *
+ *     faults_program.ts DIRECTORY PORT OPTIONS    OPTIONS: FaultsProgramOptions as JSON
  *
  * @module
  */
@@ -10,20 +12,20 @@ import { ifSocket, peerAddress } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
 import { type Generation, start, type StartOptions } from "../../mod.ts";
 
-/** Where in a handover, and in which of the two. */
+/** A step of a handover, in one of the two processes. */
 export interface Step {
   side: "new" | "old";
   step: string;
 }
 
-/** What is to come to pass once: it is in the file "fault" of the directory, as JSON. */
+/** The fault to cause, once: the service reads it from the file "fault" of its directory, as JSON. */
 export interface Fault extends Step {
   way: Way;
 }
 
 /**
- * A signal with its default action; an error of the program, of each kind; or one that it catches before
- * it is ready, and tries again.
+ * What the process does: it sends itself a signal, which has its default action; or the program fails, in
+ * one of the ways in which programs fail; or it catches an error before ready(), and starts again.
  */
 export type Way =
   | "SIGKILL"
@@ -35,15 +37,14 @@ export type Way =
   | "out of memory"
   | "next try";
 
-/** What the service gets as JSON. */
-export interface FaultyOptions
+/** The options of the service, which it gets as JSON. */
+export interface FaultsProgramOptions
   extends Pick<StartOptions, "probation" | "readyTimeout" | "peerTimeout"> {
   /**
-   * What is wrong with this service, so that a test can see that it would notice: it lets its clients
-   * down as soon as the next one is ready; or every generation has one more descriptor open than the
-   * one before.
+   * A defect that the checks have to find: a generation exits without draining when its successor is
+   * ready; or each generation has one more descriptor open than its predecessor.
    */
-  defect?: "leaves at once" | "leaks";
+  defect?: "exits without draining" | "leaks";
 }
 
 /** A line that the service prints. */
@@ -53,34 +54,35 @@ export interface Line {
   at: number;
   side: "new" | "old" | "first";
   step: string;
-  /** With an error: what it was. */
+  /** The message of an error. */
   message?: string;
-  /** With the fault: the ports of the clients that it holds in that moment. */
+  /** In the line of the fault: the ports of the clients that are connected to this process. */
   held?: number[];
 }
 
 const [directory, port, json] = Deno.args;
-const { defect, ...options }: FaultyOptions = JSON.parse(json);
+const { defect, ...options }: FaultsProgramOptions = JSON.parse(json);
 
-/** Milliseconds from the start of the probation, or of where it would be if there was one. */
+/** Milliseconds from the start of a probation to its middle, or to where that would be without one. */
 const halfway = (options.probation || 300) / 2;
 
-/** Steps of the old side that are not told by the successor being named. */
-const ofTheOld = new Set(["left", "failed"]);
+/** Phases of the old side whose log lines name no successor. */
+const oldPhases = new Set(["left", "failed"]);
 
-/** Not by console.log(), which since 2.7 does not tell that nobody reads it. */
+/** Not console.log(): since Deno 2.7 it reports no error when the reader of the pipe has gone. */
 function print(line: Omit<Line, "pid" | "at">): void {
   const text = JSON.stringify({ pid: Deno.pid, at: Date.now(), ...line });
   Deno.stdout.writeSync(new TextEncoder().encode(`${text}\n`));
 }
 
+/** Prints a step, and causes the fault that is ordered for it. */
 function reached(side: Line["side"], step: string): void {
   print({ side, step });
-  const fault = armed();
+  const fault = orderedFault();
   if (fault?.side !== side || fault.step !== step) return;
   Deno.removeSync(`${directory}/fault`);
   if (fault.way === "unhandled rejection") {
-    // It may accept something before the event loop comes to that.
+    // The event loop may accept a connection before it comes to the rejection: list them then.
     addEventListener("unhandledrejection", () => print({ side, step, held: held() }));
     Promise.reject(new Error("a bug"));
     return;
@@ -89,10 +91,10 @@ function reached(side: Line["side"], step: string): void {
   if (fault.way === "next try") throw new NextTry();
   else if (fault.way === "exit") Deno.exit(4);
   else if (fault.way === "out of memory") fillMemory();
-  // Not here: a logger that throws is nothing to end for.
+  // Not thrown here: the library catches what a logger throws.
   else if (fault.way === "uncaught error") queueMicrotask(fail);
   else Deno.kill(Deno.pid, fault.way);
-  // Deno sees to SIGHUP on another thread: nothing more is to be accepted meanwhile.
+  // Deno handles SIGHUP on another thread: block this one, so that no more connections are accepted.
   while (fault.way === "SIGHUP");
 }
 
@@ -102,12 +104,13 @@ function fail(): never {
   throw new Error("a bug");
 }
 
-/** V8 ends the process at the limit of its heap. */
+/** Allocates until V8 ends the process at the limit of its heap. */
 function fillMemory(): never {
   for (const all: number[][] = [];;) all.push(new Array(100_000).fill(all.length));
 }
 
-function armed(): Fault | undefined {
+/** The fault that is ordered. */
+function orderedFault(): Fault | undefined {
   try {
     return JSON.parse(Deno.readTextFileSync(`${directory}/fault`));
   } catch (error) {
@@ -116,37 +119,39 @@ function armed(): Fault | undefined {
   }
 }
 
-/** Nobody else holds them, and between this and the fault none can come. */
+/** The ports of the connected clients. No other process has these connections. */
 function held(): number[] {
   return openDescriptors().map((raw) => ifSocket(raw, () => peerAddress(raw))).flatMap((peer) =>
     peer && "port" in peer ? [peer.port] : []
   );
 }
 
+/** A logger: its phases are the steps of a handover. */
 function log(_message: string, about: unknown): void {
   const { phase, successor, generation } = (about ?? {}) as Record<string, unknown>;
   if (typeof phase !== "string") return;
-  const isOld = successor !== undefined || ofTheOld.has(phase);
+  const isOld = successor !== undefined || oldPhases.has(phase);
   const side = isOld ? "old" : generation === 1 ? "first" : "new";
   reached(side, phase);
   if (side === "old" && phase === "withdrawn") {
-    if (defect === "leaves at once") Deno.exit(0);
+    if (defect === "exits without draining") Deno.exit(0);
     later("old", "probation", halfway);
   }
   if (side === "new" && phase === "healthy") later("new", "later", 50);
 }
 
+/** A step that comes some time after another one. */
 function later(side: "new" | "old", step: string, milliseconds: number): void {
   Deno.unrefTimer(setTimeout(() => reached(side, step), milliseconds));
 }
 
 async function answer({ url }: Request): Promise<Response> {
-  // So that there are requests under way at any time.
+  // Some requests take a while, so that some are being answered at any time.
   if (url.endsWith("/slow")) await pause(20);
   return new Response(String(Deno.pid));
 }
 
-/** Serves; with a next try, to its end. */
+/** Runs a generation to its end; starts again after the error of a next try. */
 async function run(): Promise<void> {
   const app = await start(`${directory}/run/app.sock`, {
     ...options,
@@ -176,8 +181,8 @@ async function serve(app: Generation): Promise<void> {
   app.serve({ hostname: "127.0.0.1", port: Number(port) }, answer);
   app.serve({ path: `${directory}/run/web.sock` }, answer);
   if (!isFirst) reached("new", "served");
-  // For the old one to come to this step, the new one has to fail.
-  const fault = isFirst ? undefined : armed();
+  // The old side reaches its step "failed" only when the new one fails.
+  const fault = isFirst ? undefined : orderedFault();
   if (fault?.side === "old" && fault.step === "failed") Deno.exit(3);
 
   await app.ready();
