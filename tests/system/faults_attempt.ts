@@ -193,7 +193,7 @@ class Attempt {
   /** Waits until the process that is not stopped has given up on the stopped one, or has ended. */
   async #noticed(fault: Line, first: number): Promise<void> {
     const service = this.#service;
-    const notices = fault.pid === first ? ["healthy"] : ["failed", "left", "error"];
+    const notices = fault.pid === first ? ["healthy"] : ["rollback", "stopped", "error"];
     await eventually("the other process notices", () => {
       const hasNoticed = service.lines.some(({ pid, step }) =>
         pid !== fault.pid && notices.includes(step)

@@ -67,7 +67,7 @@ const { defect, ...options }: FaultsProgramOptions = JSON.parse(json);
 const halfway = (options.probation || 300) / 2;
 
 /** Phases of the old side whose log lines name no successor. */
-const oldPhases = new Set(["left", "failed"]);
+const oldPhases = new Set(["stopped", "rollback"]);
 
 /** Not console.log(): since Deno 2.7 it reports no error when the reader of the pipe has gone. */
 function print(line: Omit<Line, "pid" | "at">): void {
@@ -135,7 +135,7 @@ function log(_message: string, about: unknown): void {
   reached(side, phase);
   if (side === "old" && phase === "withdrawn") {
     if (defect === "exits without draining") Deno.exit(0);
-    later("old", "probation", halfway);
+    later("old", "halfway", halfway);
   }
   if (side === "new" && phase === "healthy") later("new", "later", 50);
 }
@@ -181,12 +181,12 @@ async function serve(app: Generation): Promise<void> {
   app.serve({ hostname: "127.0.0.1", port: Number(port) }, answer);
   app.serve({ path: `${directory}/run/web.sock` }, answer);
   if (!isFirst) reached("new", "served");
-  // The old side reaches its step "failed" only when the new one fails.
+  // The old side reaches its step "rollback" only when the new one fails.
   const fault = isFirst ? undefined : orderedFault();
-  if (fault?.side === "old" && fault.step === "failed") Deno.exit(3);
+  if (fault?.side === "old" && fault.step === "rollback") Deno.exit(3);
 
   await app.ready();
-  if (!isFirst) later("new", "probation", halfway);
+  if (!isFirst) later("new", "halfway", halfway);
   await app.finished;
 }
 

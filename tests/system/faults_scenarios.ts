@@ -37,32 +37,32 @@ export type Side = "new" | "old" | "neither";
 /** Every step, in order; and the side that accepts after the process was killed there. */
 export const steps: (Step & { then: Side })[] = [
   { side: "new", step: "connected", then: "old" },
-  { side: "new", step: "asked", then: "old" },
-  { side: "old", step: "asked", then: "new" },
-  { side: "old", step: "offered", then: "new" },
-  { side: "new", step: "inherited", then: "old" },
+  { side: "new", step: "hello", then: "old" },
+  { side: "old", step: "hello", then: "new" },
+  { side: "old", step: "offer", then: "new" },
+  { side: "new", step: "offer", then: "old" },
   { side: "new", step: "started", then: "old" },
   { side: "new", step: "served", then: "old" },
-  { side: "new", step: "accepting", then: "old" },
-  { side: "new", step: "committed", then: "old" },
-  { side: "old", step: "succeeded", then: "new" },
-  { side: "old", step: "withdrawn", then: "new" },
-  { side: "new", step: "ready", then: "old" },
   { side: "new", step: "probation", then: "old" },
-  { side: "old", step: "probation", then: "new" },
+  { side: "new", step: "ready", then: "old" },
+  { side: "old", step: "ready", then: "new" },
+  { side: "old", step: "withdrawn", then: "new" },
+  { side: "new", step: "withdrawn", then: "old" },
+  { side: "new", step: "halfway", then: "old" },
+  { side: "old", step: "halfway", then: "new" },
   { side: "new", step: "healthy", then: "neither" },
-  { side: "old", step: "handed over", then: "new" },
+  { side: "old", step: "healthy", then: "new" },
   { side: "old", step: "restarted", then: "new" },
   { side: "old", step: "draining", then: "new" },
-  { side: "old", step: "left", then: "new" },
+  { side: "old", step: "stopped", then: "new" },
   { side: "new", step: "later", then: "neither" },
-  { side: "old", step: "failed", then: "neither" },
+  { side: "old", step: "rollback", then: "neither" },
 ];
 
 /** Whether at this step no other process has the sockets: they are gone with the process. */
 export function holdsSocketsAlone({ side, step }: Step): boolean {
-  return side === "new" ? step === "healthy" || step === "later" : step === "asked" ||
-    step === "failed";
+  return side === "new" ? step === "healthy" || step === "later" : step === "hello" ||
+    step === "rollback";
 }
 
 /** Every way in which a process ends. */

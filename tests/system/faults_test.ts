@@ -41,7 +41,7 @@ test("one generation accepts and no request is lost, whichever side is killed at
 });
 
 /** The steps at which each of the two generations depends most on the other. */
-const dependentSteps = ["asked", "withdrawn", "probation"];
+const dependentSteps = ["hello", "withdrawn", "halfway"];
 
 /** Ends other than by SIGKILL, where the old generation has started the new one. */
 const otherEnds = scenarios.filter(({ ending, step, via }) =>
@@ -94,7 +94,7 @@ test("one generation accepts and no request is lost, whichever side is stopped a
 });
 
 test("a control: without a probation no generation is left, and the check reports it", async () => {
-  const scenario = { side: "new", step: "probation", ending: "killed", via: "command" } as const;
+  const scenario = { side: "new", step: "halfway", ending: "killed", via: "command" } as const;
   assertEquals((await attempt(scenario)).wrong, []);
   const { accepts, wrong } = await attempt(scenario, { probation: 0 });
   assertEquals(accepts, "neither");
@@ -157,7 +157,7 @@ test("deno task faults prints its usage, and exits with 2 for unknown arguments"
       ["--bogus"],
       ["new"],
       ["--step", "bogus"],
-      ["--side", "new", "--step", "left"],
+      ["--side", "new", "--step", "stopped"],
       ["--repeat", "0"],
       ["--restarts", "many"],
     ]

@@ -135,7 +135,7 @@ export async function soak(options: SoakOptions): Promise<Outcome> {
   service.start(probation);
   const { pid, ports } = await service.line(
     "the first generation serves",
-    ({ phase }) => phase === "serving",
+    ({ phase }) => phase === "listening",
   );
   const answers = new Answers();
   const from = Date.now() + warmUp;
@@ -194,14 +194,15 @@ async function handOver(
     : service.restart();
   const serving = service.line(
     `generation ${generation} serves`,
-    (line) => line.phase === "serving" && line.generation === generation,
+    (line) => line.phase === "listening" && line.generation === generation,
   );
   const { pid } = await Promise.race([serving, restarted?.then(() => serving) ?? serving]);
   const accepts = Date.now();
   await restarted;
   await service.line(
     `generation ${generation - 1} has handed over`,
-    (line) => line.phase === "handed over" && line.generation === generation - 1,
+    ({ phase, successor, ...line }) =>
+      phase === "healthy" && successor !== undefined && line.generation === generation - 1,
   );
   return { pid, accepts };
 }
@@ -214,7 +215,7 @@ async function replace(
   const next = service.start();
   const { pid } = await service.line(
     "the next process serves",
-    (line) => line.phase === "serving" && line.pid === next,
+    (line) => line.phase === "listening" && line.pid === next,
   );
   sendSignal(current, "SIGTERM");
   return { pid, accepts: Date.now() };

@@ -31,10 +31,12 @@ export interface SoakServiceOptions {
 /** A line that the service prints. */
 export interface SoakLine {
   pid: number;
-  /** A phase that a generation logs; or "started", "serving", "error" and "left" of this program. */
+  /** A phase that a generation logs; or "started", "listening", "error" and "left" of this program. */
   phase: string;
   generation?: number;
-  /** Of "serving": the addresses. */
+  /** Of a phase of the old generation: the process that takes over. */
+  successor?: number;
+  /** Of "listening": the addresses. */
   ports?: Ports;
   /** Of "error": the message. */
   message?: string;
@@ -92,8 +94,8 @@ function print(line: Omit<SoakLine, "pid">): void {
 
 /** A logger that prints the phase of each entry. */
 function printPhase(_message: string, about: unknown): void {
-  const { phase, generation } = (about ?? {}) as Partial<SoakLine>;
-  if (phase) print({ phase, generation });
+  const { phase, generation, successor } = (about ?? {}) as Partial<SoakLine>;
+  if (phase) print({ phase, generation, successor });
 }
 
 interface Tls {
@@ -130,7 +132,7 @@ async function generation({ directory, probation }: SoakServiceOptions): Promise
   const https = tls && app.serve({ ...tcp, ...tls }, answer);
   await app.ready();
   const ports = { http: portOf(http), https: https && portOf(https), path };
-  print({ phase: "serving", generation: app.generation, ports });
+  print({ phase: "listening", generation: app.generation, ports });
   await app.finished;
 }
 
@@ -161,7 +163,7 @@ async function control({ directory }: SoakServiceOptions): Promise<void> {
   Deno.addSignalListener("SIGTERM", terminate);
   const https = servers.get("https");
   const ports = { http: portOf(servers.get("http")!), https: https && portOf(https), path };
-  print({ phase: "serving", ports });
+  print({ phase: "listening", ports });
   await terminated.promise;
   Deno.removeSignalListener("SIGTERM", terminate);
   await giving.shutdown();
