@@ -80,7 +80,7 @@ for (const [how, fail] of Object.entries(ways)) {
         await app.finished;
       }, { logger });
       await (await service.next()).stop();
-    }, "Generation 1: left");
+    }, "Generation 1: stopped");
     assert(said(lines, `A conversation at "${path}" failed`));
     assert(said(lines, "The restart failed"));
   });

@@ -62,7 +62,7 @@ export class Lifecycle {
   /** Enters the next state. */
   enter(next: State): void {
     if (!transitions[this.#state].includes(next)) {
-      throw new Error(`A generation cannot go from "${this.#state}" to "${next}"`);
+      throw new Error(`A generation that is "${this.#state}" cannot become "${next}"`);
     }
     this.#state = next;
   }

@@ -368,7 +368,7 @@ test("a generation that is rolled back, or leaves before its predecessor, is nev
   );
   await late.stop();
   const stopped = await begin(path);
-  const alone = assertRejects(() => stopped.alone, HandoverError, "left before");
+  const alone = assertRejects(() => stopped.alone, HandoverError, "ended before");
   await stopped.stop();
   await alone;
   await old.stop();

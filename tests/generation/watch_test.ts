@@ -15,7 +15,7 @@ import { installDeno, versions } from "../support/deno_versions.ts";
 
 /** What a run does, and the line by which it shows that it has come to that. */
 const ways: Record<string, RegExp | undefined> = {
-  "serves": /^version: 2$/,
+  "serves": /^version: 1$/,
   "rejects": /Process failed/,
   "fails in a timer": /Process failed/,
   "is not ready": undefined,
@@ -102,7 +102,7 @@ test("the next run under --watch serves where the generation of the one before w
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched_worker.ts");
   await using _service = service;
-  await service.until(/^version: 2$/);
+  await service.until(/^version: 1$/);
   for (const version of [2, 3]) await run(version);
 });
 
@@ -110,7 +110,7 @@ test("runs under --watch leave no descriptors open", async () => {
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched.ts", String(freePort()));
   await using _service = service;
-  await service.until(/^version: 2$/);
+  await service.until(/^version: 1$/);
   const open = () => [...Deno.readDirSync(`/proc/${service.pid}/fd`)].length;
   await run(2);
   const before = open();

@@ -142,7 +142,7 @@ async function generations(): Promise<Record<string, unknown>> {
   const options = { logger: {}, probation: 10 };
   const at = where === "unix" ? { path: `${control}.http` } : { hostname: where, port: 8081 };
   const first = await start(control, options);
-  first.serve(at, () => new Response("first"));
+  first.serve({ ...at, onListen() {} }, () => new Response("first"));
   await first.ready();
   const dial = () =>
     "path" in at ? new Fd(connectUnix(at.path!, attempt)) : connectedTo(where, 8081);
@@ -153,7 +153,7 @@ async function generations(): Promise<Record<string, unknown>> {
   };
   const seen: Record<string, unknown> = { first: await ask() };
   const second = await start(control, options);
-  second.serve(at, () => new Response("second"));
+  second.serve({ ...at, onListen() {} }, () => new Response("second"));
   await second.ready();
   await first.finished;
   seen.second = await ask();

@@ -19,7 +19,7 @@ const plain = how === "plain";
 const options = { idleTimeout: 3600 };
 const drainTimeout = 1000;
 const app = await start(path, { logger: {}, probation: 50, drainTimeout, forceCloseAfter: 5000 });
-const server = app.serve({ hostname: "127.0.0.1", port: 0 }, (request) => {
+const server = app.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
   const { socket, response } = plain
     ? Deno.upgradeWebSocket(request, options)
     : app.upgradeWebSocket(request, options);

@@ -9,6 +9,7 @@ export interface Ended {
   code: number;
   /** The lines that the process printed and the test has not read. */
   stdout: string[];
+  /** What it has written to stderr, without the lines that `serve()` prints. */
   stderr: string;
 }
 
@@ -60,7 +61,9 @@ export class Child implements AsyncDisposable {
       stderr: "piped",
     }).spawn();
     this.#lines = linesOf(this.#process.stdout);
-    this.#stderr = new Response(this.#process.stderr).text();
+    this.#stderr = new Response(this.#process.stderr).text().then((text) =>
+      text.replaceAll(/^Listening on .*\n/gm, "")
+    );
     this.#stdin = this.#process.stdin.getWriter();
     this.#process.status.then((status) => this.#status = status);
   }

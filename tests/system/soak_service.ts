@@ -126,10 +126,11 @@ async function generation({ directory, probation }: SoakServiceOptions): Promise
   });
   const tcp = { hostname: "127.0.0.1", port: 0 };
   const path = `${directory}/web.sock`;
-  const http = app.serve(tcp, answer);
-  app.serve({ path }, answer);
+  const onListen = () => {};
+  const http = app.serve({ ...tcp, onListen }, answer);
+  app.serve({ path, onListen }, answer);
   const tls = tlsIn(directory);
-  const https = tls && app.serve({ ...tcp, ...tls }, answer);
+  const https = tls && app.serve({ ...tcp, ...tls, onListen }, answer);
   await app.ready();
   const ports = { http: portOf(http), https: https && portOf(https), path };
   print({ phase: "listening", generation: app.generation, ports });
