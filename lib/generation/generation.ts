@@ -49,7 +49,8 @@ import {
   splitListenAddress,
   type TcpListenAddress,
 } from "../listen_address.ts";
-import { type AnyResources, type ResourceOptions, Resources } from "./resources.ts";
+import type { ResourceOptions, Resources } from "./resources.ts";
+import { DescriptorResources } from "./descriptor_resources.ts";
 import { locked } from "./path_lock.ts";
 import { guarded, type Logger } from "../logger.ts";
 import { type SharedFate, sharedFate } from "./main_process.ts";
@@ -155,7 +156,7 @@ export interface Origin {
   control?: UnixListener;
   inheritance: Inheritance;
   /** Where it is to have its sockets and files. @default {descriptors, inherited or new} */
-  resources?: (options: ResourceOptions) => AnyResources;
+  resources?: (options: ResourceOptions) => Resources;
   predecessor?: Predecessor;
   /** A connection to a plain server that handed over, which waits for a word, or for its end. */
   foreign?: UnixConn;
@@ -203,7 +204,7 @@ export class Generation implements AsyncDisposable {
   readonly #inheritance: Inheritance;
   readonly #predecessor: Predecessor | undefined;
   readonly #foreign: UnixConn | undefined;
-  readonly #resources: AnyResources;
+  readonly #resources: Resources;
   readonly #reserve: Reserve | undefined;
   readonly #kept = new Map<string, Kept>();
   readonly #alone = Promise.withResolvers<void>();
@@ -273,13 +274,13 @@ export class Generation implements AsyncDisposable {
     this.#foreign = origin.foreign;
     this.#predecessor = origin.predecessor;
     const { control, inheritance, predecessor } = origin;
-    const make = origin.resources ?? ((options) => new Resources(inheritance, options));
+    const make = origin.resources ?? ((options) => new DescriptorResources(inheritance, options));
     this.#resources = make({
       logger: this.#logger,
       onSocket: (address, isInherited) => this.#noticeSocket(address, isInherited),
-      isRecent: () => predecessor !== undefined && predecessor.gone,
+      isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
       // A generation has made the control socket: its namespace is that of the generations.
-      isNetworkMeant: () =>
+      isForeignNetworkExpected: () =>
         predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),
       inUseAdvice: predecessor
         ? undefined
@@ -1342,7 +1343,7 @@ export class Generation implements AsyncDisposable {
       "drain to the end": () => {
         this.#reporting ??= setInterval(() => this.#report(), reportInterval);
         const httpDrainTimeout = isSucceeded ? drainTimeout : Math.min(drainTimeout, farewellTime);
-        return this.#resources.leave({
+        return this.#resources.drain({
           drainTimeout,
           httpDrainTimeout,
           forceCloseAfter,
@@ -1523,7 +1524,7 @@ export class Generation implements AsyncDisposable {
 
   /** Says how far leaving has come. */
   #report(): void {
-    const { left } = this.#resources;
+    const { remainingClients: left } = this.#resources;
     this.#logger.info?.(`Leaving: ${left} connections are left`);
     const { channel } = this.#successor ?? {};
     void channel?.send({ type: "progress", connections: left }).catch(() => {});

@@ -57,7 +57,7 @@ const scenes: Record<string, string[]> = {
     "TypeError",
     "1",
     "false",
-    "Cannot listen: this generation has left, or is leaving",
+    "Cannot listen: this generation is draining, or has stopped",
   ],
   "more clients than are kept in mind": ["1100"],
   "WebSockets": ["hello!", "1001 going away"],

@@ -96,7 +96,7 @@ test("an address in other words is the same one, and what covers some of it is n
   assertThrows(
     () => next.listen({ hostname: "127.0.0.1", port: three }),
     AddrInUse,
-    `the generation before listens on 0.0.0.0:${three}`,
+    `the previous generation listens on 0.0.0.0:${three}`,
   );
   await next.ready();
   await next.stop();
@@ -217,7 +217,7 @@ test("what is asked for while the next generation proves itself accepts nothing;
   await old.finished;
   // Its end, in one way or the other.
   assert(await read.catch(() => null) === null);
-  assertThrows(() => old.serve(here, saying("never")), TypeError, "this generation has left");
+  assertThrows(() => old.serve(here, saying("never")), TypeError, "this generation is draining, or has stopped");
   await next.finished;
 });
 
