@@ -56,7 +56,9 @@ import { guarded, type Logger } from "../logger.ts";
 import { type SharedFate, sharedFate } from "./main_process.ts";
 import { bothServers, serveAddress } from "../http/serve_address.ts";
 import type { HttpHandler } from "../http/serving.ts";
-import { leadStream, ownToken, settleOutput, Successor } from "./child.ts";
+import { Child } from "./child.ts";
+import { ownToken } from "./environment.ts";
+import { redirectStream, releaseOutputPipes } from "./output.ts";
 import { WebSockets } from "../http/websockets.ts";
 
 /** Options of {@linkcode start}. Durations are in milliseconds. */
@@ -164,7 +166,7 @@ export interface Origin {
 
 /** A restart that somebody waits for. */
 interface Attempt {
-  successor: Successor;
+  successor: Child;
   /** Its try to take over, while there is one. Resolves when that is over. */
   handover?: Promise<void>;
   /** Whether it has said that it accepts: from then on it has clients, and is not ended. */
@@ -306,7 +308,7 @@ export class Generation implements AsyncDisposable {
     } else {
       this.#alone.resolve();
       // What started this one may have ended by now.
-      void settleOutput(this.#logger);
+      void releaseOutputPipes(this.#logger);
       // Whoever comes to the first generation before it is ready is told so.
       void this.#answer();
     }
@@ -770,7 +772,7 @@ export class Generation implements AsyncDisposable {
     } finally {
       if (predecessor.gone && !this.#hasLeft) {
         this.#takeStream("stderr");
-        void settleOutput(this.#logger);
+        void releaseOutputPipes(this.#logger);
       }
     }
   }
@@ -833,7 +835,7 @@ export class Generation implements AsyncDisposable {
     try {
       const unsupported = noDescriptors();
       if (unsupported) throw unsupported;
-      const successor = new Successor(
+      const successor = new Child(
         this.#command!.complete(command ?? this.#options.command),
         this.#logger,
       );
@@ -1365,7 +1367,7 @@ export class Generation implements AsyncDisposable {
         for (const kept of this.#kept.values()) kept[Symbol.dispose]();
       },
       "leave the signals to Deno": () => this.#forgetSignals(),
-      "keep the output of what this process has started": () => settleOutput(this.#logger),
+      "keep the output of what this process has started": () => releaseOutputPipes(this.#logger),
       "hang up on the other generations": () => {
         this.#alone.reject(new HandoverError("This generation has left before the one before it"));
         this.#unproven.abort();
@@ -1533,7 +1535,7 @@ export class Generation implements AsyncDisposable {
   /** Writes where the generation before did, if it has started this one and passed its output on. */
   #takeStream(kind: "stdout" | "stderr"): void {
     using fd = this.#inheritance.take(kind, "")?.fd;
-    if (fd) leadStream(kind === "stdout" ? 1 : 2, fd);
+    if (fd) redirectStream(kind === "stdout" ? 1 : 2, fd);
   }
 
   #listenToSignals(): void {
@@ -1707,7 +1709,7 @@ function processOf({ pid }: { pid: number }, { peer }: UnixConn): number {
   return peer.pid || pid;
 }
 
-function named({ pid }: Successor): string {
+function named({ pid }: Child): string {
   return pid === undefined ? "The next generation" : `The next generation, process ${pid},`;
 }
 

@@ -29,7 +29,9 @@ import { Predecessor } from "./predecessor.ts";
 import { checkPath, checkStartOptions } from "./options.ts";
 import { Generation, isStarting, runsHere, type StartOptions } from "./generation.ts";
 import { isDenoServe } from "../http/serve_address.ts";
-import { endStarter, keepOutput, ownToken } from "./child.ts";
+import { endStarter } from "./child.ts";
+import { ownToken } from "./environment.ts";
+import { holdOutputPipes } from "./output.ts";
 import { closeLeftovers } from "./watch.ts";
 
 /**
@@ -69,7 +71,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
     );
   }
   closeLeftovers();
-  keepOutput();
+  holdOutputPipes();
   endStarter();
   const { peerTimeout = 10_000 } = options;
   const logger = guarded(options.logger);
