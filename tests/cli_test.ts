@@ -151,7 +151,7 @@ test("status says what is leaving", async () => {
   await client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
   await client.read(new Uint8Array(1000));
   await using _next = await serving(path);
-  const leaving = `leaving     generation 1, process ${old.pid}, 1 connection`;
+  const leaving = `draining    generation 1, process ${old.pid}, 1 connection`;
   await until(async () => (await run("status", path)).stdout.split("\n").at(-1) === leaving);
 });
 
@@ -165,7 +165,7 @@ test("restart waits for the next generation, and says which one it is", async ()
   assertMatch((await run("status", path)).stdout, new RegExp(`^generation  2, process ${pid}, `));
   assertEquals(
     (await run("stop", path)).stdout,
-    `generation 2 has left, and its process ${pid} has ended`,
+    `generation 2 has stopped, and its process ${pid} has ended`,
   );
   await service.ended();
 });
@@ -186,7 +186,7 @@ test("stop waits until the process of the service has ended", async () => {
   await using service = await serving(path);
   const { code, stdout } = await run("stop", path);
   assert(hasEnded(identify(service.pid)));
-  const ended = `generation 1 has left, and its process ${service.pid} has ended`;
+  const ended = `generation 1 has stopped, and its process ${service.pid} has ended`;
   assertEquals([code, stdout], [0, ended]);
   assertEquals((await service.ended()).code, 0);
   assertEquals(directory.names(), []);
@@ -267,7 +267,7 @@ test("a restart that is not waited for any more goes on", async () => {
   assertEquals([code, stderr], [1, late]);
   await until(async () => {
     const { stdout } = await run("status", path);
-    return stdout.startsWith("generation  2, ") && !/^leaving /m.test(stdout);
+    return stdout.startsWith("generation  2, ") && !/^draining /m.test(stdout);
   });
   await run("stop", path);
 });
@@ -298,13 +298,13 @@ test("in a terminal the progress gives way to what comes of it", { ignore: !pyth
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--probation", "1700");
   const restarted = await runInTerminal("restart", path);
-  const words = "Waiting for the next generation to start, and to live through its probation";
+  const words = "Waiting for the next generation to start, and for the end of its probation";
   assertMatch(shown(restarted, words), /^generation 2 runs, process \d+\r\n$/);
   await run("stop", path);
   using silent = listen(directory.join("silent.sock"));
   const stopped = await runInTerminal("stop", silent.addr.path!, "--timeout", "1.7");
   const late = "Not done after 1.7 s: the stop goes on without being waited for";
-  assertEquals(shown(stopped, "Waiting for the service to leave"), `${late}\r\n`);
+  assertEquals(shown(stopped, "Waiting for the service to drain"), `${late}\r\n`);
 });
 
 test("wrong arguments are named, and the help is referred to", async () => {
@@ -328,7 +328,7 @@ test("wrong arguments are named, and the help is referred to", async () => {
   for (const line of ["--help", "-h", "status --help", "restart -h"]) {
     const { code, stdout } = await run(...line.split(" "));
     assertEquals(code, 0);
-    assertMatch(stdout, /^Asks a running service.*\nUsage: /s);
+    assertMatch(stdout, /^Shows the status of a running service.*\nUsage: /s);
   }
 });
 

@@ -37,7 +37,7 @@ import {
 } from "./protocol.ts";
 import { type ServeHttpOptions, serveHttpOptions } from "../http/serve.ts";
 import type { Inheritance, InheritedItem } from "./inheritance.ts";
-import { checkKeepable, type Keepable, Kept, misfit } from "./state.ts";
+import { checkKeepable, type Keepable, KeptValue, whyNotKeepable } from "./state.ts";
 import type { UnixListener } from "../unix/listener.ts";
 import { logPhase, type Phase } from "./phase_log.ts";
 import type { Arrival, Predecessor } from "./predecessor.ts";
@@ -208,7 +208,7 @@ export class Generation implements AsyncDisposable {
   readonly #foreign: UnixConn | undefined;
   readonly #resources: Resources;
   readonly #reserve: Reserve | undefined;
-  readonly #kept = new Map<string, Kept>();
+  readonly #kept = new Map<string, KeptValue>();
   readonly #alone = Promise.withResolvers<void>();
   readonly #webSockets = new WebSockets();
   readonly #moves = new Set<Promise<boolean>>();
@@ -439,7 +439,7 @@ export class Generation implements AsyncDisposable {
         `Cannot keep something under a name of ${name.length} characters: it may have ${maxNameLength}`,
       );
     }
-    const kept = Kept.of(name, value, (error) => {
+    const kept = KeptValue.of(name, value, (error) => {
       if (this.#kept.get(name) !== kept) return;
       this.#kept.delete(name);
       this.#logger.error?.(
@@ -1310,7 +1310,7 @@ export class Generation implements AsyncDisposable {
       "stop accepting": () => this.#withdraw(),
       "leave what was kept to the next generation": () => {
         // Before the program closes it.
-        if (successor) { for (const kept of this.#kept.values()) kept.passOn(); }
+        if (successor) { for (const kept of this.#kept.values()) kept.detach(); }
       },
       "tell the program": () => {
         this.#draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
@@ -1682,7 +1682,7 @@ const longestProbation = 300_000;
 function stateOf(name: string, value: () => Uint8Array): Uint8Array {
   try {
     const bytes = value();
-    const what = misfit(bytes);
+    const what = whyNotKeepable(bytes);
     if (what !== undefined) throw new TypeError(what);
     if (bytes instanceof Uint8Array) return bytes;
     throw new TypeError("what its function gives is no Uint8Array");

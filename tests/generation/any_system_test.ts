@@ -229,7 +229,7 @@ test("the command line says that there is no control socket", { ignore: !canPrel
     assertEquals([code, stdout, stderr], [
       1,
       [],
-      'No service can be asked at "/run/app.sock", for on this system none has a control socket: ' +
+      'Cannot connect to a service at "/run/app.sock": on this system services have no control socket: ' +
       `${refusal} ${darwin}. End its process by SIGTERM or Ctrl-C, and start it anew\n`,
     ]);
   }

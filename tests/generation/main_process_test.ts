@@ -133,7 +133,7 @@ for (const [program, script, waits] of firsts) {
       return assertEquals([code, stderr], [0, ""]);
     }
     const why =
-      `is what process 1 of its container, "${program}", seems to wait for: when it ends, that one does`;
+      `is the process that process 1 of its container, "${program}", seems to wait for: when it ends, process 1 does`;
     assertMatch(said, /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, /);
     assertStringIncludes(said, why);
   });
@@ -178,7 +178,7 @@ for (const [what, script, isMain] of units) {
     if (isMain) {
       assertMatch(
         said,
-        /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|what the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
+        /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|the process that the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
       );
       return;
     }
