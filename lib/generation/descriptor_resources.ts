@@ -10,13 +10,7 @@ import { quoted } from "../../ffi/quote.ts";
 import { formatAddress } from "../../ffi/sockaddr.ts";
 import { localAddress } from "../../ffi/socket.ts";
 import { DisposableStack } from "../disposable_stack.ts";
-import {
-  Clients,
-  clientsOf,
-  countConnections,
-  hangUpOnTold,
-  threadSockets,
-} from "../http/drain.ts";
+import { countConnections } from "../http/drain.ts";
 import { serveHttp, type ServeHttpOptions, servingOf } from "../http/serve.ts";
 import type { HttpHandler } from "../http/serving.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
@@ -30,6 +24,7 @@ import {
   type SocketKind,
   withPath,
 } from "./bind.ts";
+import { ConnectedClients } from "./connected_clients.ts";
 import { type AnyListenAddress, type Inheritance, keyOf } from "./inheritance.ts";
 import { OpenFiles } from "./open_files.ts";
 import type { SocketStatus } from "./protocol.ts";
@@ -46,14 +41,12 @@ export class DescriptorResources implements Resources {
   readonly #options: ResourceOptions;
   readonly #sockets = new Set<SocketResource>();
   readonly #files = new OpenFiles();
-  /** The keys of the listeners whose order was warned about. */
+  /** The keys of the sockets whose order was warned about. */
   readonly #warned = new Set<string>();
   #isOpen = false;
   #isReleased = false;
-  /** The clients at `shut()`, by listener. */
-  #clients: Promise<Map<SocketResource, Clients>> | undefined;
-  /** The same clients, as far as they were found. */
-  #found: Clients[] = [];
+  /** The clients at the last `shut()`. */
+  #clients: ConnectedClients | undefined;
 
   /** @param inheritance Where each socket and file is looked for before it is bound or opened. */
   constructor(inheritance: Inheritance, options: ResourceOptions) {
@@ -253,8 +246,6 @@ export class DescriptorResources implements Resources {
   /** Starts accepting, or accepts again. */
   open(): void {
     this.#isOpen = true;
-    this.#clients = undefined;
-    this.#found = [];
     for (const socket of this.#sockets) socket.open();
     for (const socket of this.#sockets) socket.moveToReplacement();
   }
@@ -266,6 +257,7 @@ export class DescriptorResources implements Resources {
 
   /** Stops accepting, until `open()`. */
   shut(): void {
+    const wasOpen = this.#isOpen;
     this.#isOpen = false;
     const each = new DisposableStack();
     for (const socket of this.#sockets) each.defer(() => socket.shut());
@@ -273,43 +265,27 @@ export class DescriptorResources implements Resources {
       // A socket that fails does not keep the others open.
       each[Symbol.dispose]();
     } finally {
-      if (!this.#clients) {
-        this.#clients = this.#findClients();
-        // drain() waits for the same promise, and throws its error.
-        this.#hangUpOnTold(this.#clients).catch(() => {});
+      if (wasOpen || !this.#clients) {
+        this.#clients?.stop();
+        const listeners = [...this.#sockets].filter(({ item }) => item.kind === "listener");
+        this.#clients = new ConnectedClients(listeners);
       }
     }
-  }
-
-  async #findClients(): Promise<Map<SocketResource, Clients>> {
-    const listeners = [...this.#sockets].filter(({ item }) => item.kind === "listener");
-    const clients = await clientsOf(listeners, threadSockets());
-    if (!this.#isOpen) this.#found = clients;
-    return new Map(listeners.map((socket, i) => [socket, clients[i]]));
-  }
-
-  /** Hangs up on clients that had `Connection: close`, until `release()`, or until `open()` and none is left. */
-  async #hangUpOnTold(clients: Promise<Map<SocketResource, Clients>>): Promise<void> {
-    const isOver = () =>
-      this.#isReleased || this.#clients !== undefined && this.#clients !== clients;
-    const found = await clients;
-    await Promise.all(
-      [...found].map(([{ serving }, clients]) => serving && hangUpOnTold(serving, clients, isOver)),
-    );
   }
 
   /** Gives the sockets up for good; connections go on. */
   release(): void {
     this.#isReleased = true;
+    this.#clients?.stop();
     using each = new DisposableStack();
     for (const socket of this.#sockets) each.defer(() => socket.release());
   }
 
   /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */
   async drain(limits: DrainLimits): Promise<void> {
-    const clients = await this.#clients ?? new Map<SocketResource, Clients>();
-    const drained = [...this.#sockets].map((socket) =>
-      socket.drain(clients.get(socket) ?? new Clients(), limits)
+    const clients = this.#clients ?? new ConnectedClients([]);
+    const drained = [...this.#sockets].map(async (socket) =>
+      await socket.drain(await clients.of(socket), limits)
     );
     this.#files[Symbol.dispose]();
     const failed = (await Promise.allSettled(drained)).find(({ status }) => status === "rejected");
@@ -318,7 +294,7 @@ export class DescriptorResources implements Resources {
 
   /** The number of clients at `shut()` that are still connected. */
   get remainingClients(): number {
-    return this.#found.reduce((sum, clients) => sum + clients.left().length, 0);
+    return this.#isOpen ? 0 : this.#clients?.remaining ?? 0;
   }
 
   /** The status of each socket. */
