@@ -23,6 +23,7 @@ import { isBroken } from "../../ffi/poll.ts";
 import { currentVariable, openDescriptors, variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { unreadBytes } from "../../ffi/socket.ts";
+import { DisposableStack } from "../disposable_stack.ts";
 import type { Logger } from "../logger.ts";
 import { defaultPath, outputVariable, ownToken } from "./environment.ts";
 
@@ -141,25 +142,31 @@ function findDuplicates(pipes: Map<number, OutputPipe>): void {
  * stream until they have ended.
  */
 export async function releaseOutputPipes(logger: Logger): Promise<void> {
-  const copying: Promise<unknown>[] = [];
-  for (const [raw, { ino, readEnd, copy }] of pipes ?? []) {
-    using own = copy;
-    using end = new Fd(readEnd);
-    if (statusOf(raw)?.ino === ino) {
-      end.close();
-      if (!isBroken(raw)) continue;
-      const again = openReadEnd(raw);
-      using target = own?.dup() ?? new Fd(openToWrite("/dev/null"));
-      redirectStream(raw, target);
-      if (again === undefined) continue;
-      using reopened = new Fd(again);
-      if (isUsed(again)) copying.push(startCopying(reopened, raw, logger));
-    } else if (isUsed(readEnd)) {
-      copying.push(startCopying(end, raw, logger));
+  await Promise.all(startCopyingAll(logger));
+}
+
+function startCopyingAll(logger: Logger): Promise<void>[] {
+  using readEnds = new DisposableStack();
+  const abandoned: { readEnd: Fd; raw: number }[] = [];
+  for (const [raw, pipe] of pipes ?? []) {
+    using own = pipe.copy;
+    const readEnd = readEnds.use(new Fd(pipe.readEnd));
+    if (statusOf(raw)?.ino !== pipe.ino) {
+      abandoned.push({ readEnd, raw });
+      continue;
     }
+    readEnd.close();
+    if (!isBroken(raw)) continue;
+    const again = openReadEnd(raw);
+    using target = own?.dup() ?? new Fd(openToWrite("/dev/null"));
+    redirectStream(raw, target);
+    if (again !== undefined) abandoned.push({ readEnd: readEnds.use(new Fd(again)), raw });
   }
   pipes?.clear();
-  await Promise.all(copying);
+  // All are looked at before the first process starts: until its exec has closed its descriptors (O_CLOEXEC), which may
+  // be after the return of posix_spawn(3), it is a reader and a writer of the pipes as well.
+  return abandoned.filter(({ readEnd }) => isUsed(readEnd.raw))
+    .map(({ readEnd, raw }) => startCopying(readEnd, raw, logger));
 }
 
 /** Whether a pipe has a writer, or unread bytes (poll(2), POLLHUP; ioctl_tty(2), FIONREAD). */
