@@ -161,7 +161,7 @@ async function open({ path, signal }: Request): Promise<Channel | undefined> {
 /** Sends a request, and receives its answer. @throws {Error} When the service refuses, or hangs up before. */
 async function ask(channel: Channel, { command, path, signal }: Request): Promise<Frame> {
   await channel.tell({ type: command });
-  const what = `What listens at ${formatPath(path)}`;
+  const what = `The process that listens at ${formatPath(path)}`;
   const answer = await channel.receive({ signal }).catch((error) => {
     if (!(error instanceof HandoverError)) throw error;
     const why = `it speaks another protocol: ${error.message}`;
@@ -291,9 +291,9 @@ async function stop(channel: Channel, request: Request): Promise<number> {
 const endInterval = 50;
 
 /**
- * Shows the progress of a wait. A timeout ends the wait, not what is waited for.
+ * Shows the progress of a wait. A timeout ends the wait, not the restart or stop.
  *
- * @param otherwise What the error of a timeout says about that.
+ * @param otherwise The end of the message of a timeout.
  */
 async function withProgress<T>(
   words: string,

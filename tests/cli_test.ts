@@ -99,7 +99,7 @@ test("an answer that is against the protocol is named, and words of others are f
   const path = directory.join("app.sock");
   using listener = listen(path);
   const status = { generation: 1, pid: 1, since: 1, state: "serving", sockets: [], kept: [] };
-  const what = `What listens at "${path}"`;
+  const what = `The process that listens at "${path}"`;
   const wrong =
     `${what} is no generation of a service: it speaks another protocol: A frame of type`;
   const answers: [command: string, answer: unknown, stderr: string][] = [
@@ -219,7 +219,7 @@ test("what is no service is named", async () => {
   for (const other of [plain.addr.path!, http]) {
     for (const command of ["status", "restart", "stop"]) {
       const { code, stderr } = await run(command, other);
-      const what = `What listens at "${other}" is no generation of a service`;
+      const what = `The process that listens at "${other}" is no generation of a service`;
       assertEquals(code, 1);
       assert(
         stderr.startsWith(`${what}: it speaks another protocol: Invalid frame length `),
@@ -251,7 +251,10 @@ test("who is refused is told so, and so is who would take over", async () => {
   for (const command of ["status", "restart", "stop"]) {
     const { code, stderr } = await run(command, path);
     assertEquals(code, 1);
-    assertMatch(stderr, /^What listens at ".*" refuses: At ".*": `allow` refuses process \d+ /);
+    assertMatch(
+      stderr,
+      /^The process that listens at ".*" refuses: At ".*": `allow` refuses process \d+ /,
+    );
     assertEquals(stderr.split("\n").length, 2);
   }
   await assertRejects(() => start(path, { stopOn: [] }), PeerNotAllowedError, "Cannot take over");

@@ -77,7 +77,7 @@ export class OwnCommand {
     this.#directory = ownDirectory(words, logger);
   }
 
-  /** Warns when the arguments, or the name of the directory, are not known, and says what to set. */
+  /** Warns when the arguments, or the name of the directory, are not known, with advice. */
   warn({ program, args, cwd }: Command = {}): void {
     if (program !== undefined) return;
     if (this.#isRenamed && args === undefined) {
@@ -95,10 +95,10 @@ export class OwnCommand {
     this.#logger.warn?.(
       `restart() starts the next generation in ${
         quoted(path)
-      }, also when another release is the current ` +
+      }, even if another release is the current ` +
         `one by then: ${
           isRelease ? "no symbolic link that leads there was found" : `${names} lead there`
-        }, and PWD does not say by which name this process entered it. ${howToName}`,
+        }, and PWD does not name it. ${howToName}`,
     );
   }
 
@@ -161,7 +161,7 @@ export class OwnCommand {
 }
 
 const howToName =
-  "Start the service with PWD set to the name that is meant (systemd: Environment=PWD=/srv/app/current), " +
+  "Start the service with PWD set to the right name (systemd: Environment=PWD=/srv/app/current), " +
   "name the script by an absolute path, or set the option `command: { cwd }`";
 
 const renamed =
@@ -222,10 +222,8 @@ function ownDirectory(words: string[], logger: Logger): Directory {
   if (links.length !== 1) return { ...unnamed, path: actual, links };
   const [{ path }] = links;
   logger.info?.(
-    `restart() starts the next generation in ${
-      quoted(path)
-    }: PWD does not say by which name this process ` +
-      `entered ${quoted(actual)}, and that is the one symbolic link that leads there`,
+    `restart() starts the next generation in ${quoted(path)}: PWD does not name ` +
+      `${quoted(actual)}, and that is the one symbolic link that leads there`,
   );
   return { ...unnamed, path, isNamed: true };
 }
