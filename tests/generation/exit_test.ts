@@ -203,7 +203,8 @@ test(
     const path = directory.join("app.sock");
     await using service = await staying([path, "--exitTimeout", "false"], { through: unshare });
     const { code, stdout } = await cli("stop", path, "--timeout", "20");
-    const words = "generation 1 has stopped; whether its process 1 has ended cannot be seen from here";
+    const words =
+      "generation 1 has stopped; whether its process 1 has ended cannot be seen from here";
     assertEquals([code, stdout], [0, words]);
     await livesOn(service);
   },

@@ -217,7 +217,11 @@ test("what is asked for while the next generation proves itself accepts nothing;
   await old.finished;
   // Its end, in one way or the other.
   assert(await read.catch(() => null) === null);
-  assertThrows(() => old.serve(here, saying("never")), TypeError, "this generation is draining, or has stopped");
+  assertThrows(
+    () => old.serve(here, saying("never")),
+    TypeError,
+    "this generation is draining, or has stopped",
+  );
   await next.finished;
 });
 
