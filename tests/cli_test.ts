@@ -1,5 +1,5 @@
 /**
- * The command line, as a process that asks another one.
+ * The command line, as a process of its own, and the service as another one.
  *
  * @module
  */
@@ -14,9 +14,9 @@ import { until } from "./support/until.ts";
 import { test } from "./support/guard.ts";
 
 const python = await hasPython();
-if (!python) console.log("cli_test.ts: without python3, what it says in a terminal is not tested");
+if (!python) console.log("cli_test.ts: without python3, its output in a terminal is not tested");
 
-/** What one run of it came to. */
+/** The outcome of one run. */
 interface Outcome {
   code: number;
   stdout: string;
@@ -29,28 +29,28 @@ async function run(...args: string[]): Promise<Outcome> {
   return { code, stdout: stdout.join("\n"), stderr };
 }
 
-/** The same in a terminal, with all that it says there. */
+/** Runs it in a terminal; resolves to all of its output. */
 async function runInTerminal(...args: string[]): Promise<string> {
   const program = "import pty, sys; pty.spawn(sys.argv[1:])";
   await using child = new Child("../../lib/cli.ts", args, { through: ["python3", "-c", program] });
   return (await child.ended()).stdout.map((line) => `${line}\n`).join("");
 }
 
-/** What a terminal shows in place of the seconds that were counted there. */
+/** The output that replaces the progress in a terminal. */
 function shown(output: string, words: string): string {
   const [progress, rest] = output.split("\r\x1b[K");
   assertMatch(progress, new RegExp(`^(\r${words}: \\d+ s)+$`));
   return rest;
 }
 
-/** A service in a process of its own, which is ready. */
+/** Starts a service in a process of its own; resolves when it is ready. */
 async function serving(path: string, ...args: string[]): Promise<Child> {
   const child = new Child("./generation.ts", [path, "--probation", "50", ...args]);
   while (!(await child.line()).startsWith("serving: "));
   return child;
 }
 
-test("status says what runs, in words and for machines", async () => {
+test("status prints the generation and its sockets, as text and as JSON", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await serving(path);
@@ -66,7 +66,7 @@ test("status says what runs, in words and for machines", async () => {
   assertEquals(sockets.length, 1);
 });
 
-test("names that a terminal would obey are printed escaped, and are whole for machines", async () => {
+test("status escapes control characters in names, and JSON.parse of its output returns the names unchanged", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const names = [
@@ -94,7 +94,7 @@ test("names that a terminal would obey are printed escaped, and are whole for ma
   assertMatch(machine.stdout, /^[\n\x20-\x7e]+$/);
 });
 
-test("an answer that is against the protocol is named, and words of others are fit to be printed", async () => {
+test("an answer against the protocol is an error that names it, and control characters in messages are escaped", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   using listener = listen(path);
@@ -141,12 +141,12 @@ test("an answer that is against the protocol is named, and words of others are f
   }
 });
 
-test("status says what is leaving", async () => {
+test("status prints a predecessor that is draining", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using old = await serving(path);
   const [, port] = /127\.0\.0\.1:(\d+)/.exec((await run("status", path)).stdout)!;
-  // A client that stays keeps it.
+  // A client that stays connected keeps the predecessor.
   using client = await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });
   await client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
   await client.read(new Uint8Array(1000));
@@ -155,7 +155,7 @@ test("status says what is leaving", async () => {
   await until(async () => (await run("status", path)).stdout.split("\n").at(-1) === leaving);
 });
 
-test("restart waits for the next generation, and says which one it is", async () => {
+test("restart waits for the next generation, and prints its number and process", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await serving(path);
@@ -170,7 +170,7 @@ test("restart waits for the next generation, and says which one it is", async ()
   await service.ended();
 });
 
-test("a restart that fails says why", async () => {
+test("restart prints the error of a restart that fails", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--fail", "out of luck");
@@ -198,7 +198,7 @@ test("stop waits until the process of the service has ended", async () => {
   );
 });
 
-test("what is no service is named", async () => {
+test("a dead service, a file, another protocol and a silent process are named", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   {
@@ -212,7 +212,7 @@ test("what is no service is named", async () => {
   Deno.writeTextFileSync(directory.join("file"), "");
   const file = await run("status", directory.join("file"));
   assertEquals([file.code, /is no socket\n$/.test(file.stderr)], [1, true], file.stderr);
-  // The plain protocol, HTTP, and a process that does not answer at all.
+  // The protocol of serve(), HTTP, and a process that does not answer.
   await using plain = listenAndServe(directory.join("plain.sock"), fdHandler(0), { logger: {} });
   const http = directory.join("http.sock");
   await using _http = Deno.serve({ path: http, onListen() {} }, () => new Response());
@@ -238,7 +238,7 @@ test("what is no service is named", async () => {
   ]);
 });
 
-test("who is refused is told so, and so is who would take over", async () => {
+test("commands print that `allow` refuses the user, and start() rejects with it", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using app = await start(path, {
@@ -261,7 +261,7 @@ test("who is refused is told so, and so is who would take over", async () => {
   assertEquals(app.status().state, "serving");
 });
 
-test("a restart that is not waited for any more goes on", async () => {
+test("a restart goes on after the --timeout of its command", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--probation", "700");
@@ -275,7 +275,7 @@ test("a restart that is not waited for any more goes on", async () => {
   await run("stop", path);
 });
 
-test("a stop that is not waited for any more goes on", async () => {
+test("a stop goes on after the --timeout of its command", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const app = await start(path, { logger: {}, stopOn: [], exitTimeout: false });
@@ -296,7 +296,7 @@ test("a stop that is not waited for any more goes on", async () => {
   await app.finished;
 });
 
-test("in a terminal the progress gives way to what comes of it", { ignore: !python }, async () => {
+test("in a terminal the outcome replaces the progress", { ignore: !python }, async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--probation", "1700");
@@ -310,7 +310,7 @@ test("in a terminal the progress gives way to what comes of it", { ignore: !pyth
   assertEquals(shown(stopped, "Waiting for the service to drain"), `${late}\r\n`);
 });
 
-test("wrong arguments are named, and the help is referred to", async () => {
+test("wrong arguments are errors that name them and refer to --help, which prints the usage", async () => {
   const wrong: Record<string, string> = {
     "": "A command is missing",
     "begin /run/a": `There is no command "begin"`,
