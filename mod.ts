@@ -90,7 +90,7 @@ export {
 } from "./lib/passing/handler.ts";
 export { drain, type DrainOptions } from "./lib/http/drain.ts";
 export { serveHttp, type ServeHttpOptions } from "./lib/http/serve.ts";
-export type { HttpHandler } from "./lib/http/serving.ts";
+export type { HttpHandler } from "./lib/http/tracker.ts";
 export type { GenerationStatus, SocketStatus } from "./lib/generation/protocol.ts";
 export type {
   DatagramListenAddress,
@@ -108,7 +108,10 @@ export { type Main, TestService } from "./lib/generation/test_service.ts";
 export type { Arrival } from "./lib/generation/predecessor.ts";
 export type { InheritedItem } from "./lib/generation/inheritance.ts";
 export type { Keepable } from "./lib/generation/state.ts";
-export { Generation, type ServeOptions, type StartOptions } from "./lib/generation/generation.ts";
+export { Generation } from "./lib/generation/generation.ts";
+export type { StartOptions } from "./lib/generation/options.ts";
+export type { ServeOptions, ServeTcpOptions, ServeUnixOptions } from "./lib/generation/serve.ts";
+export type { Restarted } from "./lib/generation/restart.ts";
 export { start } from "./lib/generation/start.ts";
 export type { Command } from "./lib/generation/command.ts";
 export {

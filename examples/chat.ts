@@ -1,7 +1,7 @@
 /**
- * A WebSocket chat that is restarted while people talk. The browsers reconnect by themselves: they are
- * told "service restart" (close code 1012), and not all at once. Until the last one has moved, there
- * are people in both generations; so what is said goes through a file that both follow.
+ * A WebSocket chat that is restarted while people chat. A draining generation closes its WebSockets with
+ * code 1012 ("service restart"), a few at a time, and the browsers connect again, to the next generation.
+ * Meanwhile both generations have clients: the messages go through a file that both of them follow.
  *
  *     deno run -A examples/chat.ts &
  *     deno run -A examples/chat.ts    the next generation: it takes over from the first
@@ -9,28 +9,34 @@
  * @module
  */
 
-import { parseArgs } from "node:util";
 import { start } from "../mod.ts";
+import { parseFlags } from "./flags.ts";
 
-const usage = `A WebSocket chat that is restarted while people talk.
+const usage = `A WebSocket chat that is restarted while people chat.
 
 Usage: deno run -A examples/chat.ts [options]
 
-  --control PATH  control socket, where the next generation finds this one (/tmp/chat.sock)
-  --log PATH      what was said (/tmp/chat.log)
-  --port N        where the first generation listens (8080)
-  --drain-timeout MShow long people may take to move, in milliseconds (60000)
-  --probation MS  how long the one before stands by, in milliseconds (5000)
-  --help          this text`;
+  --control PATH      the control socket, where the next generation finds this one (/tmp/chat.sock)
+  --log PATH          the file of the messages (/tmp/chat.log)
+  --port N            the port of the first generation (8080)
+  --drain-timeout MS  how long clients may stay in a draining generation, in milliseconds (60000)
+  --probation MS      how long the predecessor stands by, in milliseconds (5000)
+  --help              print this`;
 
-const { control, log, port, drainTimeout, probation } = readFlags();
+const { control, log, port, "drain-timeout": drainTimeout, probation } = parseFlags(usage, {
+  "control": "/tmp/chat.sock",
+  "log": "/tmp/chat.log",
+  "port": 8080,
+  "drain-timeout": 60_000,
+  "probation": 5000,
+});
 
 const html = `<!doctype html>
 <title>Chat</title>
-<ul id="said"></ul>
+<ul id="messages"></ul>
 <form><input name="text" autofocus autocomplete="off" placeholder="Say something"></form>
 <script>
-  const list = document.getElementById("said");
+  const list = document.getElementById("messages");
   const form = document.querySelector("form");
   let next = 0;
   let socket;
@@ -53,10 +59,12 @@ const html = `<!doctype html>
 </script>
 `;
 
-const said: string[] = [];
+/** All messages; the number of a message is its index. */
+const messages: string[] = [];
 const decoder = new TextDecoder();
+/** The start of a line that is not whole yet. */
 let rest = "";
-const people = new Set<WebSocket>();
+const clients = new Set<WebSocket>();
 const writer = await Deno.open(log, { create: true, append: true });
 const reader = await Deno.open(log, { read: true });
 follow();
@@ -75,27 +83,27 @@ console.log(`generation ${app.generation} at http://127.0.0.1:${bound}`);
 await app.finished;
 clearInterval(following);
 
-/** Each message has a number: who reconnects asks for those from there on. */
+/** Adds a client, which gets the messages from number `from` on: those that it has not got yet. */
 function join(socket: WebSocket, from: number): void {
   socket.onopen = () => {
-    for (let number = from; number < said.length; number++) tell(socket, number);
-    people.add(socket);
+    for (let number = from; number < messages.length; number++) send(socket, number);
+    clients.add(socket);
   };
   socket.onmessage = ({ data }) => {
     const line = `${String(data).replaceAll(/\s+/g, " ").slice(0, 500)}\n`;
-    // One write is one line, whoever else appends.
+    // O_APPEND: lines that both generations write at the same time do not mix.
     writer.writeSync(new TextEncoder().encode(line));
     follow();
   };
-  socket.onclose = () => people.delete(socket);
+  socket.onclose = () => clients.delete(socket);
 }
 
-function tell(socket: WebSocket, number: number): void {
+function send(socket: WebSocket, number: number): void {
   if (socket.readyState !== WebSocket.OPEN) return;
-  socket.send(JSON.stringify({ number, text: said[number] }));
+  socket.send(JSON.stringify({ number, text: messages[number] }));
 }
 
-/** Reads what was said since, in either generation, and passes it on. */
+/** Reads the new messages of both generations, and sends them to the clients. */
 function follow(): void {
   const chunk = new Uint8Array(65536);
   for (let n = reader.readSync(chunk); n; n = reader.readSync(chunk)) {
@@ -104,55 +112,11 @@ function follow(): void {
   const lines = rest.split("\n");
   rest = lines.pop()!;
   for (const line of lines) {
-    const number = said.push(line) - 1;
-    for (const person of people) tell(person, number);
+    const number = messages.push(line) - 1;
+    for (const client of clients) send(client, number);
   }
 }
 
 function page(): Response {
   return new Response(html, { headers: { "content-type": "text/html; charset=utf-8" } });
-}
-
-interface Flags {
-  control: string;
-  log: string;
-  port: number;
-  drainTimeout: number;
-  probation: number;
-}
-
-function readFlags(): Flags {
-  try {
-    const { values } = parseArgs({
-      options: {
-        control: { type: "string", default: "/tmp/chat.sock" },
-        log: { type: "string", default: "/tmp/chat.log" },
-        port: { type: "string", default: "8080" },
-        "drain-timeout": { type: "string", default: "60000" },
-        probation: { type: "string", default: "5000" },
-        help: { type: "boolean", default: false },
-      },
-    });
-    const { help, control, log, port, "drain-timeout": drainTimeout, probation } = values;
-    if (!help) {
-      return {
-        control,
-        log,
-        port: number("port", port, 65535),
-        drainTimeout: number("drain-timeout", drainTimeout),
-        probation: number("probation", probation),
-      };
-    }
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${usage}`);
-    Deno.exit(2);
-  }
-  console.log(usage);
-  Deno.exit();
-}
-
-/** No timer waits longer than for the default. */
-function number(flag: string, value: string, most = 2 ** 31 - 1): number {
-  if (/^\d+$/.test(value) && Number(value) <= most) return Number(value);
-  throw new Error(`--${flag} takes a number up to ${most}, not "${value}"`);
 }

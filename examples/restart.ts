@@ -1,6 +1,6 @@
 /**
- * The restart demo: starts the web example, puts keep-alive load on it and replaces it several times,
- * while a live view shows which instance answers, and how fast. Fails if one request failed.
+ * The restart demo: starts examples/web.ts, loads it over keep-alive connections and replaces it several
+ * times. A line shows which instances answer, and how fast. Exits with 1 if a request failed.
  *
  *     deno task example
  *
@@ -8,22 +8,28 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
 import { Pool } from "undici";
+import { fail, parseFlags } from "./flags.ts";
 
 const usage = `Replaces a web server several times under load, and counts what fails.
 
 Usage: deno task example [options]
 
-  --restarts N     how many times to replace it (6)
-  --seconds S      how long the load lasts (14)
-  --connections N  how many keep-alive connections ask, each as fast as it is answered (16)
-  --web FILE       the server to replace, with the flags of the web example (examples/web.ts)
-  --help           this text
+  --restarts N     replace it N times (6)
+  --seconds S      load it for S seconds (14)
+  --connections N  N keep-alive connections, each with one request after the other (16)
+  --web FILE       the server, which takes the flags of examples/web.ts (examples/web.ts)
+  --help           print this
 
 Exits with 0 if every request was answered, with 1 if one failed, with 2 for a wrong argument.`;
 
-const { restarts, seconds, connections, web } = readFlags();
+const { restarts, seconds, connections, web } = parseFlags(usage, {
+  restarts: 6,
+  seconds: 14,
+  connections: 16,
+  web: fileURLToPath(new URL("web.ts", import.meta.url)),
+});
+if (Math.min(restarts, seconds, connections) < 1) fail(usage, "Every number must be at least 1");
 
 /** One running web server. */
 interface Instance {
@@ -31,17 +37,17 @@ interface Instance {
   pid: number;
   port: number;
   answered: number;
-  /** Resolves when the process has ended; rejects if it did not end well. */
+  /** Resolves when the process has ended; rejects if its exit code is not 0. */
   ended: Promise<void>;
 }
 
-/** What came of one request: milliseconds since the start, and how many it took. */
+/** One request: its start in milliseconds since the start of the demo, and its duration. */
 interface Sample {
   at: number;
   took: number;
 }
 
-/** From the start of a successor to the end of its predecessor. */
+/** A restart: from the start of a successor to the end of its predecessor. */
 interface Window {
   from: number;
   to: number;
@@ -75,7 +81,7 @@ if (failures.length > 0) {
   Deno.exit(1);
 }
 
-/** Starts a web server, which takes over from the one that runs; resolves when it serves. */
+/** Starts a web server, which takes over from the running one; resolves when it serves. */
 async function startInstance(listen: string): Promise<Instance> {
   const options = ["--graceful", `${directory}/web.sock`, "--listen", listen, "--sleep", "0"];
   const child = new Deno.Command(Deno.execPath(), {
@@ -90,7 +96,7 @@ async function startInstance(listen: string): Promise<Instance> {
     if (found) {
       const [, name, port] = found;
       const ended = end(child, lines, name);
-      // Awaited later; a failure meanwhile is not unhandled.
+      // Awaited later: until then a rejection must not count as unhandled.
       ended.catch(() => {});
       const instance = { name, pid: child.pid, port: Number(port), answered: 0, ended };
       instances.set(name, instance);
@@ -102,6 +108,7 @@ async function startInstance(listen: string): Promise<Instance> {
   }
 }
 
+/** Reads the rest of the output, and checks the exit code. */
 async function end(
   child: Deno.ChildProcess,
   lines: ReadableStreamDefaultReader<string>,
@@ -124,7 +131,7 @@ async function replaceRepeatedly(first: Instance): Promise<Instance> {
     windows.push({ from: from - began, to: to - began });
     report(
       `restart ${n}: ${current.name} -> ${next.name} (process ${next.pid}), serving after ` +
-        `${ms(served - from)}, the old one left ${ms(to - served)} later`,
+        `${ms(served - from)}, the predecessor ended ${ms(to - served)} later`,
     );
     current = next;
   }
@@ -132,8 +139,8 @@ async function replaceRepeatedly(first: Instance): Promise<Instance> {
 }
 
 /**
- * Keep-alive connections that never try a request again, and count every failure. (Deno's `fetch` and
- * `node:http` repeat what fails on a reused connection, and would hide it; undici does not.)
+ * Loads the server over keep-alive connections, and counts every failed request. (undici repeats none;
+ * Deno's `fetch` and `node:http` silently repeat a request that fails on a reused connection.)
  */
 function startLoad(port: number): { stop(): Promise<void> } {
   const pool = new Pool(`http://127.0.0.1:${port}`, { connections, pipelining: 1 });
@@ -146,7 +153,7 @@ function startLoad(port: number): { stop(): Promise<void> } {
         const text = await body.text();
         if (statusCode !== 200) throw new Error(`HTTP ${statusCode}: ${text}`);
         const instance = instances.get(/"(\w+)"/.exec(text)?.[1] ?? "");
-        if (!instance) throw new Error(`An answer that no instance gives: ${text}`);
+        if (!instance) throw new Error(`The answer is of no instance: ${text}`);
         instance.answered++;
       } catch (error) {
         failures.push(String(error));
@@ -163,7 +170,7 @@ function startLoad(port: number): { stop(): Promise<void> } {
   };
 }
 
-/** A line that is rewritten in a terminal, one a second in a log. */
+/** Shows the figures in one line that is overwritten; without a terminal, in a line a second. */
 function startView(): { stop(): void } {
   const interval = terminal ? 100 : 1000;
   let shown = 0;
@@ -191,11 +198,13 @@ function startView(): { stop(): void } {
   };
 }
 
+/** Writes over the line, in a terminal. */
 function show(line: string): void {
   if (terminal) Deno.stdout.writeSync(new TextEncoder().encode(`\r\x1b[K${line}`));
   else console.log(line);
 }
 
+/** Prints a line that stays. */
 function report(line: string): void {
   if (terminal) show("");
   console.log(line);
@@ -241,49 +250,8 @@ function number(n: number): string {
   return n.toLocaleString("en");
 }
 
-/** Waits until so many milliseconds have passed since the start. */
+/** Waits until this many milliseconds after the start of the demo. */
 function until(milliseconds: number): Promise<void> {
   const left = began + milliseconds - performance.now();
   return new Promise((resolve) => setTimeout(resolve, Math.max(0, left)));
-}
-
-/** What the command line says. */
-interface Flags {
-  restarts: number;
-  seconds: number;
-  connections: number;
-  web: string;
-}
-
-function readFlags(): Flags {
-  try {
-    const { values } = parseArgs({
-      options: {
-        restarts: { type: "string", default: "6" },
-        seconds: { type: "string", default: "14" },
-        connections: { type: "string", default: "16" },
-        web: { type: "string", default: fileURLToPath(new URL("web.ts", import.meta.url)) },
-        help: { type: "boolean", default: false },
-      },
-    });
-    if (values.help) {
-      console.log(usage);
-      Deno.exit();
-    }
-    return {
-      restarts: positive("restarts", values.restarts),
-      seconds: positive("seconds", values.seconds),
-      connections: positive("connections", values.connections),
-      web: values.web,
-    };
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${usage}`);
-    Deno.exit(2);
-  }
-}
-
-function positive(flag: string, value: string): number {
-  const n = Number(value);
-  if (!Number.isInteger(n) || n < 1) throw new Error(`--${flag} takes a number, not "${value}"`);
-  return n;
 }

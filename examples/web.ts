@@ -1,13 +1,12 @@
 /**
- * A web server that its next instance takes over from: start it twice, and the second one receives
- * the listener of the first, which answers what it has and leaves.
+ * A web server that passes its listener to its successor, by the functions for passing descriptors: start
+ * it twice, and the second instance receives the listener of the first, which drains and ends.
  *
  *     deno run -A examples/web.ts --listen 127.0.0.1:3333
  *
  * @module
  */
 
-import { parseArgs } from "node:util";
 import {
   connect,
   drain,
@@ -17,69 +16,56 @@ import {
   sendListener,
   serveHttp,
 } from "../mod.ts";
+import { fail, parseFlags } from "./flags.ts";
 
-const usage = `A web server that its next instance takes over from.
+const usage = `A web server that passes its listener to its successor.
 
 Usage: deno run -A examples/web.ts [options]
 
-  --graceful PATH     control socket, where the next instance finds this one (/tmp/graceful.sock)
-  --listen HOST:PORT  where the first instance listens (127.0.0.1:3333)
+  --graceful PATH     the control socket, where the successor finds this instance (/tmp/graceful.sock)
+  --listen HOST:PORT  the address of the first instance (127.0.0.1:3333)
   --sleep MS          how long an answer takes, in milliseconds (5000)
-  --help              this text`;
+  --help              print this`;
 
-/** What an instance says that has received the listener and serves. */
+/** A successor sends this when it has received the listener and serves. */
 const ready = "ready";
 
-const flags = readFlags();
-const sleep = Number(flags.sleep);
-if (!(sleep >= 0)) fail(`--sleep takes milliseconds, not "${flags.sleep}"`);
+const { graceful: path, listen: address, sleep } = parseFlags(usage, {
+  graceful: "/tmp/graceful.sock",
+  listen: "127.0.0.1:3333",
+  sleep: 5000,
+});
 
 const name = randomName(8);
 
-// If an instance is running, it sends its listener. If none is, this is the first one.
-const server = await inherit() ?? begin();
+// A running instance sends its listener. Without one, this is the first instance.
+const server = await inherit() ?? serveFirst();
 log(`server "${name}" serves on ${format(server.addr)}`);
 
-const replaced = Promise.withResolvers<string>();
-const control = listenAndServe(flags.graceful, handOver(), { replace: true });
+const stopping = Promise.withResolvers<string>();
+const control = listenAndServe(path, handOver(), { replace: true });
 for (const signal of ["SIGINT", "SIGTERM"] as const) {
-  Deno.addSignalListener(signal, () => replaced.resolve(signal));
+  Deno.addSignalListener(signal, () => stopping.resolve(signal));
 }
 
-const reason = await replaced.promise;
-log(`server "${name}" leaves: ${reason}`);
+const reason = await stopping.promise;
+log(`server "${name}" drains: ${reason}`);
 const closed = await drain(server, { drainTimeout: 30_000 });
 await control.shutdown();
-log(`stopped server "${name}"${closed > 0 ? `; ${closed} connections had not left` : ""}`);
+log(`server "${name}" has stopped${closed > 0 ? `; ${closed} connections were closed` : ""}`);
 Deno.exit();
 
-function readFlags(): { graceful: string; listen: string; sleep: string } {
-  try {
-    const { values: { help, ...flags } } = parseArgs({
-      options: {
-        graceful: { type: "string", default: "/tmp/graceful.sock" },
-        listen: { type: "string", default: "127.0.0.1:3333" },
-        sleep: { type: "string", default: "5000" },
-        help: { type: "boolean", default: false },
-      },
-    });
-    if (!help) return flags;
-  } catch (error) {
-    fail((error as Error).message);
-  }
-  console.log(usage);
-  Deno.exit();
-}
-
+/** Serves on the listener of the running instance; gives undefined when none is running. */
 async function inherit(): Promise<Deno.HttpServer | undefined> {
   let server: Deno.HttpServer | undefined;
   try {
-    using conn = await connect(flags.graceful);
+    using conn = await connect(path);
     await receiveAllFrom(conn, (fd) => {
       server = serveHttp(fd, answer);
     });
-    if (!server) throw new Error(`Whoever serves ${flags.graceful} sent no listener`);
-    // From here on two accept; the other one leaves now. Had this one failed before, it would not.
+    if (!server) throw new Error(`The server at ${path} sent no listener`);
+    // Now both instances accept. The predecessor drains when it receives this; if this instance fails
+    // before, the predecessor goes on.
     await conn.write(new TextEncoder().encode(ready));
   } catch (error) {
     const { NotFound, ConnectionRefused } = Deno.errors;
@@ -88,30 +74,29 @@ async function inherit(): Promise<Deno.HttpServer | undefined> {
   return server;
 }
 
-function begin(): Deno.HttpServer {
-  const [, hostname, port] = /^\[?(.*?)\]?:(\d+)$/.exec(flags.listen) ??
-    fail(`--listen takes HOST:PORT, not "${flags.listen}"`);
+/** Serves on a new listener. */
+function serveFirst(): Deno.HttpServer {
+  const [, hostname, port] = /^\[?(.*?)\]?:(\d+)$/.exec(address) ??
+    fail(usage, `--listen takes HOST:PORT, not "${address}"`);
   return serveHttp(Deno.listen({ hostname, port: Number(port) }), answer);
 }
 
-/** Sends the listener to the first that comes, once. */
+/** Sends the listener to the successor, one at a time, and drains when that serves. */
 function handOver(): Handler {
   let successor = false;
   return async (conn, response) => {
-    if (successor) throw new Error("another instance is taking over already");
+    if (successor) throw new Error("another successor is starting already");
     successor = true;
     try {
       await sendListener(response, server);
       await response.flush();
-      // The other side reads to the end, and says so when it serves.
+      // The successor receives until the end of the stream, and sends "ready" when it serves.
       conn.closeWrite();
-      const word = await conn.readFull(new Uint8Array(ready.length));
-      if (new TextDecoder().decode(word) !== ready) {
-        throw new Error("it does not say that it serves");
-      }
-      replaced.resolve(`replaced by process ${conn.peer.pid}`);
+      const reply = await conn.readFull(new Uint8Array(ready.length));
+      if (new TextDecoder().decode(reply) !== ready) throw new Error('it did not send "ready"');
+      stopping.resolve(`replaced by process ${conn.peer.pid}`);
     } catch (error) {
-      // One that hangs up without the word has failed, or only asked: this one goes on.
+      // A client that closes without "ready" has failed, or is no successor: this instance goes on.
       successor = false;
       throw error;
     }
@@ -134,9 +119,4 @@ function randomName(length: number): string {
 
 function log(message: string): void {
   console.log(`${new Date().toISOString()} ${message}`);
-}
-
-function fail(message: string): never {
-  console.error(`${message}\n\n${usage}`);
-  Deno.exit(2);
 }

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Deno 2.9.6: a child with stdout "inherit" does not get descriptor 1, but a duplicate that Deno made at its start.
+# Deno 2.9.6: a child with stdout "inherit" inherits a duplicate that Deno made at its start, not descriptor 1.
 #
-# The program opens a file and puts it in the place of its descriptor 1 (dup2(2)), as a program does that reopens
-# its log. From then on console.log() writes to the file, and so does a child of system(3), which inherits
-# descriptor 1. A child of Deno.Command with stdout "inherit" goes on writing to the stdout that Deno was started
-# with; stderr likewise. Seen on 2.7.14, 2.8.2 and 2.9.0 too; on 2.0.6, 2.3.7 and 2.5.6 the child gets
+# The program opens a file and makes it its descriptor 1 with dup2(2), as programs do to reopen their log. From
+# then on console.log() writes to the file, and so does a child of system(3), which inherits descriptor 1. But a
+# child of Deno.Command with stdout "inherit" writes to the stdout with which Deno was started; the same holds for
+# stderr. Versions 2.7.14, 2.8.2 and 2.9.0 behave the same; on 2.0.6, 2.3.7 and 2.5.6 the child inherits
 # descriptor 1.
 #
-# Needs npm and Linux with glibc. Prints "as stated: ..." and ends with 0, or says what has changed and ends with 1.
+# Needs npm and Linux with glibc. Prints "as stated: ..." and exits with 0, or "changed: ..." and exits with 1.
 set -eu
 version=2.9.6
 directory=$(mktemp -d)
@@ -31,8 +31,8 @@ TS
 log=$(tr '\n' ' ' < "$directory/log")
 start=$(tr '\n' ' ' < "$directory/start")
 if [ "$log" = "console.log system " ] && [ "$start" = "Deno.Command " ]; then
-  echo "as stated: Deno $version; to the file that is descriptor 1: $log; to the stdout of the start: $start"
+  echo "as stated: Deno $version; to the file that is descriptor 1: $log; to the stdout at the start: $start"
 else
-  echo "changed: Deno $version; to the file that is descriptor 1: $log; to the stdout of the start: $start"
+  echo "changed: Deno $version; to the file that is descriptor 1: $log; to the stdout at the start: $start"
   exit 1
 fi

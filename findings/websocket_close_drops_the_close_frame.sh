@@ -1,13 +1,13 @@
 #!/bin/sh
-# Deno 2.9.6: WebSocket.close() of a server sends no Close frame when a further message has arrived.
+# Deno 2.9.6: WebSocket.close() of a server sends no Close frame when another message has arrived.
 #
-# The server answers a message and calls close(4000). The client has sent four messages in one piece, so
-# that the next one is there at that moment: Deno ends the connection, and the Close frame is never
-# written (RFC 6455, 7.1.2, has it sent). With one message the frame arrives. The frame is written a turn
-# of the event loop after close(), and the socket's loop closes the connection at the first message that
-# it reads in the state CLOSING (ext/websocket/01_websocket.js). Seen on 2.0.6, 2.5.6, 2.8.2, 2.8.3 too.
+# The server answers a message and calls close(4000). The client has sent four messages with one write, so the
+# next message has arrived at that moment: Deno closes the connection, and never writes the Close frame, which
+# RFC 6455, 7.1.2, demands. With one message the frame arrives. The reason: the frame is written one turn of the
+# event loop after close(), and the read loop closes the connection at the first message that it reads in the
+# state CLOSING (ext/websocket/01_websocket.js). Versions 2.0.6, 2.5.6, 2.8.2 and 2.8.3 behave the same.
 #
-# Needs npm. Prints "as stated: ..." and ends with 0, or says what has changed and ends with 1.
+# Needs npm. Prints "as stated: ..." and exits with 0, or "changed: ..." and exits with 1.
 set -eu
 version=2.9.6
 directory=$(mktemp -d)
@@ -23,7 +23,7 @@ const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }
   return response;
 });
 
-/** Whether the client of a connection gets a Close frame that sends so many messages at once. */
+/** Whether a client that sends this many messages at once gets a Close frame. */
 async function getsClose(messages: number): Promise<boolean> {
   using conn = await Deno.connect({ hostname: "127.0.0.1", port: server.addr.port });
   const head = "GET / HTTP/1.1\r\nhost: a\r\nupgrade: websocket\r\nconnection: upgrade\r\n" +
@@ -44,6 +44,7 @@ async function getsClose(messages: number): Promise<boolean> {
   return received[3] === 0x88;
 }
 
+/** How many of 100 clients get no Close frame. */
 async function countWithout(messages: number): Promise<number> {
   let without = 0;
   for (let i = 0; i < 100; i++) if (!await getsClose(messages)) without++;
@@ -54,10 +55,10 @@ console.log(Deno.version.deno, await countWithout(1), await countWithout(4));
 Deno.exit();
 TS
 set -- $("$directory/node_modules/.bin/deno" run --allow-net --no-check "$directory/close.ts")
-said="on Deno $1, $3 of 100 clients got no Close frame with four messages at once, $2 of 100 with one"
+result="on Deno $1, $3 of 100 clients got no Close frame with four messages at once, $2 of 100 with one"
 if [ "$1" = "$version" ] && [ "$2" -eq 0 ] && [ "$3" -gt 0 ]; then
-  echo "as stated: $said"
+  echo "as stated: $result"
 else
-  echo "changed: $said"
+  echo "changed: $result"
   exit 1
 fi

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { guarded, printError } from "../lib/logger.ts";
 import { connect, fdHandler, listenAndServe, type Logger, receive, TestService } from "../mod.ts";
-import { begin } from "./support/begin.ts";
+import { begin } from "./support/in_process.ts";
 import { Directory } from "./support/directory.ts";
 import { until } from "./support/until.ts";
 import { test } from "./support/guard.ts";

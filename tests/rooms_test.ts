@@ -23,6 +23,8 @@ const pure = [
   "lib/errors.ts",
   "lib/listen_address.ts",
   "lib/wire/",
+  "lib/generation/frame.ts",
+  "lib/generation/frame_fields.ts",
   "lib/generation/protocol.ts",
 ];
 

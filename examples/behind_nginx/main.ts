@@ -1,6 +1,6 @@
 /**
- * A web service on a unix path, behind nginx. The path is never missing while it is restarted: the
- * next generation listens on the very same socket.
+ * A web service on a unix path, behind nginx. During a restart the path always leads to the listener: the
+ * next generation accepts on the same socket.
  *
  *     deno run -A examples/behind_nginx/main.ts &
  *     nginx -p /tmp -c $PWD/examples/behind_nginx/nginx.conf &
@@ -21,7 +21,7 @@ if (Deno.args.length > 0) {
 }
 
 const app = await start(Deno.env.get("CONTROL") ?? "/tmp/app.control");
-// nginx runs as another user: whoever may enter the directory may connect.
+// nginx runs as another user. With this mode every user that may enter the directory can connect.
 const path = Deno.env.get("SOCKET") ?? "/tmp/app.sock";
 app.serve({ path, mode: 0o666 }, () => new Response(`Hello, I am process ${Deno.pid}\n`));
 await app.ready();

@@ -1,6 +1,6 @@
-// Command from_go is a web server that hands its listener to the process that
-// comes after it: the Deno program beside it, or one of its own kind. Started
-// while another one runs at the same control socket, it takes over from that.
+// Command from_go is a web server that passes its listener to its successor: the
+// Deno program main.ts, or another process of this program. Started while a
+// server runs at the same control socket, it takes over from that server.
 package main
 
 import (
@@ -23,17 +23,17 @@ import (
 )
 
 var (
-	sock         = flag.String("graceful", "/tmp/graceful.sock", "control `path`, where the next process finds this one")
+	sock         = flag.String("graceful", "/tmp/graceful.sock", "control `path`, where the successor finds this process")
 	addr         = flag.String("listen", "127.0.0.1:3333", "`host:port` where the first process listens")
-	drainTimeout = flag.Duration("drain-timeout", 30*time.Second, "how long clients may take to leave")
+	drainTimeout = flag.Duration("drain-timeout", 30*time.Second, "how long clients may stay connected")
 )
 
-// ready is what a process says that has received the listener and serves.
+// ready is sent by a successor that has received the listener and serves.
 const ready = "ready"
 
 var (
-	leaving atomic.Bool  // Whether the clients are told to leave.
-	conns   atomic.Int64 // How many are connected.
+	draining atomic.Bool  // Whether answers close their connections.
+	conns    atomic.Int64 // The number of connected clients.
 )
 
 func main() {
@@ -44,19 +44,19 @@ func main() {
 	if err != nil {
 		log.Fatalf("cannot take over: %v", err)
 	}
-	server := &http.Server{Handler: leave(http.HandlerFunc(answer)), ConnState: count}
+	server := &http.Server{Handler: closing(http.HandlerFunc(answer)), ConnState: count}
 	stopped := make(chan error, 1)
 	go func() { stopped <- server.Serve(ln) }()
 	serving()
 	log.Printf("Go serves on %s", ln.Addr())
 
-	// What is at the path belongs to a process that is leaving, or is gone.
+	// The path belongs to the predecessor, which drains or has gone.
 	os.Remove(*sock)
 	control, err := net.ListenUnix("unix", &net.UnixAddr{Name: *sock, Net: "unix"})
 	if err != nil {
 		log.Fatalf("cannot listen on %s: %v", *sock, err)
 	}
-	// By the time this one closes it, the path is the next process's.
+	// When this process closes it, the path is already the successor's.
 	control.SetUnlinkOnClose(false)
 	replaced := make(chan struct{}, 1)
 	go graceful.Serve(control, handOver(ln, replaced))
@@ -67,25 +67,25 @@ func main() {
 	case <-replaced:
 	case <-signals:
 	case err := <-stopped:
-		log.Fatalf("cannot serve any more: %v", err)
+		log.Fatalf("cannot serve: %v", err)
 	}
 	control.Close()
-	log.Print("Go leaves")
-	leaving.Store(true)
-	// This ends accepting here; the socket listens on in the next process.
+	log.Print("Go drains")
+	draining.Store(true)
+	// Ends accepting in this process; the socket listens on in the successor.
 	ln.Close()
 	<-stopped
 	for end := time.Now().Add(*drainTimeout); conns.Load() > 0 && time.Now().Before(end); {
 		time.Sleep(10 * time.Millisecond)
 	}
-	log.Printf("Go has left; %d connections had not", conns.Load())
+	log.Printf("Go has drained; %d connections were closed", conns.Load())
 	ctx, cancel := context.WithTimeout(context.Background(), *drainTimeout)
 	defer cancel()
 	server.Shutdown(ctx)
 }
 
-// inherit receives the listener of the process that runs, or makes one if none
-// does. That process goes on serving until serving is called.
+// inherit receives the listener of the running process, or makes one if none is
+// running. The predecessor goes on serving until serving is called.
 func inherit() (ln *net.TCPListener, serving func(), err error) {
 	var received net.Listener
 	conn, err := net.Dial("unix", *sock)
@@ -112,16 +112,16 @@ func inherit() (ln *net.TCPListener, serving func(), err error) {
 	return ln, serving, nil
 }
 
-// handOver sends the listener, and waits until the other process serves. One
-// that hangs up without the word has failed, or only asked: this one goes on.
+// handOver sends the listener, and waits until the successor serves. A client
+// that closes without "ready" has failed, or is no successor: this process goes on.
 func handOver(ln *net.TCPListener, replaced chan<- struct{}) graceful.Handler {
 	var one sync.Mutex
 	return graceful.HandlerFunc(func(conn net.Conn, _ graceful.ResponseWriter) {
 		one.Lock()
 		defer one.Unlock()
-		// SendTo sends at once; what a handler writes to its ResponseWriter is
-		// sent when it returns. SendListener would ask the listener for its file
-		// as well, which makes the socket blocking, for every process.
+		// SendTo sends at once; a ResponseWriter sends when its handler returns.
+		// SendListener would call File() of the listener, too, which makes the
+		// socket blocking, in every process.
 		raw, err := ln.SyscallConn()
 		if err == nil {
 			controlled := raw.Control(func(fd uintptr) {
@@ -129,15 +129,15 @@ func handOver(ln *net.TCPListener, replaced chan<- struct{}) graceful.Handler {
 			})
 			err = errors.Join(controlled, err)
 		}
-		word := make([]byte, len(ready))
+		answer := make([]byte, len(ready))
 		if err == nil {
-			_, err = io.ReadFull(conn, word)
+			_, err = io.ReadFull(conn, answer)
 		}
-		if err == nil && string(word) != ready {
-			err = errors.New("it does not say that it does")
+		if err == nil && string(answer) != ready {
+			err = errors.New("it did not send \"ready\"")
 		}
 		if err != nil {
-			log.Printf("the next process does not serve: %v", err)
+			log.Printf("the successor does not serve: %v", err)
 			return
 		}
 		select {
@@ -147,18 +147,19 @@ func handOver(ln *net.TCPListener, replaced chan<- struct{}) graceful.Handler {
 	})
 }
 
-// leave tells clients to leave: with the answer, so that none of them has the
-// next request on its way when the connection closes. (Shutdown closes idle
-// connections at once, and loses the requests that are on their way on them.)
-func leave(next http.Handler) http.Handler {
+// closing adds "Connection: close" to the answers while the process drains: the
+// client sends no further request before the connection closes. (Shutdown closes
+// idle connections at once, and loses the requests that are on their way.)
+func closing(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if leaving.Load() {
+		if draining.Load() {
 			w.Header().Set("Connection", "close")
 		}
 		next.ServeHTTP(w, r)
 	})
 }
 
+// count counts the connections.
 func count(_ net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:

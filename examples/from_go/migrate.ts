@@ -1,40 +1,47 @@
 /**
- * Replaces a Go web server by a Deno one under load, and counts what fails. Wants `go` (1.21).
+ * Replaces a Go web server by a Deno one under load, and counts the failed requests. Needs `go`, 1.21 or
+ * later.
  *
  *     deno run -A examples/from_go/migrate.ts
  *
  * @module
  */
 
-import { parseArgs } from "node:util";
+import { fileURLToPath } from "node:url";
 import { Pool } from "undici";
+import { fail, parseFlags } from "../flags.ts";
 
-const usage = `Replaces a Go web server by a Deno one under load, and counts what fails.
+const usage = `Replaces a Go web server by a Deno one under load, and counts the failed requests.
 
 Usage: deno run -A examples/from_go/migrate.ts [options]
 
-  --back           and then the Deno one by a Go one again
-  --seconds S      how long the load lasts (6)
-  --connections N  how many keep-alive connections ask, each as fast as it is answered (16)
-  --help           this text
+  --back           then replace the Deno server by a Go one again
+  --seconds S      load it for S seconds (6)
+  --connections N  N keep-alive connections, each with one request after the other (16)
+  --help           print this
 
 Exits with 0 if every request was answered, with 1 if one failed, with 2 for a wrong argument.`;
 
-const { back, seconds, connections } = readFlags();
+const { back, seconds, connections } = parseFlags(usage, {
+  back: false,
+  seconds: 6,
+  connections: 16,
+});
+if (Math.min(seconds, connections) < 1) fail(usage, "Every number must be at least 1");
 
-/** A web server of either language. */
+/** A running web server. */
 interface Service {
   language: "Go" | "Deno";
   pid: number;
   port: number;
-  /** Resolves to its last words when it has ended; rejects if it did not end well. */
+  /** Resolves to the end of its last line when it has ended; rejects if its exit code is not 0. */
   ended: Promise<string>;
 }
 
 const directory = await Deno.makeTempDir({ prefix: "graceful-" });
 const services: Service[] = [];
 const running = new Set<number>();
-/** How many requests each process has answered. */
+/** By process: how many requests it has answered. */
 const answered = new Map<number, number>();
 const failures: string[] = [];
 const took: number[] = [];
@@ -55,10 +62,10 @@ try {
     const from = performance.now();
     const next = await startNext();
     const served = performance.now();
-    const lastWords = await current.ended;
+    const lastLine = await current.ended;
     console.log(
       `${current.language} -> ${next.language}: serving after ${ms(served - from)}, ` +
-        `the old one left ${ms(performance.now() - served)} later: ${lastWords}`,
+        `the predecessor ended ${ms(performance.now() - served)} later: ${lastLine}`,
     );
     current = next;
   }
@@ -85,7 +92,7 @@ async function buildGo(): Promise<string> {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
-  throw new Error("Cannot build the Go web server: it wants `go` on the PATH, and its library");
+  throw new Error("Cannot build the Go web server: it needs `go` on the PATH, and the Go library");
 }
 
 /** Starts a web server; resolves when it serves. */
@@ -108,7 +115,7 @@ async function startService(
     const port = / serves on \S+:(\d+)\n/.exec(text)?.[1];
     if (!port) continue;
     const ended = end(child, lines, language);
-    // Awaited later; a failure meanwhile is not unhandled.
+    // Awaited later: until then a rejection must not count as unhandled.
     ended.catch(() => {});
     const service = { language, pid: child.pid, port: Number(port), ended };
     services.push(service);
@@ -116,6 +123,7 @@ async function startService(
   }
 }
 
+/** Reads the rest of the output, and checks the exit code. */
 async function end(
   child: Deno.ChildProcess,
   lines: ReadableStreamDefaultReader<string>,
@@ -130,8 +138,8 @@ async function end(
 }
 
 /**
- * Keep-alive connections that never try a request again, and count every failure. (Deno's `fetch` and
- * `node:http` repeat what fails on a reused connection, and would hide it; undici does not.)
+ * Loads the server over keep-alive connections, and counts every failed request. (undici repeats none;
+ * Deno's `fetch` and `node:http` silently repeat a request that fails on a reused connection.)
  */
 function startLoad(port: number): { stop(): Promise<void> } {
   const pool = new Pool(`http://127.0.0.1:${port}`, { connections, pipelining: 1 });
@@ -180,7 +188,7 @@ function printTable(): void {
 }
 
 function here(name: string): string {
-  return decodeURIComponent(new URL(name, import.meta.url).pathname);
+  return fileURLToPath(new URL(name, import.meta.url));
 }
 
 function ms(milliseconds: number): string {
@@ -189,35 +197,4 @@ function ms(milliseconds: number): string {
 
 function pause(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
-}
-
-function readFlags(): { back: boolean; seconds: number; connections: number } {
-  try {
-    const { values } = parseArgs({
-      options: {
-        back: { type: "boolean", default: false },
-        seconds: { type: "string", default: "6" },
-        connections: { type: "string", default: "16" },
-        help: { type: "boolean", default: false },
-      },
-    });
-    if (values.help) {
-      console.log(usage);
-      Deno.exit();
-    }
-    return {
-      back: values.back,
-      seconds: positive("seconds", values.seconds),
-      connections: positive("connections", values.connections),
-    };
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${usage}`);
-    Deno.exit(2);
-  }
-}
-
-function positive(flag: string, value: string): number {
-  const n = Number(value);
-  if (Number.isInteger(n) && n > 0) return n;
-  throw new Error(`--${flag} takes a number, not "${value}"`);
 }

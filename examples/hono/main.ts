@@ -1,6 +1,6 @@
 /**
- * A Hono application that is restarted without losing a request. Beside a plain one, three lines
- * of code are added and one is changed: they are marked.
+ * A Hono application that is restarted without losing a request. Three lines are added to a plain
+ * application, and one is changed: they are marked.
  *
  *     deno run -A examples/hono/main.ts &
  *     deno run -A examples/hono/main.ts     the next generation: it takes over from the first

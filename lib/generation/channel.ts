@@ -10,7 +10,8 @@ import { either, expiring, unlessAborted } from "../time.ts";
 import type { UnixConn, WaitOptions } from "../unix/conn.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import { HandoverError, UnexpectedEofError } from "../errors.ts";
-import { decodeFrame, encodeFrame, type Frame, frameLength } from "./protocol.ts";
+import { decodeFrame, encodeFrame, frameLength } from "./frame.ts";
+import type { Frame } from "./protocol.ts";
 import { ResponseWriter } from "../passing/response_writer.ts";
 import { maxMetaBytes } from "../wire/record.ts";
 

@@ -9,12 +9,13 @@ import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { either, pause } from "../time.ts";
 import { checkDatagrams, type TlsOptions } from "../native/adopt.ts";
 import { DisposableStack } from "../disposable_stack.ts";
-import { cutTime, endsBy, intervalFor } from "../http/drain.ts";
+import { pollIntervalFor } from "../http/connections.ts";
+import { forceCloseGrace, settlesBy } from "../http/drain.ts";
 import type { SocketStatus } from "./protocol.ts";
 import { internalServerError, type ServeHttpOptions } from "../http/serve.ts";
 import { closeNative } from "../unix/listener.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
-import { type HttpHandler, Serving } from "../http/serving.ts";
+import { type HttpHandler, HttpTracker } from "../http/tracker.ts";
 import { listenTcp, listenUdp } from "./bind.ts";
 import type { DrainLimits, ResourceOptions, Resources } from "./resources.ts";
 import { whenClosed } from "./when_closed.ts";
@@ -57,39 +58,42 @@ export class DenoResources implements Resources {
     { onListen, onError = internalServerError, signal, ...options }: ServeHttpOptions,
     handler: HttpHandler,
   ): Deno.HttpServer {
-    const tls = options.cert !== undefined;
-    const serving = new Serving(handler, onError, { tls, address: undefined });
-    const { handle, handleError } = serving;
-    // Without descriptors, a connection does not show whether it has an unfinished answer: record every one.
-    serving.watch();
+    const isTls = options.cert !== undefined;
     const cut = new AbortController();
     // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
     const serveAny = Deno.serve as any;
-    const [server, removePath] = this.#bind<Deno.HttpServer>(address, (address) =>
-      serveAny(
-        {
-          ...options,
-          ...address,
-          ..."backlog" in address && { tcpBacklog: address.backlog },
-          signal: either(cut.signal, signal),
-          onListen: () => {},
-          onError: handleError,
-        },
-        (request: Request, info: Deno.ServeHandlerInfo) =>
-          this.#isOpen
-            ? handle(request, info)
-            : this.#opened.promise.then(() => handle(request, info)),
-      ), (server) => void server.shutdown());
-    serving.started(server, { ...server.addr });
+    const [tracker, removePath] = this.#bind(
+      address,
+      (address) =>
+        new HttpTracker({ handler, onError, isTls }, (handle, handleError) =>
+          serveAny(
+            {
+              ...options,
+              ...address,
+              ..."backlog" in address && { tcpBacklog: address.backlog },
+              signal: either(cut.signal, signal),
+              onListen: () => {},
+              onError: handleError,
+            },
+            (request: Request, info: Deno.ServeHandlerInfo) =>
+              this.#isOpen
+                ? handle(request, info)
+                : this.#opened.promise.then(() => handle(request, info)),
+          )),
+      ({ server }) => void server.shutdown(),
+    );
+    const { server } = tracker;
+    // Without descriptors, a connection does not show whether it has an unfinished answer: track every one.
+    tracker.trackClients();
     const drop = this.#add({
       kind: "listener",
       name: formatAddress(server.addr as Address),
-      connections: () => serving.answering().size,
-      shut: () => serving.leave(),
+      connections: () => tracker.requestsInFlight().size,
+      shut: () => tracker.announceClose(),
       drain: async (limits) => {
         // Before open() no request was answered: there is no client to wait for.
         if (!this.#isOpen) cut.abort();
-        await finish(server, serving, cut, limits);
+        await finish(tracker, cut, limits);
         removePath();
       },
     }, removePath);
@@ -337,7 +341,7 @@ class Accepted {
       const now = performance.now();
       if (this.size === 0 || now >= end || hurry?.aborted) return;
       this.#probe();
-      await pause(Math.min(intervalFor(this.size), end - now));
+      await pause(Math.min(pollIntervalFor(this.size), end - now));
     }
   }
 }
@@ -352,27 +356,27 @@ const probeEvery = 1000;
  * are unfinished at the end are cut without a shutdown.
  */
 async function finish(
-  server: Deno.HttpServer,
-  serving: Serving,
+  tracker: HttpTracker,
   cut: AbortController,
   { httpDrainTimeout, forceCloseAfter, hurry, isClosing }: DrainLimits,
 ): Promise<void> {
   const due = performance.now() + httpDrainTimeout;
   const limit = due + forceCloseAfter;
   while (!cut.signal.aborted && !hurry.aborted && performance.now() < due) {
-    await pause(Math.min(intervalFor(0), due - performance.now()));
+    await pause(Math.min(pollIntervalFor(0), due - performance.now()));
   }
-  const old = serving.answering();
+  const old = tracker.requestsInFlight();
   const isCalm = () => {
-    if (isClosing() || serving.isAnsweringAny(old)) return false;
-    return serving.answering().size === 0 || performance.now() >= due + forceCloseAfter / 2;
+    if (isClosing() || tracker.isAnyInFlight(old)) return false;
+    return tracker.requestsInFlight().size === 0 || performance.now() >= due + forceCloseAfter / 2;
   };
   while (!cut.signal.aborted && !isCalm()) {
     if (performance.now() >= limit) cut.abort();
-    else await pause(intervalFor(serving.answering().size));
+    else await pause(pollIntervalFor(tracker.requestsInFlight().size));
   }
+  const { server } = tracker;
   const ended = cut.signal.aborted ? server.finished : server.shutdown();
-  await endsBy(ended, Math.max(limit, performance.now()) + cutTime);
+  await settlesBy(ended, Math.max(limit, performance.now()) + forceCloseGrace);
   server.unref();
 }
 

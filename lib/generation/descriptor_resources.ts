@@ -11,14 +11,14 @@ import { formatAddress } from "../../ffi/sockaddr.ts";
 import { localAddress } from "../../ffi/socket.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import {
-  Clients,
-  clientsOf,
+  Connections,
   countConnections,
-  hangUpOnTold,
+  findConnections,
   threadSockets,
-} from "../http/drain.ts";
-import { serveHttp, type ServeHttpOptions, servingOf } from "../http/serve.ts";
-import type { HttpHandler } from "../http/serving.ts";
+} from "../http/connections.ts";
+import { reapToldToClose } from "../http/idle_reaper.ts";
+import { serveHttp, type ServeHttpOptions, trackerOf } from "../http/serve.ts";
+import type { HttpHandler } from "../http/tracker.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import { fdListener, fdPacketConn, type TlsOptions } from "../native/adopt.ts";
 import { pause } from "../time.ts";
@@ -69,7 +69,7 @@ export class DescriptorResources implements Resources {
       const server = serveHttp(fd, options, handler);
       return {
         object: server,
-        serving: servingOf(server),
+        tracker: trackerOf(server),
         announce: () => onListen?.(server.addr),
         close: () => void server.shutdown(),
         signal: options.signal,
@@ -257,7 +257,7 @@ export class DescriptorResources implements Resources {
 
   /** Starts recording the protocol of each HTTP client. */
   watch(): void {
-    for (const { serving } of this.#sockets) serving?.watch();
+    for (const { tracker } of this.#sockets) tracker?.trackClients();
   }
 
   /** Stops accepting, until `open()`. */
@@ -329,39 +329,39 @@ export class DescriptorResources implements Resources {
 
 /** The clients that were connected to the listeners of a generation when it stopped accepting. */
 class ConnectedClients {
-  readonly #byListener: Promise<Map<SocketResource, Clients>>;
+  readonly #byListener: Promise<Map<SocketResource, Connections>>;
   /** The same clients, as far as they were found. */
-  #found: Clients[] = [];
+  #found: Connections[] = [];
   #isStopped = false;
 
   /** Finds the clients, and hangs up on those that had `Connection: close` and are idle, until `stop()`. */
   constructor(listeners: SocketResource[]) {
     this.#byListener = this.#find(listeners);
     // of() awaits the same promise, and throws its error.
-    this.#hangUpOnTold().catch(() => {});
+    this.#reapToldToClose().catch(() => {});
   }
 
-  async #find(listeners: SocketResource[]): Promise<Map<SocketResource, Clients>> {
-    const clients = this.#found = await clientsOf(listeners, threadSockets());
+  async #find(listeners: SocketResource[]): Promise<Map<SocketResource, Connections>> {
+    const clients = this.#found = await findConnections(listeners, threadSockets());
     return new Map(listeners.map((listener, i) => [listener, clients[i]]));
   }
 
-  async #hangUpOnTold(): Promise<void> {
+  async #reapToldToClose(): Promise<void> {
     const isOver = () => this.#isStopped;
-    const hangingUp = [...await this.#byListener].map(([{ serving }, clients]) =>
-      serving && hangUpOnTold(serving, clients, isOver)
+    const hangingUp = [...await this.#byListener].map(([{ tracker }, clients]) =>
+      tracker && reapToldToClose(tracker, clients, isOver)
     );
     await Promise.all(hangingUp);
   }
 
   /** The clients of one listener; none of a socket that was not among the listeners. */
-  async of(socket: SocketResource): Promise<Clients> {
-    return (await this.#byListener).get(socket) ?? new Clients();
+  async of(socket: SocketResource): Promise<Connections> {
+    return (await this.#byListener).get(socket) ?? new Connections();
   }
 
   /** The number of clients that are still connected. */
   get remaining(): number {
-    return this.#found.reduce((sum, clients) => sum + clients.left().length, 0);
+    return this.#found.reduce((sum, clients) => sum + clients.open().length, 0);
   }
 
   /** Stops hanging up. */

@@ -1,29 +1,30 @@
 /**
- * The generation before, as the one that takes over from it sees it.
+ * The previous generation, as the new process sees it over the connection between the two.
  *
  * @module
  */
 
 import type { Fd } from "../../ffi/fd.ts";
-import type { Channel } from "./channel.ts";
 import { HandoverError } from "../errors.ts";
-import { encodeFrame, type Frame, unexpected } from "./protocol.ts";
+import type { Channel } from "./channel.ts";
+import { encodeFrame, unexpected } from "./frame.ts";
+import type { Frame } from "./protocol.ts";
 
-/** A connection that moved here from the generation before. */
+/** A connection that the previous generation has moved here. */
 export interface Arrival {
-  /** The name it was moved under. */
+  /** The name under which it was moved. */
   name: string;
   /** The connection: `fdConn` makes it a native one. */
   fd: Fd;
-  /** What the other generation had read, or knows of it. */
+  /** The state that came with it: bytes that the previous generation had read, or knows of it. */
   state: Uint8Array | null;
 }
 
-/** The generation before: what it says, and the connections it moves, until it has gone. */
+/** The previous generation: its frames, and the connections that it moves here, until it has ended. */
 export class Predecessor implements Disposable {
-  /** Its process. */
+  /** Its process number. */
   readonly pid: number;
-  /** Its number. */
+  /** Its generation number. */
   readonly generation: number;
   readonly #channel: Channel;
   readonly #withdrawn = Promise.withResolvers<void>();
@@ -37,51 +38,51 @@ export class Predecessor implements Disposable {
     this.#channel = channel;
     this.pid = pid;
     this.generation = generation;
-    // Who has not come to wait for it yet will be told.
+    // A rejection before ready() awaits it must not end the process.
     this.#withdrawn.promise.catch(() => {});
   }
 
-  /** Resolves when it has stopped accepting, or ended; rejects when it has taken the offer back. */
+  /** Resolves when it has stopped accepting, or has ended; rejects when it has taken the offer back. */
   get withdrawn(): Promise<void> {
     return this.#withdrawn.promise;
   }
 
-  /** How many connections it still has, by its own account. */
+  /** The number of connections that it has left, as its last report says. */
   get connections(): number {
     return this.#connections;
   }
 
-  /** Whether it has hung up: it has left, or was ended, or has taken the offer back. */
+  /** Whether its end of the connection is closed: it has ended, or has taken the offer back. */
   get gone(): boolean {
     return this.#gone;
   }
 
-  /** Tells it something. */
-  async say(frame: Frame): Promise<void> {
+  /** Sends it a frame. */
+  async send(frame: Frame): Promise<void> {
     await this.#channel.send(frame);
   }
 
-  /** Tells it something in this very turn, which may be the last one of this process, if it is there and reads. */
-  mention(frame: Frame): void {
+  /** Sends it a frame in this turn of the event loop, which may be the last one of this process; errors are ignored. */
+  sendNow(frame: Frame): void {
     if (this.#gone || !this.#channel.conn.fd.owned) return;
     this.#channel.conn.write(encodeFrame(frame)).catch(() => {});
   }
 
   /**
-   * Reads what it has to say, to its end; gives the error with which it took the offer back, if so.
+   * Reads its frames, to its end; gives the error with which it took the offer back, if it did.
    *
-   * @param restart Called when it passes on that one more restart was asked for.
+   * @param restart Called when it passes on a request for one more restart.
    */
   async follow(restart: () => void): Promise<HandoverError | undefined> {
     try {
       for (let frame; (frame = await this.#channel.receive());) {
-        if (frame.type === "draining") this.#withdrawn.resolve();
+        if (frame.type === "withdrawn") this.#withdrawn.resolve();
         else if (frame.type === "progress") this.#connections = frame.connections;
         else if (frame.type === "moved") await this.#receive(frame.name);
         else if (frame.type === "restart") restart();
         else if (frame.type === "rollback") {
           const error = new HandoverError(
-            `The generation before goes on: ${frame.reason}`,
+            `The previous generation goes on: ${frame.reason}`,
             "ERR_HANDOVER_ROLLED_BACK",
           );
           this.#withdrawn.reject(error);
@@ -103,7 +104,7 @@ export class Predecessor implements Disposable {
     this.#arrived = Promise.withResolvers();
   }
 
-  /** The connections that it moves here, until it has gone; one that is not taken is closed. */
+  /** The connections that it moves here, until it has ended; one that the loop body does not take is closed. */
   async *arrivals(): AsyncGenerator<Arrival> {
     for (;;) {
       const arrival = this.#arrivals.shift();
@@ -118,7 +119,7 @@ export class Predecessor implements Disposable {
     }
   }
 
-  /** Hangs up, and closes the connections that nobody has asked for. */
+  /** Closes the connection to it, and the connections that have arrived and were not taken. */
   [Symbol.dispose](): void {
     for (const { fd } of this.#arrivals.splice(0)) fd[Symbol.dispose]();
     this.#channel[Symbol.dispose]();

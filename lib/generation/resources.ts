@@ -7,7 +7,7 @@
 
 import type { Fd } from "../../ffi/fd.ts";
 import type { ServeHttpOptions } from "../http/serve.ts";
-import type { HttpHandler } from "../http/serving.ts";
+import type { HttpHandler } from "../http/tracker.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { TlsOptions } from "../native/adopt.ts";

@@ -16,8 +16,9 @@ import {
   setMulticastLoop,
 } from "../../ffi/socket.ts";
 import { DisposableStack } from "../disposable_stack.ts";
-import { type Accepting, type Clients, finish } from "../http/drain.ts";
-import type { Serving } from "../http/serving.ts";
+import type { AcceptingListener, Connections } from "../http/connections.ts";
+import { drainConnections } from "../http/drain.ts";
+import type { HttpTracker } from "../http/tracker.ts";
 import type { Logger } from "../logger.ts";
 import { Gate } from "../native/accept_switch.ts";
 import { UnixListener } from "../unix/listener.ts";
@@ -37,20 +38,20 @@ export interface NativeObject<T extends object = object> {
   /** Closes the object when it is aborted. */
   signal?: AbortSignal;
   /** The requests and answers of an HTTP server. */
-  serving?: Serving;
+  tracker?: HttpTracker;
 }
 
 /** Milliseconds between two looks at whether clients still wait at a replaced socket. */
 const replaceInterval = 20;
 
 /** A listener or datagram socket that the next generation gets. */
-export class SocketResource implements Accepting, Disposable {
+export class SocketResource implements AcceptingListener, Disposable {
   /** Its description in an offer. */
   readonly item: OfferedItem;
   /** The socket. */
   readonly fd: Fd;
   /** The requests and answers of an HTTP server. */
-  readonly serving?: Serving;
+  readonly tracker?: HttpTracker;
   /** Whether the socket is reached only in another network namespace than that of this process. */
   readonly isElsewhere: boolean;
   readonly #gate: Gate;
@@ -73,7 +74,7 @@ export class SocketResource implements Accepting, Disposable {
   constructor(
     kind: SocketKind,
     address: AnyListenAddress,
-    { object, close, serving }: NativeObject,
+    { object, close, tracker }: NativeObject,
     bound: BoundSocket,
     isOpen: boolean,
   ) {
@@ -85,7 +86,7 @@ export class SocketResource implements Accepting, Disposable {
     this.#isOpen = isOpen;
     if (!isOpen) this.#gate.shut();
     this.#close = close;
-    this.serving = serving;
+    this.tracker = tracker;
     this.#unix = bound.unix;
     this.#replacement = bound.replacement;
     this.item = { kind, key: keyOf(address), name: address.name };
@@ -136,14 +137,14 @@ export class SocketResource implements Accepting, Disposable {
   /** Starts accepting, or accepts again. */
   open(): void {
     this.#isOpen = true;
-    this.serving?.stay();
+    this.tracker?.withdrawClose();
     this.#gate.open();
   }
 
   /** Stops accepting; can be undone by `open()`. */
   shut(): void {
     this.#isOpen = false;
-    this.serving?.leave();
+    this.tracker?.announceClose();
     this.#gate.shut();
   }
 
@@ -202,17 +203,18 @@ export class SocketResource implements Accepting, Disposable {
   }
 
   /** Waits for the clients, cuts the connections of those that stay, and closes the object. */
-  async drain(clients: Clients, limits: DrainLimits): Promise<void> {
+  async drain(clients: Connections, limits: DrainLimits): Promise<void> {
     const { drainTimeout, httpDrainTimeout, forceCloseAfter, hurry, isClosing } = limits;
-    if (this.serving) {
-      const http = { drainTimeout: httpDrainTimeout, forceCloseAfter, hurry, isClosing };
-      await finish(this.serving, clients, http);
+    if (this.tracker) {
+      const drainTimeout = httpDrainTimeout;
+      const http = { drainTimeout, forceCloseAfter, hurry, isClosingWebSockets: isClosing };
+      await drainConnections(this.tracker, clients, http);
       return;
     }
     // The protocol of these connections is not known: only their two ends see whether they are idle.
-    await clients.leave({ milliseconds: drainTimeout, hurry });
-    await clients.leave({ milliseconds: forceCloseAfter });
-    clients.cut();
+    await clients.waitUntilClosed({ milliseconds: drainTimeout, hurry });
+    await clients.waitUntilClosed({ milliseconds: forceCloseAfter });
+    clients.forceClose();
     if (!this.isClosed) this.#close();
     this.fd[Symbol.dispose]();
   }

@@ -4,34 +4,34 @@
  * @module
  */
 
-import { Fd } from "../../ffi/fd.ts";
 import { pathStatus } from "../../ffi/file.ts";
 import { checkProc } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
-import { effectiveUser, socketKind } from "../../ffi/socket.ts";
+import { effectiveUser } from "../../ffi/socket.ts";
 import { noDescriptors } from "../../ffi/system.ts";
-import { either, expiring, pause } from "../time.ts";
-import { prepare } from "../event_loop/registration.ts";
-import { Channel, isEnd } from "./channel.ts";
-import { type ReceiveCallback, receiveFrom } from "../passing/client.ts";
-import { connect, sameUserOrRoot, type UnixConn, type WaitOptions } from "../unix/conn.ts";
-import { DenoResources } from "./deno_resources.ts";
 import { DisposableStack } from "../disposable_stack.ts";
-import { HandoverError, PeerNotAllowedError, UnsupportedRuntimeError } from "../errors.ts";
-import { fileOf, type Frame, type OfferedItem, protocolVersion, unexpected } from "./protocol.ts";
-import { Inheritance } from "./inheritance.ts";
-import { listenWhereFree, UnixListener } from "../unix/listener.ts";
-import { locked } from "./path_lock.ts";
-import { guarded, type Logger } from "../logger.ts";
-import { logPhase } from "./phase_log.ts";
-import { Predecessor } from "./predecessor.ts";
-import { checkPath, checkStartOptions } from "./options.ts";
-import { Generation, isStarting, runsHere, type StartOptions } from "./generation.ts";
+import { HandoverError, UnsupportedRuntimeError } from "../errors.ts";
 import { isDenoServe } from "../http/serve_address.ts";
+import { type ReceiveCallback, receiveFrom } from "../passing/client.ts";
+import { either, expiring, pause } from "../time.ts";
+import { connect, type UnixConn } from "../unix/conn.ts";
+import { listenWhereFree, UnixListener } from "../unix/listener.ts";
 import { endStarter } from "./child.ts";
-import { ownToken } from "./environment.ts";
 import { holdOutputPipes } from "./output.ts";
+import { DenoResources } from "./deno_resources.ts";
+import { Generation } from "./generation.ts";
+import { Inheritance } from "./inheritance.ts";
+import {
+  checkPath,
+  checkStartOptions,
+  type Settings,
+  type StartOptions,
+  withDefaults,
+} from "./options.ts";
+import { isStarting, runsHere } from "./own_process.ts";
+import { locked } from "./path_lock.ts";
+import { requestOffer } from "./takeover.ts";
 import { closeLeftovers } from "./watch.ts";
 
 /**
@@ -59,8 +59,9 @@ import { closeLeftovers } from "./watch.ts";
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
   checkPath(path);
   checkStartOptions(options);
+  const settings = withDefaults(options);
   const unsupported = noDescriptors();
-  if (unsupported) return startAlone(path, options, unsupported);
+  if (unsupported) return startAlone(path, settings, unsupported);
   checkProc(`Cannot start at ${formatPath(path)}`);
   checkDirectory(path);
   if (isDenoServe()) {
@@ -73,27 +74,26 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   closeLeftovers();
   holdOutputPipes();
   endStarter();
-  const { peerTimeout = 10_000 } = options;
-  const logger = guarded(options.logger);
+  const { peerTimeout, logger } = settings;
   const began = performance.now();
-  let told = began;
-  let hasOwn = false;
+  let logged = began;
+  let isOwnLogged = false;
   for (let delay = 5;; delay = Math.min(2 * delay, 200)) {
-    const taken = await takePath(path, { ...options, logger });
-    if (taken instanceof UnixListener) return await first(path, taken, { ...options, logger });
-    const outcome = await takeOver(path, taken, { ...options, logger }, began);
-    if (outcome instanceof Generation) return outcome;
+    const taken = await takePath(path, settings);
+    if (taken instanceof UnixListener) return await startFirst(path, taken, settings);
+    const outcome = await requestOffer(path, taken, settings, began);
+    if ("accepted" in outcome) return new Generation(path, settings, outcome.accepted);
     const now = performance.now();
-    const late = now - told > peerTimeout;
-    if (late) told = now;
-    // The wait ends by itself, as a rule; where it does not, or cannot, it is an error.
-    logger[late ? "error" : "debug"]?.(
+    const isLate = now - logged > peerTimeout;
+    if (isLate) logged = now;
+    // The wait ends by itself, as a rule; a wait that is long is logged as an error.
+    logger[isLate ? "error" : "debug"]?.(
       `Waiting for ${Math.round((now - began) / 1000)} s to take over at ${
         formatPath(path)
-      }: ${outcome}`,
+      }: ${outcome.busy}`,
     );
-    if (!hasOwn && isStarting(path)) {
-      hasOwn = true;
+    if (!isOwnLogged && isStarting(path)) {
+      isOwnLogged = true;
       logger.error?.(
         `Cannot take over at ${
           formatPath(path)
@@ -101,7 +101,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
           "is not ready; call its ready(), or its stop() before start()",
       );
     }
-    await pause(delay, options.signal);
+    await pause(delay, settings.signal);
   }
 }
 
@@ -111,13 +111,13 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
  */
 async function takePath(
   path: string,
-  options: StartOptions & { logger: Logger },
+  settings: Settings,
 ): Promise<UnixConn | UnixListener> {
-  const { mode, peerTimeout: timeout = 10_000, logger, signal } = options;
+  const { mode, peerTimeout: timeout, logger, signal } = settings;
   try {
-    return await connectIfServed(path, options) ?? await locked<UnixConn | UnixListener>(
+    return await connectIfServed(path, settings) ?? await locked<UnixConn | UnixListener>(
       path,
-      async () => await connectIfServed(path, options) ?? listenWhereFree(path, { mode }),
+      async () => await connectIfServed(path, settings) ?? listenWhereFree(path, { mode }),
       { timeout, logger, signal },
     );
   } catch (error) {
@@ -128,7 +128,7 @@ async function takePath(
 /** Connects to the process that listens at `path`; gives undefined when none does. */
 async function connectIfServed(
   path: string,
-  { allow = sameUserOrRoot, signal }: StartOptions,
+  { allow, signal }: Settings,
 ): Promise<UnixConn | undefined> {
   try {
     return await connect(path, { allow, signal });
@@ -174,8 +174,8 @@ function directoryOf(path: string): string {
 }
 
 /** Starts the only generation, on a system on which no other one can take over from it. */
-function startAlone(path: string, options: StartOptions, unsupported: Error): Generation {
-  options.signal?.throwIfAborted();
+function startAlone(path: string, settings: Settings, unsupported: Error): Generation {
+  settings.signal?.throwIfAborted();
   if (runsHere(path)) {
     throw new Deno.errors.NotSupported(
       `Cannot start another generation at ${formatPath(path)}, where one of this process runs: ` +
@@ -183,34 +183,34 @@ function startAlone(path: string, options: StartOptions, unsupported: Error): Ge
         "until it has `finished`",
     );
   }
-  const logger = guarded(options.logger);
-  logger.info?.(
+  settings.logger.info?.(
     `${unsupported.message}: the generation at ${
       formatPath(path)
     } serves without a next one, and its ` +
       "restart() rejects",
   );
-  return new Generation(path, { ...options, logger }, {
+  return new Generation(path, settings, {
     generation: 1,
     inheritance: new Inheritance(),
     resources: (options) => new DenoResources(options),
   });
 }
 
-async function first(
+/** Starts the first generation, on the control socket that it has bound. */
+async function startFirst(
   path: string,
   control: UnixListener,
-  options: StartOptions,
+  settings: Settings,
 ): Promise<Generation> {
   using started = new DisposableStack();
   started.use(control);
   const inheritance = started.use(new Inheritance());
   let foreign: UnixConn | undefined;
-  if (options.inheritFrom !== undefined) {
-    foreign = await receiveForeign(options.inheritFrom, inheritance, options);
+  if (settings.inheritFrom !== undefined) {
+    foreign = await inheritForeign(settings.inheritFrom, inheritance, settings);
     if (foreign) started.use(foreign);
   }
-  const generation = new Generation(path, options, {
+  const generation = new Generation(path, settings, {
     generation: 1,
     control,
     inheritance,
@@ -220,14 +220,14 @@ async function first(
   return generation;
 }
 
-/** Takes what a plain server sends; resolves to the connection, by which it is told that it is served. */
-async function receiveForeign(
+/** Inherits what a plain server sends; gives the connection, over which the server is told that it is served. */
+async function inheritForeign(
   path: string,
   inheritance: Inheritance,
-  options: StartOptions,
+  settings: Settings,
 ): Promise<UnixConn | undefined> {
-  const { peerTimeout = 10_000, signal } = options;
-  const conn = await connectIfServed(path, options);
+  const { peerTimeout, signal } = settings;
+  const conn = await connectIfServed(path, settings);
   if (!conn) return undefined;
   using received = new DisposableStack();
   received.use(conn);
@@ -254,137 +254,7 @@ async function receiveForeign(
 }
 
 /**
- * Milliseconds without another descriptor after which a plain server has sent all that it has. One that
- * waits for a word that they are served does not say so by the end of its stream.
+ * Milliseconds without another descriptor after which a plain server has sent all that it has: a server that waits for
+ * "ready" does not end its stream before.
  */
 const quietTime = 500;
-
-/** Takes over from the generation at the other end; gives why not, when another answer may come later. */
-async function takeOver(
-  path: string,
-  conn: UnixConn,
-  options: StartOptions,
-  began: number,
-): Promise<Generation | string> {
-  const { logger, peerTimeout = 10_000, signal } = options;
-  using taken = new DisposableStack();
-  const channel = taken.use(new Channel(conn, peerTimeout));
-  logPhase(logger, "connected", began);
-  const token = ownToken();
-  const { service } = options;
-  await channel.tell({ type: "hello", version: protocolVersion, pid: Deno.pid, token, service });
-  logPhase(logger, "asked", began);
-  prepare();
-  using late = channel.stalling(
-    peerTimeout,
-    `The generation that runs at ${
-      formatPath(path)
-    }, process ${conn.peer.pid}, has sent nothing for ` +
-      `${peerTimeout} ms, on which this one waits: it hangs, or was stopped (SIGSTOP); end that ` +
-      "process, or start this one with a longer `peerTimeout`",
-  );
-  const waiting = { signal: either(late.signal, signal) };
-  const answer = await channel.receive(waiting).catch((cause) => {
-    if (cause.code !== "ERR_HANDOVER_PROTOCOL") throw cause;
-    const what = `What listens at ${
-      formatPath(path)
-    } is no generation of a service: ${cause.message}; end it, or choose another path`;
-    throw new HandoverError(what, cause.code, { cause });
-  });
-  if (answer?.type === "refused") {
-    if (answer.code === "peer") {
-      throw new PeerNotAllowedError(
-        `Cannot take over: ${answer.reason}. Run it as the user of the generation that runs there, or have ` +
-          "the `allow` of that one let it in",
-      );
-    }
-    if (answer.code === "busy" || answer.code === "leaving") return answer.reason;
-  }
-  if (answer?.type === "refused" || answer?.type === "rollback") {
-    const code = answer.type === "rollback"
-      ? "ERR_HANDOVER_FAILED"
-      : answer.code === "service"
-      ? "ERR_HANDOVER_SERVICE"
-      : "ERR_HANDOVER_VERSION";
-    throw new HandoverError(`Cannot take over at ${formatPath(path)}: ${answer.reason}`, code);
-  }
-  if (answer && answer.type !== "offer") throw unexpected(answer);
-  if (answer && answer.version !== protocolVersion) {
-    const what = `it offers version ${answer.version} of the handover, not ${protocolVersion}`;
-    throw new HandoverError(`Cannot take over: ${what}`, "ERR_HANDOVER_VERSION");
-  }
-  const inheritance = answer && await receiveOffered(channel, answer, waiting);
-  if (!inheritance) {
-    return "the process that listens there hung up: it has ended just now, or is no generation of a service";
-  }
-  taken.use(inheritance);
-  const passed = inheritance.take("control", "");
-  if (!passed) {
-    throw new HandoverError("The offer is without a control socket", "ERR_HANDOVER_PROTOCOL");
-  }
-  const { file } = passed.item;
-  const control = new UnixListener(taken.use(passed.fd!), path, file && fileOf(file));
-  if (options.mode !== undefined && file) control.setMode(options.mode);
-  const { pid } = answer;
-  const generation = answer.generation + 1;
-  logPhase(logger, "inherited", began, { generation, predecessor: pid });
-  const predecessor = new Predecessor(channel, answer);
-  const next = new Generation(path, options, { generation, control, inheritance, predecessor });
-  taken.move();
-  return next;
-}
-
-/** Receives what an offer announces; gives undefined when the process that offers it has ended. */
-async function receiveOffered(
-  channel: Channel,
-  { items: first, more = 0 }: Frame & { type: "offer" },
-  waiting: WaitOptions,
-): Promise<Inheritance | undefined> {
-  using received = new DisposableStack();
-  const inheritance = received.use(new Inheritance());
-  try {
-    const items = [...first];
-    for (let left = more; left > 0;) {
-      const frame = await channel.receive(waiting);
-      if (!frame) return undefined;
-      const count = frame.type === "items" ? frame.items.length : 0;
-      if (frame.type !== "items" || count === 0 || count > left) throw unexpected(frame);
-      for (const item of frame.items) items.push(item);
-      left -= frame.items.length;
-    }
-    const announced = items.filter(({ bytes }) => bytes !== undefined);
-    const states = await channel.receiveState(announced.map(({ bytes }) => bytes!), waiting);
-    for (const [i, item] of announced.entries()) inheritance.add({ item, state: states[i] });
-    const open = items.filter(({ bytes }) => bytes === undefined);
-    const descriptors = await channel.receiveDescriptors(open.length, waiting);
-    for (const { fd } of descriptors) received.use(fd);
-    // Numbers of processes of another PID namespace are other processes here (socket(7), SO_PEERCRED).
-    const isElsewhere = channel.conn.peer.pid === 0;
-    for (const [i, item] of open.entries()) {
-      const { fd } = descriptors[i];
-      checkKind(item, fd.raw);
-      const senderPid = item.senderPid !== undefined && isElsewhere ? 0 : item.senderPid;
-      inheritance.add({ item, fd: new Fd(fd.take(), senderPid) });
-    }
-  } catch (error) {
-    if (isEnd(error)) return undefined;
-    throw error;
-  }
-  received.move();
-  return inheritance;
-}
-
-/** @throws {HandoverError} When a descriptor is not what its item says. */
-function checkKind({ kind, path, key }: OfferedItem, raw: number): void {
-  const isListener = kind === "listener" || kind === "control";
-  if (!isListener && kind !== "datagram") return;
-  const is = socketKind(raw);
-  const fits = isListener ? is?.type === "stream" && is.listening : is?.type === "datagram";
-  const isUnix = kind === "control" || path !== undefined;
-  if (fits && (!isUnix || is?.domain === "unix")) return;
-  const what = isListener ? `listening ${isUnix ? "unix " : ""}stream socket` : "datagram socket";
-  throw new HandoverError(
-    `The descriptor that was offered as ${kind} ${quoted(key)} is no ${what}`,
-    "ERR_HANDOVER_PROTOCOL",
-  );
-}

@@ -5,7 +5,8 @@
  */
 
 import { guarded, type Logger } from "../logger.ts";
-import type { Generation, StartOptions } from "./generation.ts";
+import type { Generation } from "./generation.ts";
+import type { StartOptions } from "./options.ts";
 import { start } from "./start.ts";
 
 /** The main program of a service, after `start()`. */
@@ -70,7 +71,7 @@ export class TestService implements AsyncDisposable {
       ...this.#options,
       // It must not end the process of the test.
       exitTimeout: false,
-      logger: notifying("ready", resolve, guarded(this.#options.logger)),
+      logger: notifying(["serving", "withdrawn"], resolve, guarded(this.#options.logger)),
     });
     this.#generations.add(app);
     const running = (async () => await this.#main(app))();
@@ -100,12 +101,13 @@ export class TestService implements AsyncDisposable {
   }
 }
 
-/** A logger that also calls `notify` when a phase is logged. */
-function notifying(phase: string, notify: () => void, logger: Logger): Logger {
+/** A logger that also calls `notify` when one of these phases is logged. */
+function notifying(phases: string[], notify: () => void, logger: Logger): Logger {
   return {
     debug: (message, ...details) => logger.debug?.(message, ...details),
     info(message, ...details) {
-      if ((details[0] as { phase?: string } | undefined)?.phase === phase) notify();
+      const { phase } = (details[0] ?? {}) as { phase?: string };
+      if (phase !== undefined && phases.includes(phase)) notify();
       logger.info?.(message, ...details);
     },
     warn: (message, ...details) => logger.warn?.(message, ...details),

@@ -1,5 +1,5 @@
 /**
- * HTTP on a listener that came from elsewhere.
+ * Serves HTTP on a listener that was received from another process.
  *
  * @module
  */
@@ -15,34 +15,36 @@ import {
   type StandInPlace,
   wrong,
 } from "../native/adopt.ts";
-import { place } from "../event_loop/registration.ts";
-import { listenerDescriptor, remember, wasPassedOn } from "../native/descriptor.ts";
+import { place, type Registration } from "../event_loop/registration.ts";
+import { park } from "../native/accept_switch.ts";
+import { listenerDescriptor, remember, remembered, wasPassedOn } from "../native/descriptor.ts";
 import { lookAfter } from "../event_loop/nonblocking_guard.ts";
 import { closeNativeListener, fileOfNative } from "../unix/listener.ts";
 import { printError } from "../logger.ts";
 import { checkOptions } from "../listen_address.ts";
-import { isAddressGiven } from "./serve_address.ts";
-import { type HttpHandler, Serving } from "./serving.ts";
+import { connectedClients } from "./connections.ts";
+import { isServeAddressSet } from "./serve_address.ts";
+import { type HttpErrorHandler, type HttpHandler, HttpTracker } from "./tracker.ts";
 
-/** Options of {@linkcode serveHttp}: those of `Deno.serve` that do not say where to listen. */
+/** Options of {@linkcode serveHttp}: those of `Deno.serve` but for the address to listen on. */
 export interface ServeHttpOptions {
   /** PEM certificate chain: serves HTTPS, with HTTP/2. */
   cert?: string;
   /** PEM private key of the certificate. */
   key?: string;
-  /** The format of both. @default {"pem"} */
+  /** The format of `cert` and `key`. @default {"pem"} */
   keyFormat?: "pem";
   /** Compresses answers when the client and the answer's headers allow it. @default {false} */
   automaticCompression?: boolean;
   /** Answers when the handler throws. */
   onError?: (error: unknown) => Response | Promise<Response>;
-  /** Called once with the listener's address. Without it nothing is printed. */
+  /** Called once with the listener's address. Nothing is printed without it. */
   onListen?: (addr: Deno.Addr) => void;
   /** Shuts the server down. */
   signal?: AbortSignal;
 }
 
-/** Every one of them: what is not among them would be dropped, or say where to listen. */
+/** The names of all options: any other is refused, because it would be ignored or is an address to listen on. */
 export const serveHttpOptions: readonly string[] = [
   "cert",
   "key",
@@ -53,19 +55,34 @@ export const serveHttpOptions: readonly string[] = [
   "signal",
 ] satisfies (keyof ServeHttpOptions)[];
 
-const servers = new WeakMap<Deno.HttpServer, Serving>();
+/** A server of {@linkcode serveHttp}. */
+interface AdoptedServer {
+  tracker: HttpTracker;
+  registration: Registration;
+}
 
-/** What is known of a server of {@linkcode serveHttp}. */
-export function servingOf(server: Deno.HttpServer): Serving | undefined {
-  return servers.get(server);
+const servers = new WeakMap<Deno.HttpServer, AdoptedServer>();
+
+/** The tracker of a server of {@linkcode serveHttp}; undefined for any other server. */
+export function trackerOf(server: Deno.HttpServer): HttpTracker | undefined {
+  return servers.get(server)?.tracker;
 }
 
 /**
- * Serves HTTP on a received listener: a real `Deno.HttpServer`, at the speed of `Deno.serve`. The
- * descriptor becomes the server's; a `Deno.Listener` is closed when the server has finished.
+ * Stops a server of {@linkcode serveHttp} from accepting: new connections wait for another holder of the
+ * socket. Does nothing if the server has closed its listener.
+ */
+export function stopAccepting(server: Deno.HttpServer): void {
+  const adopted = servers.get(server);
+  if (adopted && remembered(server) !== undefined) park(adopted.registration);
+}
+
+/**
+ * Serves HTTP on a received listener: a real `Deno.HttpServer`, at the speed of `Deno.serve`. The server takes
+ * the descriptor over; a `Deno.Listener` is closed when the server has finished.
  *
- * A request without a Host header, which HTTP/1.0 allows, has a `request.url` with another port than
- * the listener's.
+ * The `request.url` of a request without a Host header, which HTTP/1.0 allows, has a port that is not the
+ * listener's.
  *
  * ```ts
  * import { listenAndServe, listenerHandler, receive, serveHttp } from "@graceful/deno";
@@ -83,9 +100,9 @@ export function servingOf(server: Deno.HttpServer): Serving | undefined {
  * await http!.shutdown();
  * ```
  *
- * @throws {WrongDescriptorError} When it is not a listening TCP or unix stream socket.
- * @throws {Deno.errors.BadResource} When it is not open.
- * @throws {UnsupportedRuntimeError} When this Deno does not let it.
+ * @throws {WrongDescriptorError} When the descriptor is not a listening TCP or unix stream socket.
+ * @throws {Deno.errors.BadResource} When the descriptor is not open.
+ * @throws {UnsupportedRuntimeError} When this version of Deno cannot adopt a descriptor.
  */
 export function serveHttp(
   listener: Fd | number | Deno.Listener,
@@ -112,11 +129,11 @@ export function serveHttp(
     return serveOn(listener, options, handler);
   }
   using fd = listenerDescriptor(listener);
-  const first = fileOfNative(listener, fd.raw);
+  const file = fileOfNative(listener, fd.raw);
   const server = serveOn(fd, options, handler);
   const close = () => {
-    const keep = wasPassedOn(server) || wasPassedOn(listener);
-    closeNativeListener(listener, first, keep);
+    const isPassedOn = wasPassedOn(server) || wasPassedOn(listener);
+    closeNativeListener(listener, file, isPassedOn);
   };
   server.finished.then(close, close).catch(printError);
   return server;
@@ -133,45 +150,49 @@ function serveOn(
   if (isTls && kind.domain === "unix") throw wrong(raw, "a listening TCP socket, as TLS needs");
   const address = localAddress(raw);
   const { onListen, onError = internalServerError, ...rest } = options;
-  const serving = new Serving(handler, onError, { tls: isTls, address });
-  const { handle, handleError } = serving;
+  const tracked = { handler, onError, isTls, address, connectedClients };
 
-  const { dummy: server, registration } = captureListener<Deno.HttpServer>(
+  const { dummy: tracker, registration } = captureListener(
     raw,
     kind,
-    (where) => standIn({ ...rest, onError: handleError }, where, handle),
-    (server) => void server.shutdown(),
+    (where) =>
+      new HttpTracker(
+        tracked,
+        (handle, handleError) => serveStandIn({ ...rest, onError: handleError }, where, handle),
+      ),
+    ({ server }) => void server.shutdown(),
   );
-  serving.started(server, { ...server.addr }, registration);
+  const { server } = tracker;
   try {
     lookAfter(fd, registration.tfd);
     place(registration, raw);
+    // The tracker has read the stand-in's address.
     Object.assign(server.addr, address);
     onListen?.(server.addr);
   } catch (error) {
     void server.shutdown();
     throw error;
   }
-  servers.set(server, serving);
+  servers.set(server, { tracker, registration });
   remember(server, registration.tfd);
   release(fd);
   proveInBackground();
   return server;
 }
 
-/** A server on a listener of its own. */
-function standIn(
-  options: ServeHttpOptions,
+/** Starts a server on a listener of its own, which the received socket replaces. */
+function serveStandIn(
+  options: ServeHttpOptions & { onError: HttpErrorHandler },
   where: StandInPlace,
-  handler: (request: Request, info: Deno.ServeHandlerInfo) => Response | Promise<Response>,
+  handler: HttpHandler,
 ): Deno.HttpServer {
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
   const { internal, serve } = Deno as any;
   const { serveHttpOnListener } = internal ? (Deno as unknown as Internals)[internal] : {};
-  if (!serveHttpOnListener || !isAddressGiven()) {
+  if (!serveHttpOnListener || !isServeAddressSet()) {
     return serve({ ...options, ...where, onListen: () => {} }, handler);
   }
-  // Deno.serve would listen where DENO_SERVE_ADDRESS says, which is for the first server of the program.
+  // Deno.serve would listen on DENO_SERVE_ADDRESS, which is meant for the first server of the program.
   const { cert, key, signal, onError, automaticCompression } = options;
   const listener = "path" in where
     ? Deno.listen({ transport: "unix", ...where })
@@ -181,22 +202,22 @@ function standIn(
   return serveHttpOnListener(listener, signal, handler, onError, () => {}, automaticCompression);
 }
 
-/** What `Deno.serve` itself calls; the same in every version since 2.0. */
+/** The function that `Deno.serve` itself calls; the same in every version since 2.0. */
 type Internals = Record<
   symbol,
   {
     serveHttpOnListener?(
       listener: Deno.Listener,
       signal: AbortSignal | undefined,
-      handler: (request: Request, info: Deno.ServeHandlerInfo) => Response | Promise<Response>,
-      onError: ServeHttpOptions["onError"],
+      handler: HttpHandler,
+      onError: HttpErrorHandler,
       onListen: () => void,
       automaticCompression?: boolean,
     ): Deno.HttpServer;
   }
 >;
 
-/** What Deno.serve does with what a handler throws. */
+/** Answers for a handler that has thrown, as `Deno.serve` does without `onError`. */
 export function internalServerError(error: unknown): Response {
   printError(error);
   return new Response("Internal Server Error", { status: 500 });

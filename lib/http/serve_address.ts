@@ -1,6 +1,6 @@
 /**
- * Where `Deno.serve` is told to listen from outside of the program: by the variable DENO_SERVE_ADDRESS since
- * Deno 2.3, and by the arguments of `deno serve`.
+ * The address that the environment gives to `Deno.serve`: the variable DENO_SERVE_ADDRESS (since Deno 2.3), and
+ * the arguments of `deno serve`.
  *
  * @module
  */
@@ -8,50 +8,54 @@
 import { argumentsOfDeno, currentVariable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 
-/** What DENO_SERVE_ADDRESS says. */
+/** The parsed value of DENO_SERVE_ADDRESS. */
 export interface ServeAddress {
-  /** Where to listen. */
-  place: { hostname: string; port: number } | { path: string };
-  /** Whether to listen there beside what the program asks for, and not in place of it. */
+  /** The address to listen on. */
+  address: { hostname: string; port: number } | { path: string };
+  /** Whether that address is in addition to the address that the program asks for, or replaces it. */
   isDuplicate: boolean;
 }
 
-/** Whether `Deno.serve` may listen elsewhere than it is asked to. */
-export function isAddressGiven(): boolean {
-  return variable() !== undefined;
+/** Whether DENO_SERVE_ADDRESS is set, in a version of Deno that reads it. */
+export function isServeAddressSet(): boolean {
+  return serveAddressVariable() !== undefined;
 }
 
 /**
- * What the first server of the program is to listen on, whatever it asks for; undefined without that variable.
+ * The address for the first server of the program, whatever address it asks for; undefined if DENO_SERVE_ADDRESS
+ * is not set.
  *
- * @throws {TypeError} When it is an address that cannot be handed over, or none.
+ * @throws {TypeError} When it is not a TCP or unix address.
  */
 export function serveAddress(): ServeAddress | undefined {
-  const value = variable();
+  const value = serveAddressVariable();
   if (value === undefined) return undefined;
-  const [, duplicate, kind, address] = /^(duplicate,)?([a-z]+):(.*)$/s.exec(value) ?? [];
+  const [, duplicate, kind, rest] = /^(duplicate,)?([a-z]+):(.*)$/s.exec(value) ?? [];
   const isDuplicate = duplicate !== undefined;
-  if (kind === "unix" && address) return { place: { path: address }, isDuplicate };
-  const [, v6, v4, port] = /^(?:\[([\da-f:.]+)\]|([\d.]+)):(\d{1,5})$/i.exec(address ?? "") ?? [];
+  if (kind === "unix" && rest) return { address: { path: rest }, isDuplicate };
+  const [, v6, v4, port] = /^(?:\[([\da-f:.]+)\]|([\d.]+)):(\d{1,5})$/i.exec(rest ?? "") ?? [];
   if (kind === "tcp" && port !== undefined && Number(port) < 65536) {
-    return { place: { hostname: v6 ?? v4, port: Number(port) }, isDuplicate };
+    return { address: { hostname: v6 ?? v4, port: Number(port) }, isDuplicate };
   }
   throw new TypeError(
-    `Cannot listen where DENO_SERVE_ADDRESS=${quoted(value)} says: app.serve() takes ` +
-      '"tcp:ADDRESS:PORT" and "unix:PATH", each with "duplicate," before it or without; ' +
+    `Cannot listen on DENO_SERVE_ADDRESS=${quoted(value)}: app.serve() supports ` +
+      '"tcp:ADDRESS:PORT" and "unix:PATH", each with or without the prefix "duplicate,"; ' +
       "change the variable or remove it",
   );
 }
 
-function variable(): string | undefined {
+function serveAddressVariable(): string | undefined {
   if (/^2\.[0-2]\./.test(Deno.version.deno)) return undefined;
   const variable = "DENO_SERVE_ADDRESS";
   const { state } = Deno.permissions.querySync({ name: "env", variable });
-  // Deno.serve reads it without the permission, too.
+  // Deno.serve reads the variable without the permission, too.
   return (state === "granted" ? Deno.env.get(variable) : currentVariable(variable)) || undefined;
 }
 
-/** Whether this process was started with `deno serve`, before which no other options are than these (`deno --help`). */
+/**
+ * Whether this process was started with `deno serve`. Only the options that are skipped here may come before the
+ * name of the subcommand (`deno --help`).
+ */
 export function isDenoServe(): boolean {
   const args = argumentsOfDeno();
   for (let i = 0; i < args.length; i++) {
@@ -61,8 +65,8 @@ export function isDenoServe(): boolean {
   return false;
 }
 
-/** Two servers as one object, as `Deno.serve` gives them: its address is that of the second server. */
-export function bothServers(first: Deno.HttpServer, second: Deno.HttpServer): Deno.HttpServer {
+/** Combines two servers into one object, as `Deno.serve` does: its address is that of the second server. */
+export function combineServers(first: Deno.HttpServer, second: Deno.HttpServer): Deno.HttpServer {
   const shutdown = async () => {
     await Promise.all([first.shutdown(), second.shutdown()]);
   };

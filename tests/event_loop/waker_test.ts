@@ -12,7 +12,7 @@ import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
-import { native, versions } from "../system/matrix.ts";
+import { installDeno, versions } from "../support/deno_versions.ts";
 
 /** An epoll that watches one end of a pair, as often as it is told. */
 class Watched implements Disposable {
@@ -253,7 +253,7 @@ test("two processes with an alarm each accept on one listener, and no client is 
 });
 
 for (const version of new Set([versions[0], Deno.version.deno])) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   const made = version === Deno.version.deno;

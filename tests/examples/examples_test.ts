@@ -1,5 +1,5 @@
 /**
- * The examples of generations, run as a user would, and restarted while they are used.
+ * The examples of generations: started as a user does, and restarted while clients use them.
  *
  * @module
  */
@@ -9,38 +9,17 @@ import { Pool } from "undici";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort, reachable } from "../support/free_port.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
+import { Example } from "./example.ts";
 
-const nginx = await findNginx();
-if (!nginx) console.log("examples_test.ts: without nginx, what is behind it is not tested");
-
-/** An example, whose generations are ended with it. */
-class Example implements AsyncDisposable {
-  readonly #children = new AsyncDisposableStack();
-
-  constructor(
-    readonly file: string,
-    readonly args: string[],
-    readonly env: Record<string, string> = {},
-  ) {}
-
-  /** Starts a generation; resolves when it says that it serves, to that line as well. */
-  async start(): Promise<{ child: Child; line: string }> {
-    const child = new Child(`../../examples/${this.file}`, this.args, { env: this.env });
-    this.#children.use(child);
-    for (;;) {
-      const line = await child.line();
-      if (/^(generation|process) \d+ at /.test(line)) return { child, line };
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#children.disposeAsync();
-  }
+const nginx = await succeeds(["nginx", "-v"]);
+if (!nginx) {
+  console.log("examples_test.ts: the service behind nginx is not tested: nginx is not installed");
 }
 
-/** Keep-alive clients that never repeat a request, and count every one that fails. */
+/** Keep-alive clients that never repeat a request, and record every failure. */
 class Load {
   readonly failures: string[] = [];
   readonly answers = new Set<string>();
@@ -66,7 +45,7 @@ class Load {
     });
   }
 
-  /** Waits until many more were answered. */
+  /** Waits until 200 more requests are answered. */
   async goesOn(): Promise<void> {
     const before = this.answered;
     await until(() => this.answered > before + 200);
@@ -79,7 +58,7 @@ class Load {
   }
 }
 
-test("the Hono application is restarted under load, and no request fails", async () => {
+test("the Hono example is restarted under load, and no request fails", async () => {
   using directory = new Directory();
   const env = { CONTROL: directory.join("hono.sock"), PORT: "0" };
   await using example = new Example("hono/main.ts", [], env);
@@ -104,40 +83,40 @@ test("the Hono application is restarted under load, and no request fails", async
   assertEquals((await child.ended()).code, 0);
 });
 
-/** A person in the chat, whose client does what the page's does. */
-class Person {
-  readonly heard: string[] = [];
+/** A client of the chat, which does what the script of the page does. */
+class ChatClient {
+  readonly received: string[] = [];
   readonly codes: number[] = [];
   #socket!: WebSocket;
-  #gone = false;
+  #isClosed = false;
 
   constructor(readonly origin: string) {
     this.#connect();
   }
 
   #connect(): void {
-    const socket = new WebSocket(`${this.origin}/?from=${this.heard.length}`);
+    const socket = new WebSocket(`${this.origin}/?from=${this.received.length}`);
     this.#socket = socket;
     socket.onmessage = ({ data }) => {
       const { number, text } = JSON.parse(data);
-      assertEquals(number, this.heard.length, "each message once, in order");
-      this.heard.push(text);
+      assertEquals(number, this.received.length, "each message arrives once, in order");
+      this.received.push(text);
     };
     socket.onclose = ({ code }) => {
       this.codes.push(code);
-      if (!this.#gone) setTimeout(() => this.#connect(), 5);
+      if (!this.#isClosed) setTimeout(() => this.#connect(), 5);
     };
   }
 
-  /** Says something, and waits until it is heard: that is the acknowledgement. */
-  async say(text: string): Promise<void> {
+  /** Sends a message, and waits until it comes back: that is the acknowledgement. */
+  async send(text: string): Promise<void> {
     await until(() => this.#socket.readyState === WebSocket.OPEN);
     this.#socket.send(text);
-    await until(() => this.heard.includes(text));
+    await until(() => this.received.includes(text));
   }
 
-  async leave(): Promise<void> {
-    this.#gone = true;
+  async close(): Promise<void> {
+    this.#isClosed = true;
     const before = this.codes.length;
     await until(() => this.#socket.readyState === WebSocket.OPEN);
     this.#socket.close(1000);
@@ -145,18 +124,18 @@ class Person {
   }
 }
 
-test("people in the chat are moved by code 1012, and hear everything once", async () => {
+test("the chat example moves its clients with code 1012, and each gets every message once", async () => {
   using directory = new Directory();
   const args = ["--control", directory.join("chat.sock"), "--log", directory.join("chat.log")];
   args.push("--port", "0", "--drain-timeout", "600", "--probation", "50");
   await using example = new Example("chat.ts", args);
   let { child, line } = await example.start();
-  const people = Array.from({ length: 4 }, () => new Person(line.split(" at ")[1]));
-  const said: string[] = [];
+  const clients = Array.from({ length: 4 }, () => new ChatClient(line.split(" at ")[1]));
+  const sent: string[] = [];
   async function talk(round: string): Promise<void> {
-    for (const [i, person] of people.entries()) {
-      said.push(`${round}, person ${i}`);
-      await person.say(said.at(-1)!);
+    for (const [i, client] of clients.entries()) {
+      sent.push(`${round}, client ${i}`);
+      await client.send(sent.at(-1)!);
     }
   }
   for (let generation = 2; generation <= 4; generation++) {
@@ -164,153 +143,23 @@ test("people in the chat are moved by code 1012, and hear everything once", asyn
     const next = await example.start();
     await talk(`with ${generation} beside`);
     assertEquals((await child.ended()).code, 0);
-    await until(() => people.every(({ codes }) => codes.length === generation - 1));
+    await until(() => clients.every(({ codes }) => codes.length === generation - 1));
     await talk(`after ${generation}`);
     child = next.child;
   }
-  await until(() => people.every(({ heard }) => heard.length === said.length));
-  for (const { heard, codes } of people) {
-    assertEquals(heard, said);
+  await until(() => clients.every(({ received }) => received.length === sent.length));
+  for (const { received, codes } of clients) {
+    assertEquals(received, sent);
     assertEquals(codes, [1012, 1012, 1012]);
   }
   assertMatch(await (await fetch(line.split(" at ")[1])).text(), /<title>Chat<\/title>/);
-  for (const person of people) await person.leave();
+  for (const client of clients) await client.close();
   Deno.kill(child.pid, "SIGTERM");
   assertEquals((await child.ended()).code, 0);
 });
-
-test("connections of the echo service live through restarts, without a byte lost or doubled", async () => {
-  using directory = new Directory();
-  const args = ["--control", directory.join("echo.sock"), "--port", "0", "--probation", "50"];
-  await using example = new Example("echo.ts", args);
-  let { child, line } = await example.start();
-  const port = Number(line.split("port ")[1]);
-  const clients = await Promise.all(Array.from({ length: 10 }, () => Talker.connect(port)));
-  for (let generation = 2; generation <= 7; generation++) {
-    await Promise.all(clients.map((client) => client.goesOn()));
-    const next = await example.start();
-    assertMatch(next.line, new RegExp(`^generation ${generation} `));
-    assertEquals((await child.ended()).code, 0);
-    child = next.child;
-  }
-  await Promise.all(clients.map((client) => client.goesOn()));
-  for (const client of clients) {
-    await client.finish();
-    assertEquals(client.generations.size, 7, "it was answered by each, over one connection");
-  }
-  Deno.kill(child.pid, "SIGTERM");
-  assertEquals((await child.ended()).code, 0);
-});
-
-test("the echo service is stopped while clients are connected, and answers what it has read", async () => {
-  using directory = new Directory();
-  const args = ["--control", directory.join("echo.sock"), "--port", "0"];
-  await using example = new Example("echo.ts", args);
-  const { child, line } = await example.start();
-  const address = { hostname: "127.0.0.1", port: Number(line.split("port ")[1]) };
-  // One says nothing, one is within a line, and one asks again and again.
-  using silent = await Deno.connect(address);
-  using halfway = await Deno.connect(address);
-  await halfway.write(new TextEncoder().encode("whole\nhal"));
-  const answer = new Uint8Array(100);
-  assertEquals(await halfway.read(answer), "1 1 whole\n".length);
-  using busy = await Deno.connect(address);
-  const answers: string[] = [];
-  const asking = askUntilTheEnd(busy, answers);
-  await until(() => answers.length > 10);
-  Deno.kill(child.pid, "SIGTERM");
-  await asking;
-  assertEquals(answers, answers.map((_, i) => `1 ${i + 1} line ${i + 1}`));
-  assertEquals(await silent.read(answer), null);
-  assertEquals(await halfway.read(answer), null);
-  assertEquals((await child.ended()).code, 0);
-});
-
-/** Sends a line when the one before was answered, until the peer hangs up; collects the answers. */
-async function askUntilTheEnd(conn: Deno.Conn, answers: string[]): Promise<void> {
-  const chunk = new Uint8Array(100);
-  try {
-    for (;;) {
-      await conn.write(new TextEncoder().encode(`line ${answers.length + 1}\n`));
-      const n = await conn.read(chunk);
-      if (n === null) return;
-      answers.push(new TextDecoder().decode(chunk.subarray(0, n)).trimEnd());
-    }
-  } catch (error) {
-    // It was closed with a line on its way.
-    const { ConnectionReset, BrokenPipe } = Deno.errors;
-    if (!(error instanceof ConnectionReset || error instanceof BrokenPipe)) throw error;
-  }
-}
-
-/** Sends numbered lines in pieces of any size, and checks the answers. */
-class Talker {
-  readonly generations = new Set<string>();
-  #sent = 0;
-  #answered = 0;
-  #stopped = false;
-  readonly #done: Promise<unknown>;
-
-  private constructor(readonly conn: Deno.Conn) {
-    this.#done = Promise.all([this.#send(), this.#receive()]);
-  }
-
-  static async connect(port: number): Promise<Talker> {
-    return new Talker(await Deno.connect({ hostname: "127.0.0.1", port }));
-  }
-
-  async #send(): Promise<void> {
-    let piece = 1;
-    let rest = new Uint8Array(0);
-    for (;;) {
-      if (rest.length === 0) {
-        if (this.#stopped) break;
-        // As many as may be under way: the socket is never idle for long, and never full.
-        await until(() => this.#stopped || this.#sent < this.#answered + 20);
-        rest = new TextEncoder().encode(`line ${++this.#sent} ${"x".repeat(this.#sent % 40)}\n`);
-      }
-      piece = piece * 7 % 31;
-      const n = await this.conn.write(rest.subarray(0, piece));
-      rest = rest.subarray(n);
-    }
-    await this.conn.closeWrite();
-  }
-
-  async #receive(): Promise<void> {
-    let text = "";
-    const decoder = new TextDecoder();
-    const chunk = new Uint8Array(4096);
-    for (let n = await this.conn.read(chunk); n !== null; n = await this.conn.read(chunk)) {
-      text += decoder.decode(chunk.subarray(0, n), { stream: true });
-      const lines = text.split("\n");
-      text = lines.pop()!;
-      for (const line of lines) {
-        const number = ++this.#answered;
-        const [generation, ...rest] = line.split(" ");
-        assertEquals(rest.join(" "), `${number} line ${number} ${"x".repeat(number % 40)}`);
-        this.generations.add(generation);
-      }
-    }
-    assertEquals(text, "");
-  }
-
-  /** Waits until many more lines were answered. */
-  async goesOn(): Promise<void> {
-    const before = this.#answered;
-    await Promise.race([this.#done, until(() => this.#answered > before + 50)]);
-    assert(this.#answered > before + 50, "the connection has ended");
-  }
-
-  async finish(): Promise<void> {
-    this.#stopped = true;
-    await this.#done;
-    this.conn.close();
-    assertEquals(this.#answered, this.#sent);
-  }
-}
 
 test(
-  "the service behind nginx is restarted under load: no request fails, its path is never missing",
+  "the example behind nginx is restarted under load: no request fails, and its path always exists",
   {
     ignore: !nginx,
   },
@@ -322,7 +171,7 @@ test(
     const config = Deno.readTextFileSync(
       new URL("../../examples/behind_nginx/nginx.conf", import.meta.url),
     );
-    // Its workers are another user's, who has to be let into the directory.
+    // The workers of nginx run as another user, which has to reach the socket.
     Deno.chmodSync(directory.path, 0o755);
     Deno.writeTextFileSync(
       directory.join("nginx.conf"),
@@ -371,7 +220,7 @@ test(
   },
 );
 
-test("the examples print their usage, and refuse what they do not know", async () => {
+test("the examples print their usage, and exit with 2 for unknown flags and wrong values", async () => {
   for (const file of ["chat.ts", "echo.ts"]) {
     const help = await run(file, "--help");
     assertEquals(help.code, 0);
@@ -404,13 +253,4 @@ async function run(file: string, ...args: string[]): Promise<{ code: number; tex
   await using child = new Child(`../../examples/${file}`, args);
   const { code, stdout, stderr } = await child.ended();
   return { code, text: stdout.join("\n") + stderr };
-}
-
-async function findNginx(): Promise<boolean> {
-  try {
-    return (await new Deno.Command("nginx", { args: ["-v"], stderr: "null" }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
 }

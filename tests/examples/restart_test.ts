@@ -4,7 +4,7 @@ import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 
-test("the restart demo loses no request, and sees the other instances answer", async () => {
+test("the restart demo loses no request, and every instance answers some", async () => {
   const { code, text } = await demo("--restarts", "3", "--seconds", "6");
   assertEquals([code, text.match(/^failed +(\d+)$/m)?.[1]], [0, "0"], text);
   assertEquals(text.match(/^restarts +(\d+)$/m)?.[1], "3");
@@ -15,9 +15,9 @@ test("the restart demo loses no request, and sees the other instances answer", a
   assert(answered.every((n) => n > 0), text);
 });
 
-test("the control: the same demo does lose requests when the old instance just shuts down", async () => {
+test("a control: the restart demo fails when a predecessor ends by server.shutdown() alone", async () => {
   const web = new URL("../programs/web_shutdown.ts", import.meta.url).pathname;
-  // Whether a request is on its way in the moment of the shutdown is up to chance.
+  // Whether a request is on its way at the moment of the shutdown is chance.
   for (let tries = 0; tries < 5; tries++) {
     const args = ["--restarts", "3", "--seconds", "4", "--connections", "64", "--web", web];
     const { code, text } = await demo(...args);
@@ -26,10 +26,10 @@ test("the control: the same demo does lose requests when the old instance just s
     assertMatch(text, /^Failed: \d+ requests, the first with: /m);
     return;
   }
-  fail("in five runs a plain shutdown lost no request");
+  fail("in five runs server.shutdown() lost no request");
 });
 
-test("the web example serves on after a question and a successor that fails", async () => {
+test("the web example serves on after a status request and a failed successor", async () => {
   using directory = new Directory();
   const path = directory.join("web.sock");
   const args = ["--graceful", path, "--listen", "127.0.0.1:0", "--sleep", "0"];
@@ -38,9 +38,9 @@ test("the web example serves on after a question and a successor that fails", as
   const cli = new URL("../../lib/cli.ts", import.meta.url).pathname;
   const asked = await runFile(cli, "status", path);
   assertEquals(asked.code, 1, asked.text);
-  // One that has received the listener, and dies.
+  // A successor that receives the listener, and closes without "ready".
   assertEquals(await receive(path, () => {}), 1);
-  // No connection is kept: one would be waited for.
+  // No keep-alive: the predecessor would wait for the connection.
   using client = Deno.createHttpClient({ poolMaxIdlePerHost: 0 });
   const before = await (await fetch(origin, { client })).text();
   await using second = new Child("../../examples/web.ts", args);
@@ -48,11 +48,11 @@ test("the web example serves on after a question and a successor that fails", as
   const { code, stdout, stderr } = await first.ended();
   assertEquals(code, 0);
   assertEquals(stderr.match(/^Cannot send descriptors to process \d+/gm)?.length, 2, stderr);
-  assert(stdout[0].endsWith(` leaves: replaced by process ${second.pid}`), stdout.join("\n"));
+  assert(stdout[0].endsWith(` drains: replaced by process ${second.pid}`), stdout.join("\n"));
   assertNotEquals(await (await fetch(origin, { client })).text(), before);
 });
 
-test("the examples print their usage, and refuse what they do not know", async () => {
+test("the examples print their usage, and exit with 2 for unknown flags", async () => {
   for (const example of ["restart.ts", "web.ts"]) {
     const help = await run(example, "--help");
     assertEquals(help.code, 0);
@@ -72,9 +72,7 @@ function run(example: string, ...args: string[]): Promise<{ code: number; text: 
 }
 
 async function runFile(path: string, ...args: string[]): Promise<{ code: number; text: string }> {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", path, ...args],
-  }).output();
-  const decoder = new TextDecoder();
-  return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
+  await using child = new Child(path, args);
+  const { code, stdout, stderr } = await child.ended();
+  return { code, text: [...stdout, stderr].join("\n") };
 }

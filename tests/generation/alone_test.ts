@@ -6,7 +6,7 @@
 
 import { assertEquals, assertRejects } from "@std/assert";
 import { HandoverError } from "../../mod.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
@@ -20,7 +20,7 @@ test("`alone` resolves at once for the first generation, and for others when the
   await old.alone;
   const answer = Promise.withResolvers<Response>();
   const asks = Promise.withResolvers<void>();
-  const server = old.serve(here, () => {
+  const server = old.serve(quietly, () => {
     asks.resolve();
     return answer.promise;
   });
@@ -30,11 +30,11 @@ test("`alone` resolves at once for the first generation, and for others when the
   await client.write(new TextEncoder().encode("GET / HTTP/1.0\r\n\r\n"));
   await asks.promise;
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   let isAlone = false;
   const alone = next.alone.then(() => isAlone = true);
   await next.ready();
-  await until(() => old.status().state === "leaving");
+  await until(() => old.status().state === "draining");
   assertEquals([isAlone, next.status().predecessor?.generation], [false, 1]);
   answer.resolve(new Response("late"));
   await alone;

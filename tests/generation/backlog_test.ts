@@ -9,7 +9,7 @@ import { closeAll } from "../../ffi/fd.ts";
 import { acceptQueueLength, connectUnix, setAcceptQueueLength } from "../../ffi/socket.ts";
 import { listenerDescriptor } from "../../lib/native/descriptor.ts";
 import { fdListener, type Generation, serveHttp } from "../../mod.ts";
-import { begin, here, saying } from "../support/begin.ts";
+import { begin, here, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 

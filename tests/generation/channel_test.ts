@@ -15,7 +15,7 @@ test("frames, bytes and descriptors arrive in the order in which they were sent"
   const state = new Uint8Array(100_000).map((_, i) => i * 7);
   const metas = [Uint8Array.of(1, 2, 3), new Uint8Array(50_000).fill(9)];
   const sending = Promise.all([
-    a.send({ type: "draining" }, { state: [state] }),
+    a.send({ type: "withdrawn" }, { state: [state] }),
     a.send({ type: "healthy" }, { descriptors: sockets.raws.map((fd) => ({ fd })) }),
     a.send(
       { type: "moved", name: "x" },
@@ -23,7 +23,7 @@ test("frames, bytes and descriptors arrive in the order in which they were sent"
     ),
     a.send({ type: "stop" }),
   ]);
-  assertEquals(await b.receive(), { type: "draining" });
+  assertEquals(await b.receive(), { type: "withdrawn" });
   assertEquals(await b.receiveState([state.length]), [{ bytes: state, at: 0 }]);
   assertEquals(await b.receive(), { type: "healthy" });
   const first = await b.receiveDescriptors(300);
@@ -39,7 +39,7 @@ test("frames, bytes and descriptors arrive in the order in which they were sent"
   b[Symbol.dispose]();
 });
 
-test("a wait that ends by its timeout or signal does not lose the frame that it waited for", async () => {
+test("receive() that ends by its timeout or signal loses no frame", async () => {
   const [a, b] = channels();
   const error = await assertRejects(() => b.receive({ timeout: 1 }), HandoverError, "for 1 ms");
   assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
@@ -55,7 +55,7 @@ test("a wait that ends by its timeout or signal does not lose the frame that it 
   for (const channel of [a, b]) channel[Symbol.dispose]();
 });
 
-test("a sender that dies inside a frame is a sender that has ended", async () => {
+test("receive() returns undefined when the sender ends inside a frame", async () => {
   for (
     const part of [Uint8Array.of(9), Uint8Array.of(9, 0, 0, 0), Uint8Array.of(9, 0, 0, 0, 0x7b)]
   ) {
@@ -67,7 +67,7 @@ test("a sender that dies inside a frame is a sender that has ended", async () =>
   }
 });
 
-test("what is no frame is an error, at this wait and no other", async () => {
+test("receive() rejects once for an invalid frame, and then returns the next frame", async () => {
   const [a, b] = channels();
   await a.conn.write(Uint8Array.of(2, 0, 0, 0, 0x7b, 0x7b));
   await assertRejects(() => b.receive(), HandoverError, "not JSON");
@@ -76,7 +76,7 @@ test("what is no frame is an error, at this wait and no other", async () => {
   for (const channel of [a, b]) channel[Symbol.dispose]();
 });
 
-test("descriptors of a sender that dies half-way are closed", async () => {
+test("receiveDescriptors() closes the received descriptors when the sender ends before all have arrived", async () => {
   using sockets = new Sockets(2);
   const [a, b] = channels();
   await a.send({ type: "stop" }, { descriptors: sockets.raws.map((fd) => ({ fd })) });
@@ -87,7 +87,7 @@ test("descriptors of a sender that dies half-way are closed", async () => {
   b[Symbol.dispose]();
 });
 
-test("more descriptors are sent than arguments fit on the stack", async () => {
+test("send() takes more descriptors than arguments fit on the stack", async () => {
   using sockets = new Sockets(1);
   const [a, b] = channels();
   const [fd] = sockets.raws;
@@ -95,14 +95,14 @@ test("more descriptors are sent than arguments fit on the stack", async () => {
     () => a.send({ type: "stop" }, { descriptors: Array(500_000).fill({ fd }) }),
     Deno.errors.BrokenPipe,
   );
-  // They are on their way when there is a frame before them.
+  // The frame goes before the descriptors: send() is writing them now.
   assertEquals(await b.receive(), { type: "stop" });
   b[Symbol.dispose]();
   await sending;
   a[Symbol.dispose]();
 });
 
-test("states of every length arrive as they were sent", async () => {
+test("receiveState() returns states of every length as they were sent", async () => {
   const [a, b] = channels();
   const lengths = [0, 1, 70_000, 0, 65_535, 1, 1, 65_536, ...Array(1000).fill(100), 0];
   const state = lengths.map((length, i) => new Uint8Array(length).fill(i));
@@ -112,7 +112,7 @@ test("states of every length arrive as they were sent", async () => {
   await sending;
   const each = received.map(({ bytes, at }, i) => bytes.subarray(at, at + lengths[i]));
   assertEquals(each, state);
-  await a.send({ type: "draining" });
-  assertEquals(await b.receive(), { type: "draining" });
+  await a.send({ type: "withdrawn" });
+  assertEquals(await b.receive(), { type: "withdrawn" });
   for (const channel of [a, b]) channel[Symbol.dispose]();
 });

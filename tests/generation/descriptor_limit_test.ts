@@ -1,29 +1,21 @@
 /**
- * A service that has opened every descriptor that it may: it is asked, replaced and stopped as before.
+ * A service at its limit of descriptors: status, restart and stop still work.
  *
  * @module
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { connect } from "../../mod.ts";
-import { closeAll, dup, isOpen } from "../../ffi/fd.ts";
-import { pathStatus } from "../../ffi/file.ts";
-import { libc } from "../../ffi/libc.ts";
-import { createEpoll, watch } from "../../ffi/poll.ts";
-import { openDescriptors, Registrations, registrations } from "../../ffi/proc.ts";
-import { socketPair } from "../../ffi/socket.ts";
-import { isOutOfDescriptors, Reserve } from "../../lib/generation/reserve.ts";
-import { Channel } from "../../lib/generation/channel.ts";
-import { asked, begin } from "../support/begin.ts";
 import { Child } from "../support/child.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
-import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
+import { asked } from "../support/in_process.ts";
 
-/** <bits/socket_type.h> */
-const SOCK_DGRAM = 2;
+/** Options of the command line. */
+const patient = ["--timeout", "30"];
 
-/** The next line that begins so, and those before it. */
+/** Reads lines until one starts with `beginning`; returns all of them. */
 async function lines(child: Child, beginning: string): Promise<string[]> {
   for (const all: string[] = [];;) {
     all.push(await child.line());
@@ -31,38 +23,34 @@ async function lines(child: Child, beginning: string): Promise<string[]> {
   }
 }
 
-/** A service that is ready and, if it is to be, has no descriptor left. */
+/** Starts a service that is ready and, with `isFull`, at its limit of descriptors. */
 async function serving(path: string, isFull: boolean): Promise<{ child: Child; port: number }> {
-  const child = new Child("./crowded.ts", [path], { openFiles: 256 });
+  const child = new Child("./exhaust_descriptors.ts", [path], { openFiles: 256 });
   const port = Number((await lines(child, "port: ")).at(-1)!.slice("port: ".length));
   if (isFull) await fill(child);
   return { child, port };
 }
 
+/** Has the service open descriptors up to its limit. */
 async function fill(child: Child): Promise<void> {
   await child.tell("fill");
   await lines(child, "filled: ");
 }
 
-async function cli(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  await using child = new Child("../../lib/cli.ts", [...args, "--timeout", "30"]);
-  const { code, stdout, stderr } = await child.ended();
-  return { code, stdout: stdout.join("\n"), stderr };
-}
-
-/** Connects, and asks for what is held until the service is told to answer. */
+/** Sends a request that the service answers after the line `answer`. */
 async function holdAt(port: number): Promise<Deno.Conn> {
   const conn = await Deno.connect({ hostname: "127.0.0.1", port });
   await conn.write(new TextEncoder().encode("GET /held HTTP/1.1\r\nhost: a\r\n\r\n"));
   return conn;
 }
 
+/** Reads the response. */
 async function answerOn(conn: Deno.Conn): Promise<string> {
   const chunk = new Uint8Array(4096);
   return new TextDecoder().decode(chunk.subarray(0, await conn.read(chunk) ?? 0));
 }
 
-test("without a free descriptor a service answers what it has when a signal stops it", async () => {
+test("a service without a free descriptor answers its requests when a signal stops it", async () => {
   using directory = new Directory();
   const { child, port } = await serving(directory.join("app.sock"), false);
   await using _child = child;
@@ -70,7 +58,7 @@ test("without a free descriptor a service answers what it has when a signal stop
   await lines(child, "holding");
   await fill(child);
   Deno.kill(child.pid, "SIGTERM");
-  // Nobody may connect before: for want of a descriptor to accept with, Deno.serve ends its server.
+  // No client may connect before this line: Deno.serve ends its server when accept(2) fails with EMFILE.
   await lines(child, "info: Stopping on SIGTERM");
   await child.tell("answer");
   assertMatch(await answerOn(conn), /connection: close.*generation 1$/is);
@@ -80,7 +68,7 @@ test("without a free descriptor a service answers what it has when a signal stop
   assertEquals(directory.names(), []);
 });
 
-test("without a free descriptor a service is asked, replaced, and stopped by the command line", async () => {
+test("the command line shows, replaces and stops a service without a free descriptor", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const first = await serving(path, false);
@@ -89,7 +77,7 @@ test("without a free descriptor a service is asked, replaced, and stopped by the
   await lines(old, "holding");
   await fill(old);
   for (let i = 0; i < 3; i++) {
-    const { code, stdout, stderr } = await cli("status", path);
+    const { code, stdout, stderr } = await cli("status", path, ...patient);
     assertEquals(code, 0, stderr);
     assertMatch(stdout, /^generation {2}1, .*serving$/m);
     assertMatch(stdout, new RegExp(`^listens {5}127.0.0.1:${first.port}, 1 connection$`, "m"));
@@ -102,14 +90,14 @@ test("without a free descriptor a service is asked, replaced, and stopped by the
   conn.close();
   const { code, stdout } = await old.ended();
   assertEquals(code, 0);
-  assert(stdout.includes("phase: handed over"), stdout.join("\n"));
+  assert(stdout.includes("phase: healthy"), stdout.join("\n"));
   assertEquals(stdout.filter((line) => line.startsWith("error: ")), []);
-  assertEquals((await cli("stop", path)).code, 0);
+  assertEquals((await cli("stop", path, ...patient)).code, 0);
   assertEquals((await next.ended()).code, 0);
   assertEquals(directory.names(), []);
 });
 
-test("without a free descriptor a restart fails with the reason, and a next generation that dies is taken back", async () => {
+test("a service without a free descriptor rejects restart() with the reason, and serves again when a successor is killed", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const { child, port } = await serving(path, false);
@@ -128,114 +116,26 @@ test("without a free descriptor a restart fails with the reason, and a next gene
   assertEquals(said.filter((line) => line.startsWith("error: Cannot")), []);
   await child.tell("answer");
   assertMatch(await answerOn(conn), /generation 1$/);
-  assertMatch((await cli("status", path)).stdout, /^generation {2}1, .*serving$/m);
+  assertMatch((await cli("status", path, ...patient)).stdout, /^generation {2}1, .*serving$/m);
   await child.tell("free");
   await lines(child, "freed");
   assertEquals(await asked(port), "generation 1");
-  assertEquals((await cli("restart", path)).code, 0);
-  assertEquals((await cli("stop", path)).code, 0);
+  assertEquals((await cli("restart", path, ...patient)).code, 0);
+  assertEquals((await cli("stop", path, ...patient)).code, 0);
 });
 
-test("that the control socket cannot be accepted on is said once, and that it can be again", async () => {
+test("a generation logs once that accept() fails on its control socket, and once that it works again", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const { child } = await serving(path, true);
   await using _child = child;
-  // One has the descriptor in reserve, some may have those that Deno has closed meanwhile.
+  // One connection gets the descriptor of the reserve; others may get descriptors that Deno has closed.
   const conns = await Promise.all(Array.from({ length: 16 }, () => connect(path)));
   const said = await lines(child, "error: Cannot accept on ");
   assertMatch(said.at(-1)!, /trying again: .*Too many open files/);
-  // Many attempts later.
+  // The generation tries many times within a second.
   await new Promise((resolve) => setTimeout(resolve, 1000));
   for (const conn of conns) conn.close();
   assertEquals(await lines(child, "info: Accepting on "), [`info: Accepting on "${path}" again`]);
-  assertEquals((await cli("stop", path)).code, 0);
-});
-
-test("a reserve gives its number to what is opened next, and is filled again when there is room", () => {
-  const taken: number[] = [];
-  const reserve = new Reserve();
-  const before = dup(0);
-  closeAll([before]);
-  assertEquals(reserve.spend(), true);
-  const got = dup(0);
-  assert(got < before);
-  assertEquals(reserve.spend(), false);
-  reserve.refill();
-  closeAll([got, ...taken]);
-  reserve.refill();
-  assert(isOpen(before));
-  reserve[Symbol.dispose]();
-  reserve[Symbol.dispose]();
-  assertEquals(reserve.spend(), false);
-  for (const code of ["EMFILE", "ENFILE"]) assert(isOutOfDescriptors({ code }));
-  for (const error of [{ code: "ENOMEM" }, new Error(), "EMFILE", null]) {
-    assert(!isOutOfDescriptors(error));
-  }
-});
-
-test("a reserve throws nothing: not when no socket can be made, nor when its number was closed", async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const before = new Set(openDescriptors());
-  {
-    using reserve = new Reserve();
-    closeAll(openDescriptors().filter((raw) => !before.has(raw)));
-    assertEquals(reserve.spend(), true);
-  }
-  const functions = libc();
-  const { socket } = functions;
-  const redefine = (value: typeof socket) => Object.defineProperty(functions, "socket", { value });
-  let refused = 0;
-  // In place of ENOBUFS and ENOMEM, for which the kernel has to run out of memory: EBADF.
-  redefine((domain, type, protocol) => {
-    if ((type & 0xf) !== SOCK_DGRAM) return socket(domain, type, protocol);
-    refused++;
-    return functions.close(-1);
-  });
-  try {
-    const app = await begin(path);
-    await app.ready();
-    assertEquals(refused, 1);
-    // At the end of each conversation the generation fills its reserve.
-    for (let i = 0; i < 2; i++) {
-      using channel = new Channel(await connect(path));
-      await channel.send({ type: "status" });
-      assertEquals((await channel.receive())?.type, "report");
-      await until(() => refused === i + 2);
-    }
-    assertEquals(app.status().state, "serving");
-    await app.stop();
-  } finally {
-    redefine(socket);
-  }
-});
-
-test("what an epoll watches is read any number of times through one descriptor", () => {
-  const epoll = createEpoll();
-  const raws = [epoll];
-  const opened = new Registrations(epoll);
-  assertEquals(opened.read(), []);
-  // More than is read at once.
-  for (let i = 0; i < 200; i++) {
-    const [a, b] = socketPair();
-    raws.push(a, b);
-    watch(epoll, { tfd: a, events: 1, data: BigInt(a) });
-  }
-  for (let i = 0; i < 3; i++) assertEquals(opened.read(), registrations(epoll));
-  assertEquals(opened.read().length, 200);
-  closeAll(raws);
-  opened[Symbol.dispose]();
-});
-
-test("the status of a path is that of the file which it names, through links", () => {
-  using directory = new Directory();
-  const [file, link] = [directory.join("file"), directory.join("link")];
-  assertEquals(pathStatus(file), undefined);
-  Deno.writeTextFileSync(file, "");
-  Deno.symlinkSync("file", link);
-  const { ino, dev } = Deno.statSync(file);
-  const { kind, ...status } = pathStatus(link)!;
-  assertEquals([kind, status.ino, status.dev], ["regular", BigInt(ino!), BigInt(dev)]);
-  assertEquals(pathStatus(directory.path)!.kind, "directory");
+  assertEquals((await cli("stop", path, ...patient)).code, 0);
 });

@@ -6,7 +6,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { fromBinary, toBinary } from "../../ffi/proc.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";

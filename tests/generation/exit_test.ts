@@ -1,5 +1,5 @@
 /**
- * A process whose generation has left ends, where somebody outside of it has asked for that.
+ * A process exits after its generation has finished, when a successor, a signal or the command line ended it.
  *
  * @module
  */
@@ -8,8 +8,9 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { hasEnded, identify } from "../../ffi/proc.ts";
 import { pause } from "../../lib/time.ts";
 import { type Generation, TestService } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
@@ -19,37 +20,26 @@ const unshare = ["unshare", "--pid", "--fork", "--kill-child"];
 const mayUnshare = await succeeds([...unshare, "true"]);
 if (!mayUnshare) console.log("exit_test.ts: without unshare(1), PID namespaces are not tested");
 
-/** The next line that begins so. */
-async function line(child: Child, beginning: string): Promise<void> {
-  while (!(await child.line()).startsWith(beginning));
-}
-
-/** A service that a timer keeps, which is ready. */
+/** Starts a service whose process a timer keeps, and waits until it is ready. */
 async function staying(args: string[], options = {}): Promise<Child> {
-  const child = new Child("./stays.ts", args, options);
-  await line(child, "serving");
+  const child = new Child("./outlive_generation.ts", args, options);
+  await child.until(/^serving/);
   return child;
 }
 
-/** Asserts that it goes on for many turns of its timer. */
+/** Waits for ten lines of the timer. */
 async function livesOn(child: Child): Promise<void> {
-  for (let i = 0; i < 10; i++) await line(child, "alive");
+  for (let i = 0; i < 10; i++) await child.until(/^alive/);
 }
 
-async function cli(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  await using child = new Child("../../lib/cli.ts", args);
-  const { code, stdout, stderr } = await child.ended();
-  return { code, stdout: stdout.join("\n"), stderr };
-}
-
-/** What is logged before it exits. */
+/** The message that is logged before the process exits. */
 function words(generation: number, pid: number): RegExp {
   return new RegExp(
-    `Generation ${generation} left \\d+ ms ago, and its process ${pid} has not ended: .*exits now`,
+    `Generation ${generation} ended \\d+ ms ago, and its process ${pid} has not ended: .*exits now`,
   );
 }
 
-test("a process that was replaced, or stopped from outside, exits in time after it has left", async () => {
+test("a process exits after exitTimeout when its generation was replaced, or stopped by a signal or the command line", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using first = await staying([path]);
@@ -69,10 +59,10 @@ test("a process that was replaced, or stopped from outside, exits in time after 
   assertMatch(told.stderr, words(1, third.pid));
 });
 
-test("a process that nothing keeps ends by itself, and is not waited for", async () => {
+test("a process that nothing keeps ends before exitTimeout", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  // The standard input that it reads would keep it.
+  // Reading an open standard input would keep the process.
   const through = ["sh", "-c", 'exec "$0" "$@" </dev/null'];
   const args = [path, "--exitTimeout", "3600000", "--ending"];
   await using first = await staying(args, { through });
@@ -82,68 +72,68 @@ test("a process that nothing keeps ends by itself, and is not waited for", async
   assertEquals(await second.ended().then(({ code, stderr }) => [code, stderr]), [0, ""]);
 });
 
-test("a process goes on when its program has called stop(), and when exitTimeout is false", async () => {
+test("a process runs on when its program has called stop(), or exitTimeout is false", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using first = await staying([path]);
   await first.tell("stop");
-  await line(first, "finished");
+  await first.until(/^finished/);
   await livesOn(first);
   await using second = await staying([path, "--exitTimeout", "false"]);
   await using third = await staying([path]);
-  await line(second, "finished");
+  await second.until(/^finished/);
   await livesOn(second);
   await third.tell("end");
   assertEquals((await third.ended()).code, 7);
 });
 
-test("a process goes on when its generation was rolled back: it may try again", async () => {
+test("a process runs on when its generation was rolled back: it may call start() again", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const app = await begin(path, { readyTimeout: 20 });
   await app.ready();
-  await using next = new Child("./stays.ts", [path, "--late"]);
-  await line(next, "started");
+  await using next = new Child("./outlive_generation.ts", [path, "--late"]);
+  await next.until(/^started/);
   await until(() => app.status().state === "serving");
   await next.tell("ready");
-  await line(next, "rejected");
+  await next.until(/^rejected/);
   await livesOn(next);
   await app.stop();
 });
 
-test("a process goes on while another generation runs in it", async () => {
+test("a process runs on while another generation runs in it", async () => {
   using directory = new Directory();
   const [path, beside] = [directory.join("app.sock"), directory.join("beside.sock")];
   await using first = await staying([path, beside]);
   await using _second = await staying([path]);
-  await line(first, "finished");
+  await first.until(/^finished/);
   await livesOn(first);
-  // It is the last one.
+  // This restart ends the last generation of the process.
   await using _third = await staying([beside]);
   assertEquals((await first.ended()).code, 0);
 });
 
-test("a process exits in time after the last of its generations, if one of them was to end it", async () => {
+test("a process exits after the last of its generations has finished, if a signal stopped one of them", async () => {
   using directory = new Directory();
   const [path, beside] = [directory.join("app.sock"), directory.join("beside.sock")];
   await using service = await staying([path, beside]);
   Deno.kill(service.pid, "SIGTERM");
-  await line(service, "finished");
+  await service.until(/^finished/);
   await livesOn(service);
-  // By the program: on its own that would be no reason to exit.
+  // The program itself stops the last one, which alone would not end the process.
   await service.tell("stop the other one");
   const { code, stderr } = await service.ended();
   assertEquals(code, 0);
   assertMatch(stderr, words(1, service.pid));
 });
 
-test("a listener of unload that throws does not change the exit code, and is logged", async () => {
+test("a listener of unload that throws is logged, and the exit code stays", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   for (const [args, expected] of [[[], 0], [["--exitCode", "3"], 3], [["--late"], 0]] as const) {
-    await using service = new Child("./stays.ts", [path, "--unload", ...args]);
-    // One that is not ready exits at once.
-    await line(service, args[0] === "--late" ? "started" : "serving");
+    await using service = new Child("./outlive_generation.ts", [path, "--unload", ...args]);
+    // A signal before ready() ends the process at once.
+    await service.until(args[0] === "--late" ? /^started/ : /^serving/);
     Deno.kill(service.pid, "SIGTERM");
     const { code, stderr } = await service.ended();
     assertEquals(code, expected, stderr);
@@ -151,7 +141,7 @@ test("a listener of unload that throws does not change the exit code, and is log
   }
 });
 
-test("a rehearsal never ends the process of the test", async () => {
+test("a TestService never ends the process of the test", async () => {
   const { exit } = Deno;
   const codes: unknown[] = [];
   Deno.exit = ((code?: number) => codes.push(code)) as typeof Deno.exit;
@@ -170,7 +160,7 @@ test("a rehearsal never ends the process of the test", async () => {
   }
 });
 
-test("exitTimeout is a duration, or false", async () => {
+test("start() takes a duration or false as exitTimeout, and rejects for other values", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await assertRejects(() => begin(path, { exitTimeout: NaN }), RangeError, "exitTimeout");
@@ -180,7 +170,7 @@ test("exitTimeout is a duration, or false", async () => {
   }
 });
 
-test("stop says whether the generation has left alone, or its process has ended too", async () => {
+test("the command `stop` reports whether the process of the generation has ended", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await staying([path, "--exitTimeout", "false"]);
@@ -196,7 +186,7 @@ test("stop says whether the generation has left alone, or its process has ended 
 });
 
 test(
-  "stop does not wait for a number of another PID namespace",
+  "the command `stop` does not wait for a PID of another PID namespace",
   { ignore: !mayUnshare },
   async () => {
     using directory = new Directory();

@@ -27,7 +27,7 @@ import {
 } from "../../mod.ts";
 import { findAny } from "../../lib/native/descriptor.ts";
 import { DisposableStack } from "../../lib/disposable_stack.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, here, portOf, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 

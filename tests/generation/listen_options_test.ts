@@ -18,7 +18,7 @@ import { acceptQueueLength } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
 import { listenerDescriptor, packetConnDescriptor } from "../../lib/native/descriptor.ts";
 import { type Generation, listen, serveHttp } from "../../mod.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";

@@ -5,14 +5,14 @@ import { fromClient, fromServer, total } from "../support/stream.ts";
 import { test } from "../support/guard.ts";
 
 for (const kind of ["TCP", "unix"]) {
-  test(`a ${kind} connection moves twice in mid-conversation, and no byte is lost or doubled`, async () => {
+  test(`a ${kind} connection moves twice in mid-stream, and loses or repeats no byte`, async () => {
     using directory = new Directory();
     const path = kind === "unix" ? [directory.join("service.sock")] : [];
     const [second, third] = ["second.sock", "third.sock"].map((name) => directory.join(name));
-    await using b = new Child("./mover.ts", [second, third, "6000000"]);
-    await using c = new Child("./mover.ts", [third, "end", "0"]);
+    await using b = new Child("./move_connection.ts", [second, third, "6000000"]);
+    await using c = new Child("./move_connection.ts", [third, "end", "0"]);
     assertEquals([await b.line(), await c.line()], ["ready", "ready"]);
-    await using a = new Child("./mover.ts", ["listen", second, "3000000", ...path]);
+    await using a = new Child("./move_connection.ts", ["listen", second, "3000000", ...path]);
     using conn = await Deno.connect(JSON.parse(await a.line()));
     const sending = (async () => {
       for (let sent = 0; sent < total;) {
@@ -39,7 +39,7 @@ for (const kind of ["TCP", "unix"]) {
       assertEquals((await child.ended()).code, 0);
     }
     assertEquals(reports[2], { read: total, written: total, unfinished: 0 });
-    // It did move in the middle: neither end of the conversation was over.
+    // The connection has moved in mid-stream: both directions were unfinished each time.
     for (const { read, written } of reports.slice(0, 2)) {
       assert(read > 0 && read < total && written > 0 && written < total, JSON.stringify(reports));
     }

@@ -9,7 +9,7 @@ import { closeRaw } from "../../ffi/fd.ts";
 import { lockFile, pathStatus, unlockFile } from "../../ffi/file.ts";
 import { locked } from "../../lib/generation/path_lock.ts";
 import { HandoverError, type Logger, start, type StartOptions } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
@@ -101,7 +101,7 @@ test("a handover takes no lock", async () => {
     await third.ready();
     await next.finished;
     void third.stop();
-    await until(() => third.status().state === "leaving");
+    await until(() => third.status().state === "draining");
   }
   await until(() => directory.names().length === 0);
 });
@@ -202,7 +202,11 @@ test("the owner of the directory can start after a process of root was killed wi
   // As a killed process leaves it.
   closeRaw(lockFile(`${path}.lock`, "Cannot lock")!);
   Deno.chownSync(directory.path, nobody, nobody);
-  await using child = new Child("./at_path.ts", [path, directory.join("web.sock"), String(nobody)]);
+  await using child = new Child("./serve_unix_path.ts", [
+    path,
+    directory.join("web.sock"),
+    String(nobody),
+  ]);
   assertEquals(await child.line(), "started: 1");
   await child.tell("stop");
   await until(() => directory.names().length === 0);
@@ -221,7 +225,7 @@ test(
     const old = await begin(path, { mode: 0o666, allow: () => true });
     old.serve({ path: web }, () => new Response());
     await old.ready();
-    await using child = new Child("./at_path.ts", [path, web, String(nobody)]);
+    await using child = new Child("./serve_unix_path.ts", [path, web, String(nobody)]);
     assertEquals(await child.line(), "started: 2");
     await child.tell("serve");
     assertEquals(await child.line(), "ready");

@@ -3,14 +3,16 @@ import { HandoverError } from "../../mod.ts";
 import {
   decodeFrame,
   encodeFrame,
-  type Frame,
   frameLength,
+  offerFrames,
+  reportFrame,
+} from "../../lib/generation/frame.ts";
+import {
+  type Frame,
   type GenerationStatus,
   maxFrameBytes,
   maxNameLength,
   type OfferedItem,
-  offerFrames,
-  reportFrame,
 } from "../../lib/generation/protocol.ts";
 
 const status: GenerationStatus = {
@@ -31,13 +33,13 @@ const status: GenerationStatus = {
   predecessor: { pid: 6, generation: 2, connections: 0 },
 };
 
-/** One of each type. */
+/** A frame of each type. */
 const frames: Frame[] = [
-  { type: "hello", version: 1, pid: 7 },
-  { type: "hello", version: 1, pid: 7, token: "t", service: "s".repeat(255) },
+  { type: "hello", version: 2, pid: 7 },
+  { type: "hello", version: 2, pid: 7, token: "t", service: "s".repeat(255) },
   {
     type: "offer",
-    version: 1,
+    version: 2,
     generation: 2,
     pid: 7,
     items: [
@@ -58,7 +60,7 @@ const frames: Frame[] = [
   { type: "refused", reason: "another", code: "busy" },
   { type: "ready", probation: 5000 },
   { type: "failed", message: "no" },
-  { type: "draining" },
+  { type: "withdrawn" },
   { type: "healthy" },
   { type: "healthy", dropped: ["127.0.0.1:80"] },
   { type: "moved", name: "echo" },
@@ -77,7 +79,7 @@ Deno.test("a frame is a little-endian length and JSON", () => {
   assertEquals(new TextDecoder().decode(bytes.subarray(4)), `{"type":"stop"}`);
 });
 
-Deno.test("every type of frame arrives as it was sent", () => {
+Deno.test("decodeFrame() returns a frame of every type as encodeFrame() took it", () => {
   for (const frame of frames) {
     const bytes = encodeFrame(frame);
     assertEquals(frameLength(bytes.subarray(0, 4)), bytes.length - 4);
@@ -85,7 +87,7 @@ Deno.test("every type of frame arrives as it was sent", () => {
   }
 });
 
-/** What is wrong in every place of its kind. */
+/** Values that are invalid in every field of their kind. */
 const never = [null, {}, [{}], true];
 const notInteger = [...never, "1", 1.5, -1, 2 ** 53];
 const notPid = [...notInteger, 0, 2 ** 31, 2 ** 40];
@@ -93,14 +95,14 @@ const notGeneration = [...notInteger, 0, 2 ** 32 + 1];
 const notText = [...never, 1];
 const notList = [null, {}, true, "", 1, [null], [1]];
 
-/** The fields of every type of frame, and of what is in them, with what they must not be. */
+/** The fields of every type of frame, at every depth, with invalid values. */
 const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
   "version of hello": { frame: "hello", values: [...notInteger, undefined, 0, 2 ** 32] },
   "pid of hello": { frame: "hello", values: [...notPid, undefined] },
   "token": { frame: "hello", values: notText },
   "service of hello": { frame: "hello", values: [...notText, "", "s".repeat(256)] },
   "version of offer": { frame: "offer", values: [...notInteger, undefined, 0, 2 ** 32] },
-  // The next generation has a number, too.
+  // The number of the successor has to be valid, too.
   "generation of offer": { frame: "offer", values: [...notGeneration, undefined, 2 ** 32] },
   "pid of offer": { frame: "offer", values: [...notPid, undefined] },
   "items": { frame: "offer", values: [...notList, undefined, []] },
@@ -166,24 +168,24 @@ const wrong: Record<string, { frame: Frame["type"]; values: unknown[] }> = {
   "generation of done": { frame: "done", values: [...notGeneration, undefined] },
 };
 
-Deno.test("a field that is missing, of another kind or out of its range is refused by name", () => {
+Deno.test("decodeFrame() and encodeFrame() name a field that is missing, of another kind or out of range", () => {
   for (const [about, { frame: type, values }] of Object.entries(wrong)) {
-    const [place] = about.split(" of ");
+    const [field] = about.split(" of ");
     for (const value of values) {
       const frame = structuredClone(frames.findLast((frame) => frame.type === type)!);
-      set(frame, place, value);
+      set(frame, field, value);
       const text = JSON.stringify(frame);
       for (
         const meet of [
           () => decodeFrame(new TextEncoder().encode(text)),
-          // The same before it is sent: there it is known whose fault it is.
+          // Before it is sent as well: the fault is on this side.
           () => encodeFrame(frame),
         ]
       ) {
         const error = assertThrows(meet, HandoverError, "", text);
         assertEquals(error.code, "ERR_HANDOVER_PROTOCOL");
-        const named = `A frame of type "${type}" is against the protocol: ${place}`;
-        // In place of what has others in it, it may be one of those that is named.
+        const named = `A frame of type "${type}" is against the protocol: ${field}`;
+        // The error may name a field inside the invalid one.
         assert(error.message.startsWith(named), `${text}: ${error.message}`);
         assertMatch(error.message, /^[^\p{Cc}]{1,200} belongs$/u);
       }
@@ -191,29 +193,29 @@ Deno.test("a field that is missing, of another kind or out of its range is refus
   }
 });
 
-Deno.test("there is a wrong value for every field of every frame", () => {
-  const places = (value: unknown, place: string): string[] => {
+Deno.test("the table has invalid values for every field of every frame", () => {
+  const fieldsOf = (value: unknown, parent: string): string[] => {
     if (typeof value !== "object" || value === null) return [];
     return Object.entries(value).flatMap(([name, each]) => {
-      const at = Array.isArray(value) ? `${place}[]` : `${place}.${name}`;
-      return [at, ...places(each, at)];
+      const field = Array.isArray(value) ? `${parent}[]` : `${parent}.${name}`;
+      return [field, ...fieldsOf(each, field)];
     });
   };
   const tried = Object.entries(wrong).map(([about, { frame }]) =>
     `${frame}.${about.split(" of ")[0].replaceAll(/\d+/g, "")}`
   );
-  const untried = frames.flatMap(({ type, ...fields }) => places(fields, type)).filter((place) =>
-    !tried.includes(place) && !place.endsWith("s[]")
+  const untried = frames.flatMap(({ type, ...fields }) => fieldsOf(fields, type)).filter((field) =>
+    !tried.includes(field) && !field.endsWith("s[]")
   );
   assertEquals(untried, []);
 });
 
-Deno.test("there is one control socket in an offer, and one of each stream at most", () => {
+Deno.test("an offer has exactly one control socket, and at most one of each stream", () => {
   const control = { kind: "control", key: "" };
   const stream = { kind: "stdout", key: "" };
   const offer = (items: unknown[]) =>
     new TextEncoder().encode(
-      JSON.stringify({ type: "offer", version: 1, generation: 1, pid: 1, items }),
+      JSON.stringify({ type: "offer", version: 2, generation: 1, pid: 1, items }),
     );
   decodeFrame(offer([control, stream]));
   for (const items of [[], [stream], [control, control], [control, stream, stream]]) {
@@ -221,15 +223,15 @@ Deno.test("there is one control socket in an offer, and one of each stream at mo
   }
 });
 
-Deno.test("an offer is in one frame, or in as many as its items take, in their order", () => {
+Deno.test("offerFrames() splits the items over as many frames as they need, in order", () => {
   const offer = { generation: 1, pid: 1 };
   const control: OfferedItem = { kind: "control", key: "" };
   assertEquals(offerFrames(offer, [control]), [
-    { type: "offer", version: 1, ...offer, items: [control] },
+    { type: "offer", version: 2, ...offer, items: [control] },
   ]);
   const many = Array.from({ length: 100_000 }, (_, i): OfferedItem => ({
     kind: "state",
-    // What UTF-8 and JSON make longest.
+    // The characters that are longest in UTF-8 and JSON.
     key: i % 1000 === 0 ? "\0€".repeat(1000) : `session ${i}`,
     bytes: i,
   }));
@@ -245,7 +247,7 @@ Deno.test("an offer is in one frame, or in as many as its items take, in their o
   assert(rest.every(({ type }) => type === "items"));
 });
 
-Deno.test("a report has room for so many names, and says how many more there are", () => {
+Deno.test("reportFrame() keeps as many names as a frame holds, and counts the rest", () => {
   const kept = Array.from({ length: 300_000 }, (_, i) => `session-${i}-${"x".repeat(20)}`);
   const { moreKept: _, ...whole } = status;
   assertEquals(reportFrame({ ...whole, kept: [] }), {
@@ -259,7 +261,7 @@ Deno.test("a report has room for so many names, and says how many more there are
   assert(told.kept.length > 1000);
 });
 
-Deno.test("fields that the protocol does not know are left out, however deep they are", () => {
+Deno.test("decodeFrame() drops unknown fields, however deep they are", () => {
   const deep = "[".repeat(1_000_000) + "]".repeat(1_000_000);
   const text = JSON.stringify({ type: "report", status, more: 0 }).replace(
     `"more":0`,
@@ -269,37 +271,37 @@ Deno.test("fields that the protocol does not know are left out, however deep the
   assertEquals(decodeFrame(new TextEncoder().encode(text)), { type: "report", status });
 });
 
-Deno.test("text for people arrives fit to be printed, and a name as it is", () => {
+Deno.test("decodeFrame() escapes control characters in messages, and leaves names unchanged", () => {
   const text = "\x1b[2J\x1b[31mred\x1b[0m\r\n\tat\u202ex\n\nforged";
-  const fit = "\\u001b[2Jred\n    at\\u202ex\n\n    forged";
+  const escaped = "\\u001b[2Jred\n    at\\u202ex\n\n    forged";
   const arrived = (frame: Frame) => decodeFrame(encodeFrame(frame).subarray(4));
-  const arrivedFit: Frame[] = [
+  const messages: Frame[] = [
     { type: "failed", message: text },
     { type: "rollback", reason: text },
     { type: "refused", reason: text, code: "busy" },
   ];
-  for (const frame of arrivedFit) {
+  for (const frame of messages) {
     const { message, reason } = arrived(frame) as { message?: string; reason?: string };
-    assertEquals(message ?? reason, fit);
-    // On its way through several processes it is not changed again.
+    assertEquals(message ?? reason, escaped);
+    // A second pass changes nothing: a message may go through several processes.
     assertEquals(arrived(arrived(frame)), arrived(frame));
   }
   const moved: Frame = { type: "moved", name: text };
   assertEquals(arrived(moved), moved);
 });
 
-/** Puts a value at a place like `items[1].key`; none at all for undefined. */
-function set(frame: Frame, place: string, value: unknown): void {
-  const names = place.split(/[.[\]]+/).filter((name) => name !== "");
+/** Sets the field at a path like `items[1].key`; undefined deletes it. */
+function set(frame: Frame, path: string, value: unknown): void {
+  const names = path.split(/[.[\]]+/).filter((name) => name !== "");
   const last = names.pop()!;
-  // deno-lint-ignore no-explicit-any -- any place in it
-  let at: any = frame;
-  for (const name of names) at = at[name];
-  if (value === undefined) delete at[last];
-  else at[last] = value;
+  // deno-lint-ignore no-explicit-any -- a field of any type
+  let parent: any = frame;
+  for (const name of names) parent = parent[name];
+  if (value === undefined) delete parent[last];
+  else parent[last] = value;
 }
 
-Deno.test("what is no frame is refused", () => {
+Deno.test("decodeFrame() throws for bytes that are no frame", () => {
   const wrong: Record<string, string> = {
     "": "not JSON",
     "{": "not JSON",
@@ -316,14 +318,14 @@ Deno.test("what is no frame is refused", () => {
     assertEquals(error.code, "ERR_HANDOVER_PROTOCOL");
   }
   assertThrows(() => decodeFrame(Uint8Array.of(0x22, 0xff, 0x22)), HandoverError, "not JSON");
-  // What cannot be parsed is quoted in V8's words.
+  // The error quotes V8's message, which contains the input.
   const escapes = new TextEncoder().encode("\x1b[2J\x07");
   const { message, cause } = assertThrows(() => decodeFrame(escapes), HandoverError, "not JSON");
   assertMatch(message, /^[^\p{Cc}]+\\u001b\[2J[^\p{Cc}]+$/u);
   assertEquals(cause, undefined);
 });
 
-Deno.test("a length of nothing, or over the limit, is refused before anything is allocated", () => {
+Deno.test("frameLength() and encodeFrame() throw for a length of 0 or above the limit, before they allocate", () => {
   for (const length of [0, maxFrameBytes + 1, 2 ** 32 - 1]) {
     const head = new Uint8Array(4);
     new DataView(head.buffer).setUint32(0, length, true);
@@ -344,7 +346,7 @@ Deno.test("a length of nothing, or over the limit, is refused before anything is
     { kind: "state", key: long, bytes: 1 },
   ];
   assertThrows(
-    () => encodeFrame({ type: "offer", version: 1, generation: 1, pid: 1, items }),
+    () => encodeFrame({ type: "offer", version: 2, generation: 1, pid: 1, items }),
     HandoverError,
     "it names all 2 things that are handed over: keep fewer, or under shorter names",
   );

@@ -6,7 +6,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { asked } from "../support/begin.ts";
+import { asked } from "../support/in_process.ts";
 import { Child, type Ended } from "../support/child.ts";
 import { isComplaint, ready, Releases, type Said, type Start } from "../support/releases.ts";
 import { test } from "../support/guard.ts";

@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { listen } from "../../mod.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";
@@ -20,7 +20,7 @@ function refused(port: number): Promise<unknown> {
 test("a socket that the program closes is unbound, and its path removed", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const server = app.serve(here, saying("here"));
+  const server = app.serve(quietly, saying("here"));
   const listener = app.listen(here);
   const datagrams = app.listenDatagram(here);
   app.listen({ path: directory.join("web.sock") }).close();
@@ -44,7 +44,7 @@ test("a server that is shut down refuses connections while it finishes its answe
   const app = await begin(directory.join("app.sock"));
   const answer = Promise.withResolvers<Response>();
   const asks = Promise.withResolvers<void>();
-  const server = app.serve(here, () => {
+  const server = app.serve(quietly, () => {
     asks.resolve();
     return answer.promise;
   });
@@ -66,7 +66,7 @@ test("serve() and listenTls() with a bad certificate bind nothing, and an inheri
   const path = directory.join("app.sock");
   const bad = { cert: "no certificate", key: "no key" };
   const old = await begin(path);
-  const port = portOf(old.serve(here, saying("old")));
+  const port = portOf(old.serve(quietly, saying("old")));
   const free = freePort();
   assertThrows(() => old.serve({ ...here, port: free, ...bad }, saying("never")));
   assertThrows(() => old.listenTls({ ...here, port: free, ...bad }));
@@ -74,7 +74,7 @@ test("serve() and listenTls() with a bad certificate bind nothing, and an inheri
   await old.ready();
   const next = await begin(path);
   assertThrows(() => next.serve({ ...here, ...bad }, saying("never")));
-  assertEquals(portOf(next.serve(here, saying("next"))), port);
+  assertEquals(portOf(next.serve(quietly, saying("next"))), port);
   await next.ready();
   assertEquals(await asked(port), "next");
   await next.stop();
@@ -197,7 +197,7 @@ test("listen() during the probation of the next generation accepts nothing, and 
   const old = await begin(path);
   const slow = Promise.withResolvers<Response>();
   const asks = Promise.withResolvers<void>();
-  const server = old.serve(here, () => {
+  const server = old.serve(quietly, () => {
     asks.resolve();
     return slow.promise;
   });
@@ -205,7 +205,7 @@ test("listen() during the probation of the next generation accepts nothing, and 
   const answer = asked(portOf(server));
   await asks.promise;
   const next = await begin(path, { probation: 60_000 });
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await next.ready();
   // The old generation has stopped accepting, and waits for the probation.
   const late = old.listen(here);
@@ -218,7 +218,7 @@ test("listen() during the probation of the next generation accepts nothing, and 
   // The connection is closed or reset.
   assert(await read.catch(() => null) === null);
   assertThrows(
-    () => old.serve(here, saying("never")),
+    () => old.serve(quietly, saying("never")),
     TypeError,
     "this generation is draining, or has stopped",
   );

@@ -1,32 +1,39 @@
 /**
- * A large state between two generations: it may take as long as it likes while it flows, and no longer
- * than `peerTimeout` when it does not.
+ * A large state in a handover: no limit while bytes flow, `peerTimeout` when they stop.
  *
  * @module
  */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
-import { encodeFrame, type Frame } from "../../lib/generation/protocol.ts";
-import { connect, HandoverError, listen, ResponseWriter, type UnixListener } from "../../mod.ts";
+import { encodeFrame } from "../../lib/generation/frame.ts";
+import { type Frame, protocolVersion } from "../../lib/generation/protocol.ts";
+import {
+  connect,
+  type Generation,
+  HandoverError,
+  listen,
+  ResponseWriter,
+  type UnixListener,
+} from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
 const peerTimeout = 1000;
-/** More than the kernel keeps for a connection, and many pieces. */
+/** Larger than the buffers of a connection. */
 const state = new Uint8Array(4 << 20).map((_, i) => i * 31 >> 3);
 const piece = 32 << 10;
 
-/** Pauses, after each piece, for as long as makes the whole take four times `peerTimeout`. */
+/** Pauses after a piece: with these pauses the whole state takes four times `peerTimeout`. */
 async function dawdle(): Promise<void> {
   await pause(4 * peerTimeout * piece / state.length);
 }
 
-test("a successor that reads a large state slowly gets it; one that stops reading does not", async () => {
+test("a generation offers a large state to a slow reader, and gives up after peerTimeout when the reader stops", async () => {
   const began = performance.now();
   await Promise.all([slow(), stalled()]);
 
@@ -34,9 +41,7 @@ test("a successor that reads a large state slowly gets it; one that stops readin
     using directory = new Directory();
     const path = directory.join("app.sock");
     const log = new KeptLog();
-    await using app = await begin(path, { peerTimeout, logger: log });
-    app.keep("large", state);
-    await app.ready();
+    await using _app = await keeping(path, log);
     using channel = await offered(path);
     const read = new Uint8Array(state.length);
     for (let at = 0; at < read.length; at += piece) {
@@ -54,9 +59,7 @@ test("a successor that reads a large state slowly gets it; one that stops readin
     using directory = new Directory();
     const path = directory.join("app.sock");
     const log = new KeptLog();
-    await using app = await begin(path, { peerTimeout, logger: log });
-    app.keep("large", state);
-    await app.ready();
+    await using app = await keeping(path, log);
     using channel = await offered(path);
     await channel.conn.readFull(new Uint8Array(state.length / 2));
     await until(() => log.errors.length > 0);
@@ -65,47 +68,68 @@ test("a successor that reads a large state slowly gets it; one that stops readin
   }
 });
 
-test("start() takes a large state that comes slowly, and gives up on one that stops", async () => {
+test("start() reads a large state from a slow writer, and rejects after peerTimeout when the writer stops", async () => {
   const began = performance.now();
   await Promise.all([slow(), stalled()]);
 
   async function slow(): Promise<void> {
     using directory = new Directory();
     const path = directory.join("app.sock");
-    using control = listen(path);
-    using service = listen(directory.join("service.sock"));
-    const offering = offer(control, service, state.length);
+    using offering = offer(path, state.length);
     await using app = await begin(path, { peerTimeout });
     assert(performance.now() - began > 3 * peerTimeout);
     assertEquals(app.take("large"), state);
     assertEquals(app.generation, 2);
-    (await offering)[Symbol.dispose]();
+    await offering.end();
   }
 
   async function stalled(): Promise<void> {
     using directory = new Directory();
     const path = directory.join("app.sock");
-    using control = listen(path);
-    using service = listen(directory.join("service.sock"));
-    const offering = offer(control, service, state.length / 2);
+    using offering = offer(path, state.length / 2);
     const error = await assertRejects(() => begin(path, { peerTimeout }), HandoverError);
     assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
     assertMatch(error.message, /has sent nothing for 1000 ms/);
-    (await offering)[Symbol.dispose]();
+    await offering.end();
   }
 });
 
-/** Asks the generation at `path` for everything; its state and descriptors are still to be read. */
+/** Says hello to the generation at `path`, and reads the offer alone: state and descriptors follow. */
 async function offered(path: string): Promise<Channel> {
   const channel = new Channel(await connect(path));
-  await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+  await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
   const offer = await channel.receive() as Frame & { type: "offer" };
   assertEquals(offer.items.map(({ kind }) => kind), ["control", "state"]);
   return channel;
 }
 
-/** Offers a state as a generation does, slowly, and stops before the descriptors if `most` is not all. */
-async function offer(
+/** Starts a generation that keeps the state, and is ready. */
+async function keeping(path: string, log: KeptLog): Promise<Generation> {
+  const app = await begin(path, { peerTimeout, logger: log });
+  app.keep("large", state);
+  await app.ready();
+  return app;
+}
+
+/** Listens at the control path, and offers the state as a generation does, slowly; `most` bytes of it. */
+function offer(path: string, most: number): { end(): Promise<void> } & Disposable {
+  const control = listen(path);
+  const service = listen(`${path}.service`);
+  const offering = sendOffer(control, service, most);
+  return {
+    /** Waits until the offer has been sent, and closes its connection. */
+    async end() {
+      (await offering)[Symbol.dispose]();
+    },
+    [Symbol.dispose]() {
+      service[Symbol.dispose]();
+      control[Symbol.dispose]();
+    },
+  };
+}
+
+/** Sends an offer with `most` bytes of the state; the descriptors follow if that is all of it. */
+async function sendOffer(
   control: UnixListener,
   { fd }: UnixListener,
   most: number,
@@ -114,7 +138,7 @@ async function offer(
   assertEquals((await channel.receive())?.type, "hello");
   await channel.conn.write(encodeFrame({
     type: "offer",
-    version: 1,
+    version: protocolVersion,
     generation: 1,
     pid: Deno.pid,
     items: [{ kind: "control", key: "" }, { kind: "state", key: "large", bytes: state.length }],

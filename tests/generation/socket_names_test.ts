@@ -13,7 +13,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import type { Generation, Logger } from "../../mod.ts";
-import { asked, begin, here, portOf, saying } from "../support/begin.ts";
+import { asked, begin, here, portOf, saying } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";

@@ -1,6 +1,5 @@
 /**
- * What cannot be started, kept or permitted: each error says what was attempted, why it failed, and what
- * to do.
+ * Errors of start(), of listening and of keep(): each names the attempt, the cause and a remedy.
  *
  * @module
  */
@@ -13,9 +12,10 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Channel } from "../../lib/generation/channel.ts";
+import { protocolVersion } from "../../lib/generation/protocol.ts";
 import { connect, HandoverError, start } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
-import { Child } from "../support/child.ts";
+import { begin } from "../support/in_process.ts";
+import { Child, programPath } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { KeptLog } from "../support/kept_log.ts";
@@ -29,30 +29,30 @@ const withoutProc = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && 
 const canUnmount = isRoot && await succeeds(["env", ...withoutProc, Deno.execPath(), "eval", "1"]);
 if (!canUnmount) {
   console.log(
-    "start_errors_test.ts: without a mount namespace, or a Deno that runs without /proc, that it is " +
-      "missing is not tested",
+    "start_errors_test.ts: a missing /proc is not tested: that needs a mount namespace, and a Deno that " +
+      "runs without /proc",
   );
 }
-/** Any other user, who may read these files. */
+/** Runs a command as another user, which has to be able to read these files. */
 const asOther = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
-const fixture = new URL("../programs/starts.ts", import.meta.url).pathname;
+const program = programPath("print_start_error.ts");
 const canBeOther = isRoot &&
   await succeeds([
     "env",
     ...asOther,
     "sh",
     "-c",
-    `test -r ${fixture} && test -x ${Deno.execPath()}`,
+    `test -r ${program} && test -x ${Deno.execPath()}`,
   ]);
 if (!canBeOther) {
   console.log(
-    "start_errors_test.ts: without another user, a directory that is not writable is not tested",
+    "start_errors_test.ts: an unwritable directory is not tested: that needs another user",
   );
 }
 
 type ErrorClass = new (message?: string) => Error;
 
-test("start() names what is wrong with its path before it opens anything", async () => {
+test("start() rejects an invalid path by its defect before it opens anything", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const long = directory.join("x".repeat(110));
@@ -79,7 +79,7 @@ test("start() names what is wrong with its path before it opens anything", async
   assertEquals(directory.names(), []);
 });
 
-test("start() refuses an option that it would drop, or that is of another kind, before it opens anything", async () => {
+test("start() rejects an unknown option, or one of a wrong type, before it opens anything", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const wrong: [Record<string, unknown>, string][] = [
@@ -102,11 +102,11 @@ test("start() refuses an option that it would drop, or that is of another kind, 
   await (await begin(path, { ...all, logger: {}, signal: AbortSignal.timeout(60_000) })).stop();
 });
 
-test("calls that listen take an object of options, and serve() the handler behind them", async () => {
+test("listen() and serve() reject options that are no object, and a handler in a wrong place", async () => {
   using directory = new Directory();
   await using app = await begin(directory.join("app.sock"));
   const handler = () => new Response();
-  // deno-lint-ignore no-explicit-any -- as a program that is not checked may call them
+  // deno-lint-ignore no-explicit-any -- a program without type checks
   const any = app as any;
   for (const options of [8000, "127.0.0.1", null, undefined]) {
     assertThrows(() => any.listen(options), TypeError, "its options are an object, such as");
@@ -116,7 +116,7 @@ test("calls that listen take an object of options, and serve() the handler behin
   assertEquals(app.status().sockets, []);
 });
 
-test("an address that the generation has itself is said to be its own", async () => {
+test("the error of a second listen() at an address names this generation as its owner", async () => {
   using directory = new Directory();
   await using app = await begin(directory.join("app.sock"));
   const { port } = app.listen({ hostname: "127.0.0.1", port: 0 }).addr as Deno.NetAddr;
@@ -124,7 +124,7 @@ test("an address that the generation has itself is said to be its own", async ()
   assertThrows(again, Deno.errors.AddrInUse, "this generation listens there already");
 });
 
-test("start() names the directory that is missing, or is none", async () => {
+test("start() names a missing directory, or a file in its place", async () => {
   using directory = new Directory();
   const missing = directory.join("missing");
   const error = await assertRejects(() => begin(`${missing}/app.sock`), Deno.errors.NotFound);
@@ -144,7 +144,7 @@ test("start() names the directory that is missing, or is none", async () => {
 });
 
 test(
-  "start() in a directory of another user names both, and what to change",
+  "start() in a directory of another user names the user, the directory and the remedy",
   { ignore: !canBeOther },
   async () => {
     using directory = new Directory();
@@ -163,7 +163,7 @@ test(
   },
 );
 
-test("start() without /proc says that it is missing", { ignore: !canUnmount }, async () => {
+test("start() without /proc names it", { ignore: !canUnmount }, async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const { name, message } = await outcome([path, "start"], {
@@ -175,7 +175,7 @@ test("start() without /proc says that it is missing", { ignore: !canUnmount }, a
   assertEquals(directory.names(), []);
 });
 
-test("a socket that may not stand in is an error with the flag that permits it", async () => {
+test("serve() without permission for the stand-in socket of an adoption names the flag", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const deno = ["run", "--no-prompt", "--no-config", "--allow-ffi"];
@@ -201,7 +201,7 @@ test("listenDatagram() without --unstable-net names the flag", async () => {
   assertEquals(await outcome([path, "datagram"], { deno: [...deno, "--unstable-net"] }), {});
 });
 
-test("an address that cannot be listened on is named", async () => {
+test("listen(), serve() and listenDatagram() name the address that they cannot bind", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -219,7 +219,7 @@ test("an address that cannot be listened on is named", async () => {
     assertStringIncludes(error.message, "`ss -ltunp` names it");
     assertEquals((error as { code?: string }).code, "EADDRINUSE");
   }
-  // An address for documentation (RFC 5737), which no host has.
+  // An address for documentation (RFC 5737): no host has it.
   const { message } = assertThrows(() => serve("192.0.2.1", 0), Deno.errors.AddrNotAvailable);
   assertStringIncludes(message, "Cannot listen on 192.0.2.1:0: ");
   const udp = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
@@ -230,7 +230,7 @@ test("an address that cannot be listened on is named", async () => {
   await app.stop();
 });
 
-test("ready() for a second time, and restart() before it, say what was called when", async () => {
+test("a second ready() and a restart() before ready() name the order of the calls", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   await assertRejects(
@@ -247,7 +247,7 @@ test("ready() for a second time, and restart() before it, say what was called wh
   await app.stop();
 });
 
-test("keep() refuses at once what could not be handed over", async () => {
+test("keep() throws at once for a value that cannot be handed over", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const large = new Uint8Array(2 ** 31);
@@ -270,7 +270,7 @@ test("keep() refuses at once what could not be handed over", async () => {
   await app.stop();
 });
 
-test("a function that gives what cannot be handed over is named on both sides", async () => {
+test("both generations name a kept function whose result cannot be handed over", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = new KeptLog();
@@ -280,7 +280,7 @@ test("a function that gives what cannot be handed over is named on both sides", 
     [() => new Uint8Array(2 ** 31), "it has 2147483648 bytes, and 2147483647 at most"],
     [() => Promise.resolve(), "it is a promise"],
     [() => "text", "it is of type string"],
-    [() => ({}), "what its function gives is no Uint8Array"],
+    [() => ({}), "its function returns something else than a Uint8Array"],
   ];
   for (const [give, words] of wrong) {
     app.keep("x", give as () => Uint8Array);
@@ -294,26 +294,26 @@ test("a function that gives what cannot be handed over is named on both sides", 
   await app.stop();
 });
 
-/** What the fixture prints. */
+/** The JSON that the program prints. */
 async function outcome(
   args: string[],
   options: ConstructorParameters<typeof Child>[2],
 ): Promise<{ name?: string; message?: string }> {
-  await using child = new Child("./starts.ts", args, options);
+  await using child = new Child("./print_start_error.ts", args, options);
   return JSON.parse(await child.line());
 }
 
-test("a next generation that ends in the middle of the offer is an error that names its process", async () => {
+test("a generation logs the process of a successor that ends in the middle of the offer", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = new KeptLog();
   const app = await begin(path, { logger: log });
-  // More than a socket holds.
+  // More than the buffers of a socket hold.
   app.keep("large", new Uint8Array(4 << 20));
   await app.ready();
   {
     using channel = new Channel(await connect(path));
-    await channel.send({ type: "hello", version: 1, pid: Deno.pid });
+    await channel.send({ type: "hello", version: protocolVersion, pid: Deno.pid });
     assertEquals((await channel.receive())?.type, "offer");
   }
   await until(() => log.errors.length > 0);

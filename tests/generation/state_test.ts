@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { Fd } from "../../ffi/fd.ts";
 import { type Generation, TestService } from "../../mod.ts";
-import { begin, here, portOf } from "../support/begin.ts";
+import { begin, here, portOf } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";

@@ -6,7 +6,7 @@
 
 import { assertEquals, assertThrows } from "@std/assert";
 import { listen } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 

@@ -1,6 +1,6 @@
 /**
- * What a generation warns of: a program that forgets `ready()`, or calls it too early, what is closed
- * because it is not asked for, and another service on the same control path.
+ * Warnings of a generation: ready() is missing or too early, inherited items are closed because the program has
+ * not asked for them, another service has the control path.
  *
  * @module
  */
@@ -14,15 +14,16 @@ import {
 } from "@std/assert";
 import { type Generation, HandoverError, start, type StartOptions } from "../../mod.ts";
 import { hasEnded, identify } from "../../ffi/proc.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
+import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
 import { Sockets } from "../support/raw.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
-/** A generation, and what it logs. */
+/** Starts a generation, and keeps its log. */
 async function logged(
   path: string,
   options: StartOptions = {},
@@ -31,24 +32,24 @@ async function logged(
   return { app: await begin(path, { ...options, logger: log }), log };
 }
 
-/** What was warned of. */
+/** The messages of the warnings. */
 function warnings({ warnings }: KeptLog): string[] {
   return warnings.map(([message]) => String(message));
 }
 
-test("ready() that is not called is warned of, with the addresses; one that is called is not", async () => {
+test("a generation warns with its addresses when ready() is not called, and not otherwise", async () => {
   using directory = new Directory();
   const readyTimeout = 50;
   const called = await logged(directory.join("a.sock"), { readyTimeout });
-  called.app.serve(here, saying("called"));
+  called.app.serve(quietly, saying("called"));
   await called.app.ready();
   const idle = await logged(directory.join("b.sock"), { readyTimeout });
   const stopped = await logged(directory.join("c.sock"), { readyTimeout });
-  stopped.app.serve(here, saying("stopped"));
+  stopped.app.serve(quietly, saying("stopped"));
   await stopped.app.stop();
-  // Those before would warn before this one does.
+  // The other generations would warn before this one.
   const { app, log } = await logged(directory.join("d.sock"), { readyTimeout });
-  const server = app.serve(here, saying("forgotten"));
+  const server = app.serve(quietly, saying("forgotten"));
   const path = directory.join("e.sock");
   app.listen({ path });
   await until(() => log.warnings.length > 0);
@@ -63,18 +64,18 @@ test("ready() that is not called is warned of, with the addresses; one that is c
   await app.stop();
 });
 
-test("ready() that is not called in time is named on both sides", async () => {
+test("both generations log that ready() was not called within readyTimeout", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path, { readyTimeout: 300 });
-  const port = portOf(old.app.serve(here, saying("old")));
+  const port = portOf(old.app.serve(quietly, saying("old")));
   await old.app.ready();
   const next = await logged(path, { readyTimeout: 20 });
-  next.app.serve(here, saying("next"));
+  next.app.serve(quietly, saying("next"));
   await until(() => next.log.warnings.length > 1);
   const [forgotten, tooLate] = warnings(next.log);
   const accepting =
-    `until then process ${Deno.pid}, the generation before, is the one that accepts`;
+    `until then process ${Deno.pid}, the previous generation, is the one that accepts`;
   assertStringIncludes(forgotten, accepting);
   const late = `it has the offer, of 127.0.0.1:${port}, and has not called ready()`;
   assertStringIncludes(tooLate, "cannot take over any more, and its ready() is going to reject: ");
@@ -84,7 +85,7 @@ test("ready() that is not called in time is named on both sides", async () => {
   await old.app.stop();
 });
 
-test("a restart that is not ready in time says whether start() or ready() was not called", async () => {
+test("the error of restart() after readyTimeout names the call that is missing, start() or ready()", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const { app } = await logged(path, { readyTimeout: 300 });
@@ -97,11 +98,11 @@ test("a restart that is not ready in time says whether start() or ready() was no
   await app.stop();
 });
 
-test("ready() before what was inherited is asked for is warned of at once", async () => {
+test("ready() warns when the program has asked for no inherited listener", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path);
-  const port = portOf(old.app.serve(here, saying("old")));
+  const port = portOf(old.app.serve(quietly, saying("old")));
   await old.app.ready();
   const next = await logged(path, { probation: 60_000 });
   await next.app.ready();
@@ -111,22 +112,22 @@ test("ready() before what was inherited is asked for is warned of at once", asyn
     /^The program has called ready\(\), and asked for no listener: nobody accepts at /,
   );
   assertStringIncludes(early, `at 127.0.0.1:${port}, where generation 1, process ${Deno.pid}, did`);
-  assertEquals(portOf(next.app.serve(here, saying("next"))), port);
-  assertEquals(next.log.warnings.length, 1, "it is said once");
+  assertEquals(portOf(next.app.serve(quietly, saying("next"))), port);
+  assertEquals(next.log.warnings.length, 1, "the warning was logged twice");
   await next.app.stop();
   await old.app.finished;
 });
 
-test("what is asked for after ready() is warned of where clients wait for it, or would", async () => {
+test("serve() and listen() after ready() warn where clients wait at the address, or will at the next restart", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path);
   await old.app.ready();
-  const port = portOf(old.app.serve(here, saying("old")));
+  const port = portOf(old.app.serve(quietly, saying("old")));
   assertEquals(old.log.warnings.length, 1);
   assertStringIncludes(warnings(old.log)[0], `asked for 127.0.0.1:${port} `);
   assertStringIncludes(warnings(old.log)[0], "at the next restart no generation accepts there");
-  // A second address may come at any time.
+  // A further address is usual at any time.
   old.app.listen({ hostname: "127.0.0.2", port: 0 });
   assertEquals(old.log.warnings.length, 1);
   const next = await logged(path, { probation: 60_000 });
@@ -135,7 +136,7 @@ test("what is asked for after ready() is warned of where clients wait for it, or
   assertEquals(next.log.warnings, []);
   next.app.listen({ hostname: "127.0.0.4", port: 0 });
   assertEquals(next.log.warnings, []);
-  next.app.serve(here, saying("next"));
+  next.app.serve(quietly, saying("next"));
   assertMatch(
     warnings(next.log)[0],
     /^The program asked for 127\.0\.0\.1:\d+ \d+ ms after it had called ready\(\): for as long, no /,
@@ -144,7 +145,7 @@ test("what is asked for after ready() is warned of where clients wait for it, or
   await old.app.finished;
 });
 
-test("what is not asked for is closed with a warning that names it, and both sides tell of listeners", async () => {
+test("a generation names what it closes because the program has not asked for it, and its predecessor names the listeners", async () => {
   using directory = new Directory();
   using sockets = new Sockets(1);
   const path = directory.join("app.sock");
@@ -174,7 +175,7 @@ test("what is not asked for is closed with a warning that names it, and both sid
       `control path, "${path}"`,
     ]
   ) assertStringIncludes(closed, words);
-  // A file of another name is usual.
+  // A file of another name is usual: no warning names it.
   assert(!closed.includes("file"));
   assert(next.log.lines.some(([, line]) => String(line).includes(`"${directory.join("log")}"`)));
   assertStringIncludes(
@@ -184,15 +185,15 @@ test("what is not asked for is closed with a warning that names it, and both sid
   await next.app.stop();
 });
 
-test("a release that asks for one of two listeners is not taken for another service by its predecessor", async () => {
+test("a predecessor does not take a release that asks for one of two listeners for another service", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path);
-  old.app.serve(here, saying("old"));
+  old.app.serve(quietly, saying("old"));
   old.app.listen({ hostname: "127.0.0.2", port: 0 });
   await old.app.ready();
   const next = await logged(path);
-  next.app.serve(here, saying("next"));
+  next.app.serve(quietly, saying("next"));
   await next.app.ready();
   await old.app.finished;
   await until(() => next.log.warnings.length > 0);
@@ -201,7 +202,7 @@ test("a release that asks for one of two listeners is not taken for another serv
   await next.app.stop();
 });
 
-test("state alone that is not asked for says nothing of another service", async () => {
+test("state alone that is not asked for does not hint at another service", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await logged(path);
@@ -217,11 +218,11 @@ test("state alone that is not asked for says nothing of another service", async 
   await next.app.stop();
 });
 
-test("a service of another name is refused, and both sides say so", async () => {
+test("a generation refuses a service of another name, and both sides log the reason", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const billing = await logged(path, { service: "billing" });
-  billing.app.serve(here, saying("billing"));
+  billing.app.serve(quietly, saying("billing"));
   await billing.app.ready();
   assertEquals(billing.app.status().service, "billing");
   const error = await assertRejects(() => begin(path, { service: "search" }), HandoverError);
@@ -233,23 +234,23 @@ test("a service of another name is refused, and both sides say so", async () => 
   );
   assertEquals(warnings(billing.log), [`Refused process ${Deno.pid} at "${path}": ${why}`]);
   assertEquals(billing.app.status().state, "serving");
-  assertMatch(await asked("status", path), /^service {5}"billing"\ngeneration {2}1, /);
-  assertEquals(JSON.parse(await asked("status", path, "--json")).service, "billing");
+  assertMatch((await cli("status", path)).stdout, /^service {5}"billing"\ngeneration {2}1, /);
+  assertEquals(JSON.parse((await cli("status", path, "--json")).stdout).service, "billing");
   await billing.app.stop();
 });
 
-test("a name of a service may be introduced, kept and dropped by releases", async () => {
+test("a release may introduce, keep or drop the name of its service", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   let before: Generation | undefined;
   for (const service of [undefined, "billing", "billing", undefined, "search"]) {
     const { app, log } = await logged(path, { service });
-    app.serve(here, saying("any"));
+    app.serve(quietly, saying("any"));
     await app.ready();
     await before?.finished;
     assertEquals(app.status().service, service);
     assertEquals([log.warnings, log.errors], [[], []]);
-    // Its probation is over: the next one may come.
+    // The probation is over: the next generation may take over.
     await until(() => !app.status().predecessor);
     before = app;
   }
@@ -257,7 +258,7 @@ test("a name of a service may be introduced, kept and dropped by releases", asyn
   await before!.stop();
 });
 
-test("a name that is none is refused before anything is opened", async () => {
+test("start() rejects an invalid name of a service before it opens anything", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   for (const [service, make] of [["", RangeError], ["s".repeat(256), RangeError], [7, TypeError]]) {
@@ -271,10 +272,10 @@ test("a name that is none is refused before anything is opened", async () => {
   assertEquals(directory.names(), []);
 });
 
-test("on a good day, start, restart and stop log nothing that is shown by default", async () => {
+test("start, restart and stop without errors print nothing with the default logger", async () => {
   using directory = new Directory();
   const args = [directory.join("app.sock"), directory.join("log")];
-  await using child = new Child("./good_day.ts", args);
+  await using child = new Child("./default_logger.ts", args);
   let process = (await child.line()).split(" ");
   assertEquals(process.slice(0, 2), ["ready:", "1"]);
   for (const generation of ["2", "3"]) {
@@ -288,11 +289,3 @@ test("on a good day, start, restart and stop log nothing that is shown by defaul
   const { stdout, stderr } = await child.ended();
   assertEquals([stdout, stderr], [[], ""]);
 });
-
-async function asked(...args: string[]): Promise<string> {
-  const cli = new URL("../../lib/cli.ts", import.meta.url).pathname;
-  const { stdout } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", "--no-config", cli, ...args],
-  }).output();
-  return new TextDecoder().decode(stdout);
-}

@@ -5,17 +5,17 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { asked } from "../support/begin.ts";
+import { asked } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { Generations } from "../support/generations.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
-import { native, versions } from "../system/matrix.ts";
+import { installDeno, versions } from "../support/deno_versions.ts";
 
 /** The ways of a run to end, and the line that shows it. */
 const ways: Record<string, RegExp | undefined> = {
-  "serves": /^version: 1$/,
+  "serves": /^version: 2$/,
   "rejects": /Process failed/,
   "fails in a timer": /Process failed/,
   "is not ready": undefined,
@@ -34,7 +34,7 @@ test("restart() refuses under --watch: the process would stay, and run the progr
 });
 
 for (const version of new Set([versions[0], Deno.version.deno])) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   for (const [how, shown] of Object.entries(ways)) {
@@ -106,7 +106,7 @@ test("the next run under --watch serves at the addresses of a generation in a wo
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched_worker.ts");
   await using _service = service;
-  await service.until(/^version: 1$/);
+  await service.until(/^version: 2$/);
   for (const version of [2, 3]) await run(version);
 });
 
@@ -114,7 +114,7 @@ test("runs under --watch do not accumulate open descriptors", async () => {
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched.ts", String(freePort()));
   await using _service = service;
-  await service.until(/^version: 1$/);
+  await service.until(/^version: 2$/);
   const open = () => [...Deno.readDirSync(`/proc/${service.pid}/fd`)].length;
   await run(2);
   const before = open();

@@ -1,3 +1,9 @@
+/**
+ * Modules under `deno serve`: descriptors are passed to them, and by them.
+ *
+ * @module
+ */
+
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { pause } from "../../lib/time.ts";
 import { drain, listenAndServe, listenerHandler, receive, serveHttp } from "../../mod.ts";
@@ -9,15 +15,15 @@ import { test } from "../support/guard.ts";
 const ways = [["deno serve", 1], ["deno serve --parallel", 2]] as const;
 
 for (const [way, instances] of ways) {
-  test(`a service hands its listener to a module under ${way}, which serves it beside its own`, async () => {
+  test(`a module under ${way} receives a listener, and serves on it beside its own`, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
     const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     const { port } = listener.addr;
-    const old = serveHttp(listener, () => new Response("the old one"));
-    // As many handovers as there are instances of the module: each gets the same socket.
+    const old = serveHttp(listener, () => new Response("from the old server"));
+    // Each instance of the module receives the same socket.
     const control = listenAndServe(path, listenerHandler(listener));
-    await using child = serving(instances, "take", path);
+    await using child = runModule(instances, "take", path);
     const lines = await linesOf(child, instances + 1);
     await control.shutdown();
     assertEquals(lines.filter((line) => line === "serving").length, instances);
@@ -29,61 +35,61 @@ for (const [way, instances] of ways) {
       }
       return answers.size === instances;
     });
-    // The port that deno serve insists on is another one.
+    // deno serve itself listens on another port.
     const [ownPort] = lines.flatMap((line) => /^port (\d+)$/.exec(line)?.[1] ?? []);
     assertNotEquals(Number(ownPort), port);
     assertEquals(answers.has(await get(Number(ownPort))), true);
   });
 
-  test(`the listener of ${way} is one socket: it is sent, and the next one goes on with the port`, async () => {
+  test(`a module under ${way} sends its listener, and the receiver serves on the same port`, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
     let port = 0;
     let next: Deno.HttpServer | undefined;
     {
-      await using child = serving(instances, "give", path);
+      await using child = runModule(instances, "give", path);
       const [line] = await linesOf(child, 1);
       port = Number(/^port (\d+)$/.exec(line)![1]);
       assertMatch(await get(port), /^[0-9a-f-]{36}$/);
       await receive(path, (fd) => {
-        next = serveHttp(fd, () => new Response("the next one"));
+        next = serveHttp(fd, () => new Response("from the next server"));
       });
       assertEquals((next!.addr as Deno.NetAddr).port, port);
-      // A module gets no server that it could drain: it ends as it is.
+      // The end of the block kills the process: a module gets no server object, so it cannot drain.
     }
-    assertEquals(await get(port), "the next one");
+    assertEquals(await get(port), "from the next server");
     await next!.shutdown();
   });
 }
 
-test("reusePort servers, one in each worker of deno serve --parallel, cannot be told apart: the error says so, and adoption goes on", async () => {
+test("listenerDescriptor() throws for a reusePort server of deno serve --parallel, and adoption still works", async () => {
   using port = Deno.listen({ hostname: "127.0.0.1", port: 0, reusePort: true });
-  await using child = serving(2, "share", String(port.addr.port));
+  await using child = runModule(2, "share", String(port.addr.port));
   const lines = await linesOf(child, 4);
   const refusals = lines.filter((line) => line !== "accepted");
-  assertEquals(refusals.length, 2, "and each instance adopts another listener all the same");
+  assertEquals(refusals.length, 2, "each of both instances refuses, and adopts another listener");
   for (const refusal of refusals) {
     assertMatch(refusal, /^NoDescriptorError: 2 open descriptors could be the listener at /);
     assertMatch(refusal, /pass the one meant as a number$/);
   }
 });
 
-/** The module under `deno serve`, with so many instances. */
-function serving(instances: number, ...args: string[]): Child {
+/** Starts the module under `deno serve` with so many instances. */
+function runModule(instances: number, ...args: string[]): Child {
   const deno = ["serve", "-A", "--host", "127.0.0.1", "--port", "0"];
   if (instances > 1) deno.push("--parallel");
   return new Child("under_serve.ts", args, { deno, env: { DENO_JOBS: String(instances) } });
 }
 
 /**
- * The next lines it prints, without the name of the instance that deno serve puts before each. One
- * that prints less is killed, and fails.
+ * Reads the next `count` lines, without the name of the instance that deno serve puts before each. After 30
+ * seconds the process is killed, so that the test fails.
  */
 async function linesOf(child: Child, count: number): Promise<string[]> {
   const over = new AbortController();
   const limit = pause(30_000, over.signal).then(
     () => Deno.kill(child.pid, "SIGKILL"),
-    () => {},
+    () => {}, // All lines were read in time.
   );
   const lines: string[] = [];
   try {

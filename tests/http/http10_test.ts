@@ -1,5 +1,5 @@
 /**
- * Clients and proxies of HTTP/1.0 that keep their connections, while one generation takes over from another.
+ * HTTP/1.0 clients and proxies that keep their connections alive, while one generation takes over from another.
  *
  * @module
  */
@@ -19,7 +19,7 @@ interface Proxy {
   args(config: string, directory: string): string[];
 }
 
-/** Neither may try again: a request that the service loses has to show. */
+/** Both are configured to never repeat a request, so that a lost one is counted. */
 const proxies: Proxy[] = [{
   program: "nginx",
   version: "-v",
@@ -51,7 +51,7 @@ const proxies: Proxy[] = [{
 }, {
   program: "haproxy",
   version: "-v",
-  // What a client of HTTP/1.0 asks for is passed on as HTTP/1.0.
+  // Forwards the requests of HTTP/1.0 clients as HTTP/1.0.
   config: (port, upstream) => `
     defaults
       mode http
@@ -69,58 +69,58 @@ const proxies: Proxy[] = [{
   args: (config) => ["-db", "-f", config],
 }];
 
-/** Whether a program can be run; says so when it cannot. */
-function isHere(program: string, version: string): boolean {
+/** Whether a program is installed; prints a note if it is not. */
+function isInstalled(program: string, version: string): boolean {
   try {
     const command = new Deno.Command(program, { args: [version], stdout: "null", stderr: "null" });
     if (command.outputSync().success) return true;
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
-  console.log(`http10_test.ts: what needs ${program} is skipped: it cannot be run here`);
+  console.log(`http10_test.ts: tests with ${program} are skipped: it is not installed`);
   return false;
 }
 
-const hasAb = isHere("ab", "-V");
+const hasAb = isInstalled("ab", "-V");
 
-/** Runs ab for some seconds; gives what it reports. */
-async function loaded(port: number, seconds: number): Promise<string> {
+/** Runs ab for some seconds; returns its report. */
+async function runAb(port: number, seconds: number): Promise<string> {
   const url = `http://127.0.0.1:${port}/`;
   const args = ["-k", "-q", "-r", "-c", "8", "-t", String(seconds), "-n", "10000000", url];
   const { stdout, stderr } = await new Deno.Command("ab", { args }).output();
   return new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
 }
 
-/** The rest of the next line that begins so. */
-async function line(child: Child, beginning: string): Promise<string> {
+/** Reads lines until one begins with `beginning`; returns the rest of that line. */
+async function lineAfter(child: Child, beginning: string): Promise<string> {
   for (;;) {
-    const said = await child.line();
-    if (said.startsWith(beginning)) return said.slice(beginning.length);
+    const line = await child.line();
+    if (line.startsWith(beginning)) return line.slice(beginning.length);
   }
 }
 
-/** How many connections a generation has. */
+/** The number of connections of a generation. */
 async function connections(generation: Child): Promise<number> {
   await generation.tell("status");
-  return JSON.parse(await line(generation, "status: ")).sockets[0].connections;
+  return JSON.parse(await lineAfter(generation, "status: ")).sockets[0].connections;
 }
 
-/** Replaces a generation under the load of ab, through a proxy if there is one. */
+/** Starts the next generation under the load of ab, through a proxy if one is given. */
 async function replaceUnderLoad(proxy?: Proxy): Promise<void> {
   using directory = new Directory();
-  // A client that has not left by the deadline is hung up on, and loses a request.
+  // A client that has not closed its connection after that is hung up on, and may lose a request.
   const args = [directory.join("app.sock"), "--drainTimeout", "1500"];
   await using first = new Child("./generation.ts", args);
-  const upstream = Number(await line(first, "port: "));
-  await line(first, "serving: 1");
-  await using between = proxy && startProxy(proxy, upstream, directory);
-  const port = between?.port ?? upstream;
+  const upstream = Number(await lineAfter(first, "port: "));
+  await lineAfter(first, "serving: 1");
+  await using running = proxy && startProxy(proxy, upstream, directory);
+  const port = running?.port ?? upstream;
   await until(() => reachable(port));
-  const loading = loaded(port, 4);
+  const loading = runAb(port, 4);
   await until(async () => await connections(first) > 0);
   await using next = new Child("./generation.ts", args);
-  await line(next, "serving: 2");
-  await line(first, "finished");
+  await lineAfter(next, "serving: 2");
+  await lineAfter(first, "finished");
   const report = await loading;
   assertMatch(report, /^Complete requests: +[1-9]\d{2}/m, report);
   assertMatch(report, /^Failed requests: +0$/m, report);
@@ -129,7 +129,7 @@ async function replaceUnderLoad(proxy?: Proxy): Promise<void> {
   assertEquals((await next.ended()).code, 0);
 }
 
-/** Runs a proxy in front of the service, to the end of the block. */
+/** Runs a proxy in front of the service; the end of the block stops it. */
 function startProxy(
   proxy: Proxy,
   upstream: number,
@@ -137,7 +137,7 @@ function startProxy(
 ): AsyncDisposable & { port: number } {
   const port = freePort();
   const config = directory.join("proxy.conf");
-  // The workers of nginx are another user's.
+  // The workers of nginx run as another user.
   Deno.chmodSync(directory.path, 0o755);
   Deno.writeTextFileSync(config, proxy.config(port, upstream, directory.path));
   const process = new Deno.Command(proxy.program, {
@@ -154,14 +154,14 @@ function startProxy(
   };
 }
 
-test("ab -k, a client of HTTP/1.0, loses no request when a generation takes over", {
+test("ab -k, an HTTP/1.0 client, loses no request when the next generation takes over", {
   ignore: !hasAb,
 }, () => replaceUnderLoad());
 
 for (const proxy of proxies) {
-  const ignore = !hasAb || !isHere(proxy.program, proxy.version);
+  const ignore = !hasAb || !isInstalled(proxy.program, proxy.version);
   test(
-    `${proxy.program} with HTTP/1.0 to the service loses no request when a generation takes over`,
+    `${proxy.program}, an HTTP/1.0 proxy, loses no request when the next generation takes over`,
     { ignore },
     () => replaceUnderLoad(proxy),
   );

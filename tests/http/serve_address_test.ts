@@ -1,12 +1,12 @@
 /**
- * A program that is told from outside where to serve: by `deno serve`, and by DENO_SERVE_ADDRESS.
+ * Addresses that come from the environment: `deno serve`, and DENO_SERVE_ADDRESS.
  *
  * @module
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { argumentsOfDeno, commandLine } from "../../ffi/proc.ts";
-import { asked } from "../support/begin.ts";
+import { asked } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
@@ -22,7 +22,7 @@ const serveCommands: [deno: string[], instances: number][] = [
 ];
 
 for (const [deno, instances] of serveCommands) {
-  test(`start() under deno ${deno.join(" ")} is an error that says what to do, in every instance`, async () => {
+  test(`start() under deno ${deno.join(" ")} throws in every instance, with advice`, async () => {
     using directory = new Directory();
     const options = [...deno, "-A", "--host", "127.0.0.1", "--port", "0"];
     await using child = new Child("start_under_serve.ts", [directory.join("app.sock")], {
@@ -38,18 +38,18 @@ for (const [deno, instances] of serveCommands) {
   });
 }
 
-test("an argument of the program that reads serve is none of Deno's", async () => {
+test('start() accepts "serve" as an argument of the program', async () => {
   using directory = new Directory();
   const args = [directory.join("app.sock"), "serve"];
   await using service = new Generations("./generation.ts", args, { deno: ["-q", "run", "-A"] });
   await service.until(/^serving: 1$/);
 });
 
-test("no argument is Deno's where the program has more of them than its process, as a compiled one may", () => {
+test("argumentsOfDeno() is empty if the program has more arguments than its process, as if compiled", () => {
   const { args } = Deno;
   const own = commandLine("self")!.slice(1);
   assertEquals(argumentsOfDeno(), own.slice(0, own.length - args.length));
-  // "deno compile main.ts --config x" makes a program that starts with two of its own.
+  // "deno compile main.ts --config x" makes a program with these two arguments.
   Object.defineProperty(Deno, "args", { value: ["--config", "x", ...own], configurable: true });
   try {
     assertEquals(argumentsOfDeno(), []);
@@ -58,7 +58,7 @@ test("no argument is Deno's where the program has more of them than its process,
   }
 });
 
-test("the first server of every generation listens where DENO_SERVE_ADDRESS says", async () => {
+test("the first server of every generation listens on DENO_SERVE_ADDRESS", async () => {
   using directory = new Directory();
   const port = freePort();
   await using service = new Generations("./generation.ts", [directory.join("app.sock")], {
@@ -72,9 +72,9 @@ test("the first server of every generation listens where DENO_SERVE_ADDRESS says
   }
 });
 
-/** What a program prints that is told so. */
-async function run(directory: Directory, address: string, what = ""): Promise<string[]> {
-  await using child = new Child("serve_address.ts", [what, directory.join("app.sock")], {
+/** Runs `serve_address.ts` with a DENO_SERVE_ADDRESS; returns its output. */
+async function run(directory: Directory, address: string, mode = ""): Promise<string[]> {
+  await using child = new Child("serve_address.ts", [mode, directory.join("app.sock")], {
     env: { DENO_SERVE_ADDRESS: address },
   });
   const { code, stdout, stderr } = await child.ended();
@@ -82,7 +82,7 @@ async function run(directory: Directory, address: string, what = ""): Promise<st
   return stdout;
 }
 
-test("DENO_SERVE_ADDRESS is for the first server alone, and may be a unix path", async () => {
+test("DENO_SERVE_ADDRESS applies to the first server alone, and may be a unix path", async () => {
   using directory = new Directory();
   const path = directory.join("http.sock");
   const [first, second, ...rest] = await run(directory, `unix:${path}`, path);
@@ -91,11 +91,11 @@ test("DENO_SERVE_ADDRESS is for the first server alone, and may be a unix path",
   assertEquals(rest, [`has: ${JSON.stringify(path)}`, second.replace("listens", "has"), "answers"]);
 });
 
-test("with duplicate, DENO_SERVE_ADDRESS is one address more", async () => {
+test("DENO_SERVE_ADDRESS with the prefix duplicate, is an additional address", async () => {
   using directory = new Directory();
   const port = freePort();
-  const said = await run(directory, `duplicate,tcp:127.0.0.1:${port}`, String(port));
-  const [first, second, ...rest] = said;
+  const lines = await run(directory, `duplicate,tcp:127.0.0.1:${port}`, String(port));
+  const [first, second, ...rest] = lines;
   for (const line of [first, second]) assertMatch(line, /^listens: 127\.0\.0\.1:\d+$/);
   assertEquals(rest, [
     `has: 127.0.0.1:${port}`,
@@ -105,20 +105,18 @@ test("with duplicate, DENO_SERVE_ADDRESS is one address more", async () => {
   ]);
 });
 
-test("a DENO_SERVE_ADDRESS that cannot be handed over, or is none, is an error that names it", async () => {
+test("serve() throws for a DENO_SERVE_ADDRESS that is not a TCP or unix address", async () => {
   using directory = new Directory();
   for (
     const address of ["vsock:-1:80", "tunnel:", "tcp:localhost:80", "tcp:127.0.0.1:65536", "80"]
   ) {
     const [error, ...rest] = await run(directory, address);
-    const what = `TypeError: Cannot listen where DENO_SERVE_ADDRESS=${
-      JSON.stringify(address)
-    } says: `;
-    assertEquals([error.slice(0, what.length), rest], [what, []]);
+    const expected = `TypeError: Cannot listen on DENO_SERVE_ADDRESS=${JSON.stringify(address)}: `;
+    assertEquals([error.slice(0, expected.length), rest], [expected, []]);
   }
 });
 
-test("an adopted listener and serveHttp() leave DENO_SERVE_ADDRESS to Deno.serve", async () => {
+test("serveHttp() does not use DENO_SERVE_ADDRESS: Deno.serve does afterwards", async () => {
   using directory = new Directory();
   const port = freePort();
   assertEquals(await run(directory, `tcp:127.0.0.1:${port}`, "library"), [

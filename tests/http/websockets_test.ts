@@ -1,5 +1,5 @@
 /**
- * How WebSockets of a generation are closed: each with a Close frame, after all that was sent.
+ * app.upgradeWebSocket(): each socket is closed with a Close frame, which follows all messages that were sent.
  *
  * @module
  */
@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { Generation } from "../../mod.ts";
 import { pause } from "../../lib/time.ts";
-import { begin, here, portOf, saying } from "../support/begin.ts";
+import { begin, here, portOf, quietly, saying } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { codeOf, opcodes, RawWebSocket, textOf } from "../support/raw_websocket.ts";
@@ -15,7 +15,7 @@ import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 import { talkThroughRestarts } from "../system/websockets.ts";
 
-test("clients that talk all the time all get Close 1012 and every answer, restart after restart", async () => {
+test("a restart sends Close 1012 and every answer to WebSocket clients that send all the time", async () => {
   const { connections, answers, failures } = await talkThroughRestarts({
     clients: 40,
     restarts: 3,
@@ -25,31 +25,31 @@ test("clients that talk all the time all get Close 1012 and every answer, restar
   assert(answers > connections, `${answers} messages were answered`);
 });
 
-test("the same clients notice when WebSocket.close() of Deno drops a connection", async () => {
+test("the same clients detect that WebSocket.close() of Deno drops connections", async () => {
   const { failures } = await talkThroughRestarts({ clients: 40, restarts: 3, plain: true });
   assertStringIncludes(failures.join("\n"), "the connection ended without a Close frame");
 });
 
-/** Makes a next generation take over. */
+/** Starts the next generation, which takes over. */
 async function replaced(old: Generation, path: string): Promise<Generation> {
   const next = await begin(path);
-  next.serve(here, saying("next"));
+  next.serve(quietly, saying("next"));
   await next.ready();
-  await until(() => old.status().state !== "handing over");
+  await until(() => old.status().state !== "standby");
   return next;
 }
 
-test("a socket that the program closes while more messages wait gets its Close frame", async () => {
+test("close() of a socket sends the Close frame while more messages are queued", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const heard: string[] = [];
-  const server = app.serve(here, (request) => {
+  const received: string[] = [];
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => {
-      heard.push(data);
-      socket.send(`heard ${data}`);
+      received.push(data);
+      socket.send(`received ${data}`);
       socket.close(4000, "enough");
-      // A second one changes nothing.
+      // A second close() changes nothing.
       socket.close(4001);
     };
     return response;
@@ -57,26 +57,26 @@ test("a socket that the program closes while more messages wait gets its Close f
   await app.ready();
   using client = await RawWebSocket.connect(portOf(server));
   await client.send("a", "b", "c", "d");
-  assertEquals(await client.rest(), { texts: ["heard a"], code: 4000 });
-  // Those that come later are read, and not delivered.
+  assertEquals(await client.rest(), { texts: ["received a"], code: 4000 });
+  // Later messages are read, and not delivered.
   await client.send("e");
   await client.sendClose(4000);
   await client.ended();
-  assertEquals(heard, ["a"]);
+  assertEquals(received, ["a"]);
   await app.stop();
 });
 
-test("a client that reads late and talks on gets all that was sent, and the Close frame", async () => {
+test("stop() and a restart send all messages and the Close frame to a client that reads late and sends on", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const big = "x".repeat(1 << 20);
   const count = 16;
   for (const how of ["stopped", "replaced"]) {
-    // A timer of Deno's is over at once when it is longer than 2^31 ms.
+    // A timer of Deno fires at once when its delay is longer than 2^31 ms.
     const forceCloseAfter = how === "stopped" ? Infinity : 60_000;
     const old = await begin(path, { drainTimeout: 10, forceCloseAfter });
     let opened: WebSocket | undefined;
-    const server = old.serve(here, (request) => {
+    const server = old.serve(quietly, (request) => {
       const { socket, response } = old.upgradeWebSocket(request);
       socket.onopen = () => {
         for (let i = 0; i < count; i++) socket.send(big);
@@ -101,60 +101,61 @@ test("a client that reads late and talks on gets all that was sent, and the Clos
   }
 });
 
-test("clients that do not answer the Close frame are not waited for until the force limit", async () => {
+test("stop() does not wait until forceCloseAfter for clients that do not answer the Close frame", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"), { forceCloseAfter: 600_000 });
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = ({ data }) => socket.send(data);
     return response;
   });
   await app.ready();
   using silent = await RawWebSocket.connect(portOf(server));
-  using talker = await RawWebSocket.connect(portOf(server));
+  using sender = await RawWebSocket.connect(portOf(server));
   const stopped = app.stop();
   assertEquals((await silent.rest()).code, 1001);
-  assertEquals((await talker.rest()).code, 1001);
-  let talks = true;
-  const talking = (async () => {
-    while (talks) await talker.send("on and on").then(() => until(() => true));
+  assertEquals((await sender.rest()).code, 1001);
+  let isSending = true;
+  // Sending fails when the server has closed the connection.
+  const sending = (async () => {
+    while (isSending) await sender.send("on and on").then(() => until(() => true));
   })().catch(() => {});
   await stopped;
-  talks = false;
-  await talking;
+  isSending = false;
+  await sending;
   await silent.ended();
-  await talker.ended();
+  await sender.ended();
 });
 
-test("clients that talk on after the Close frame do not keep the process of their generation", async () => {
+test("clients that send on after the Close frame do not keep the process of a generation alive", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using old = new Child("./websocket_service.ts", [path, "alone"]);
   const port = Number((await old.line()).slice("port: ".length));
-  const gone = new AbortController();
+  const exited = new AbortController();
   const clients = await Promise.all(Array.from({ length: 10 }, () => RawWebSocket.connect(port)));
-  // Each to the end of its connection.
-  const talking = Promise.allSettled(clients.map(async (client) => {
-    for (; !gone.signal.aborted; await pause(1)) await client.send("on and on");
+  // A send() rejects at the end of the connection.
+  const sending = Promise.allSettled(clients.map(async (client) => {
+    for (; !exited.signal.aborted; await pause(1)) await client.send("on and on");
   }));
   const closed = clients.map(async (client) => (await client.rest()).code);
   await using next = new Child("./websocket_service.ts", [path]);
   await next.line();
   assertEquals(await Promise.all(closed), clients.map(() => 1012));
-  const ended = old.ended().finally(() => gone.abort());
-  // It is a matter of some seconds, or else of half an hour.
-  await Promise.race([ended, pause(60_000, gone.signal).catch(() => {})]);
-  assert(gone.signal.aborted, "the process of the old generation stays");
+  const ended = old.ended().finally(() => exited.abort());
+  // It exits within seconds, or after half an hour: the idle timeout. pause() rejects when it has exited.
+  await Promise.race([ended, pause(60_000, exited.signal).catch(() => {})]);
+  assert(exited.signal.aborted, "the process of the old generation does not exit");
   assertEquals((await ended).code, 0);
-  await talking;
+  await sending;
   for (const client of clients) client[Symbol.dispose]();
 });
 
-test("a generation that is to hurry closes its WebSockets now, with 1012", async () => {
+test("stop() of a draining generation closes its WebSockets at once, with 1012", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path, { drainTimeout: 600_000, forceCloseAfter: 500 });
-  const server = old.serve(here, (request) => old.upgradeWebSocket(request).response);
+  const server = old.serve(quietly, (request) => old.upgradeWebSocket(request).response);
   await old.ready();
   const clients = [];
   for (let i = 0; i < 10; i++) clients.push(await RawWebSocket.connect(portOf(server)));
@@ -170,23 +171,23 @@ test("a generation that is to hurry closes its WebSockets now, with 1012", async
   await next.stop();
 });
 
-test("a WebSocket whose handshake is under way when its generation leaves is closed, too", async () => {
+test("a WebSocket whose handshake ends while its generation drains is closed, too", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path, { drainTimeout: 100, forceCloseAfter: 60_000 });
-  const go = Promise.withResolvers<void>();
-  let asked = false;
-  const server = old.serve(here, async (request) => {
+  const release = Promise.withResolvers<void>();
+  let isAsked = false;
+  const server = old.serve(quietly, async (request) => {
     const { response } = old.upgradeWebSocket(request);
-    asked = true;
-    await go.promise;
+    isAsked = true;
+    await release.promise;
     return response;
   });
   await old.ready();
   using client = await RawWebSocket.begin(portOf(server));
-  await until(() => asked);
+  await until(() => isAsked);
   const next = await replaced(old, path);
-  go.resolve();
+  release.resolve();
   await client.opened();
   assertEquals(await client.rest(), { texts: [], code: 1012 });
   await client.sendClose(1012);
@@ -195,7 +196,7 @@ test("a WebSocket whose handshake is under way when its generation leaves is clo
   await next.stop();
 });
 
-test("exceptions in the listeners of some sockets do not keep the others from being closed", async () => {
+test("every socket is closed although the listeners of the program throw", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path, { drainTimeout: 100 });
@@ -206,7 +207,7 @@ test("exceptions in the listeners of some sockets do not keep the others from be
   };
   globalThis.addEventListener("error", report);
   try {
-    const server = old.serve(here, (request) => {
+    const server = old.serve(quietly, (request) => {
       const { socket, response } = old.upgradeWebSocket(request);
       for (const type of ["message", "close"]) {
         socket.addEventListener(type, () => {
@@ -235,15 +236,15 @@ test("exceptions in the listeners of some sockets do not keep the others from be
   }
 });
 
-test("a handshake that has failed is not waited for", async () => {
+test("WebSockets does not wait for a socket whose handshake has failed", async () => {
   await using child = new Child("./failed_upgrade.ts");
   assertEquals(await child.line(), "closed");
 });
 
-test("a socket that the program closes before its handshake is closed after that", async () => {
+test("close() before the handshake closes the socket after it", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onopen = () => socket.send("hello");
     socket.close(4000);
@@ -257,18 +258,18 @@ test("a socket that the program closes before its handshake is closed after that
   await app.stop();
 });
 
-test("the reason of a Close frame is checked when close() is called, before the handshake as well", async () => {
+test("close() throws for a reason that is too long, before the handshake as well", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const thrown: string[] = [];
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     try {
       socket.close(4000, "x".repeat(124));
     } catch (error) {
       thrown.push((error as Error).name);
     }
-    // It was not closed by that.
+    // The socket is still open.
     socket.onopen = () => socket.close(4001, "x".repeat(123));
     return response;
   });
@@ -281,10 +282,10 @@ test("the reason of a Close frame is checked when close() is called, before the 
   await app.stop();
 });
 
-test("a client that does not answer the Close frame and talks on is dropped after a while", async () => {
+test("a client that does not answer the Close frame, and sends on, is disconnected after a second", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
-  const server = app.serve(here, (request) => {
+  const server = app.serve(quietly, (request) => {
     const { socket, response } = app.upgradeWebSocket(request);
     socket.onmessage = () => socket.close(4000);
     return response;
@@ -294,9 +295,10 @@ test("a client that does not answer the Close frame and talks on is dropped afte
   await client.send("a");
   assertEquals((await client.rest()).code, 4000);
   let hasEnded = false;
+  // A reset connection has ended, too.
   const ended = client.ended().catch(() => {}).finally(() => hasEnded = true);
   await until(async () => {
-    // Its end may come between two messages.
+    // The connection may end between two messages: then the next one is not sent.
     if (!hasEnded) await client.send("and on").catch(() => {});
     return hasEnded;
   });
@@ -304,7 +306,7 @@ test("a client that does not answer the Close frame and talks on is dropped afte
   await app.stop();
 });
 
-test("frames of every length are read as they were sent", async () => {
+test("RawWebSocket reads frames of every length", async () => {
   const lengths = [0, 125, 126, 65535, 65536];
   const server = Deno.serve({ ...here, onListen: () => {} }, (request) => {
     const { socket, response } = Deno.upgradeWebSocket(request);

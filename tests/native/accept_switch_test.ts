@@ -4,7 +4,7 @@ import { closeRaw } from "../../ffi/fd.ts";
 import { connectUnix } from "../../ffi/socket.ts";
 import { Gate } from "../../lib/native/accept_switch.ts";
 import { listenerDescriptor, packetConnDescriptor } from "../../lib/native/descriptor.ts";
-import { servingOf } from "../../lib/http/serve.ts";
+import { trackerOf } from "../../lib/http/serve.ts";
 import { test } from "../support/guard.ts";
 
 const here = { hostname: "127.0.0.1", port: 0 };
@@ -85,7 +85,7 @@ test("a server whose gate is shut in the turn in which it was made accepts nobod
     (await beside.accept()).close();
     gate.open();
     assertEquals(await (await fetch(`http://127.0.0.1:${port}`)).text(), "early");
-    assert(servingOf(server));
+    assert(trackerOf(server));
     await server.shutdown();
   }
 });

@@ -1,6 +1,6 @@
 /**
- * What adopting costs: the speed of an adopted server against a native one, and the time that it takes
- * to adopt, with few and with many descriptors open.
+ * The cost of adopting: requests a second of an adopted server and of a native one, and the time to adopt,
+ * with few and with many open descriptors.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { socketPair } from "../../ffi/socket.ts";
 import { fdConn, fdListener } from "../../mod.ts";
 import { connectedTo, listenLoopback } from "../support/loopback.ts";
 
-/** So many times each server is loaded, in turns. */
+/** How often each server is loaded, in turns. */
 const pairs = 9;
 
 const hasWrk = await new Deno.Command("wrk", { args: ["-v"] }).output().then(
@@ -31,7 +31,7 @@ Deno.bench({
     try {
       for (const { port } of [native, adopted]) await load(port);
       for (let i = 0; i < pairs; i++) {
-        // Which comes first changes, so that neither has the better turn always.
+        // The order changes: neither server always has the better turn.
         const order = i % 2 === 0 ? [native, adopted] : [adopted, native];
         for (const { name, port } of order) rates[name].push(await load(port));
         ratios.push(rates.adopted[i] / rates.native[i]);

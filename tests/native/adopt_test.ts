@@ -50,7 +50,7 @@ import {
   text,
   writeByte,
 } from "../support/foreign.ts";
-import { connDescriptor, leaveConn } from "../support/leave.ts";
+import { connDescriptor, leaveConn } from "../support/conn_descriptor.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 

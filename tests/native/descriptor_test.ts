@@ -44,7 +44,7 @@ import {
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { until } from "../support/until.ts";
-import { connDescriptor, leaveConn } from "../support/leave.ts";
+import { connDescriptor, leaveConn } from "../support/conn_descriptor.ts";
 import { test } from "../support/guard.ts";
 
 /** Moves the offset, for every descriptor of the same description. */

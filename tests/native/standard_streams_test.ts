@@ -9,7 +9,7 @@ import { closeAll, dup, Fd, replace } from "../../ffi/fd.ts";
 import { describeDescriptor } from "../../ffi/proc.ts";
 import { listenerDescriptor } from "../../lib/native/descriptor.ts";
 import { fdListener, listen, UnixListener } from "../../mod.ts";
-import { here } from "../support/begin.ts";
+import { here } from "../support/in_process.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 

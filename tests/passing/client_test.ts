@@ -36,7 +36,7 @@ import {
 } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
-import { Others } from "../support/others.ts";
+import { Others } from "../support/event_loop_turns.ts";
 import { connectedPair, joined, record, sendRaw, Sockets } from "../support/raw.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";

@@ -31,7 +31,7 @@ import { connectUnix, unreadBytes } from "../../ffi/socket.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
-import { Others } from "../support/others.ts";
+import { Others } from "../support/event_loop_turns.ts";
 import { Sockets } from "../support/raw.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";

@@ -1028,7 +1028,7 @@ async function build(): Promise<Built | undefined> {
     const offline = { GOPROXY: "off", GOWORK: "off" };
     await run(go, "go/", ["build", "-tags", "plain", "-o", peer, "./peer"], offline);
   }
-  const example = "../examples/from_go/";
+  const example = "../../examples/from_go/";
   const standsIn = missing ?? await whyMissing(go, example);
   const forExample = {
     PATH: `${Deno.env.get("PATH")}:${go.slice(0, go.lastIndexOf("/"))}`,

@@ -1,7 +1,7 @@
 /**
- * Upgrades a request to a WebSocket and answers it with something else; prints "closed" when leaving
- * does not wait for that socket. Deno, which ends the server then, keeps the connection since 2.8.3: so
- * this is a process of its own.
+ * Upgrades a request to a WebSocket, and answers with another response; prints "closed" if WebSockets does not
+ * wait for that socket. A process of its own: Deno shuts the server down then, and keeps the connection open
+ * (2.8.3 and later).
  *
  * @module
  */
@@ -12,11 +12,11 @@ import { RawWebSocket } from "../support/raw_websocket.ts";
 const sockets = new WebSockets();
 const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, (request) => {
   sockets.upgrade(request);
-  return new Response("changed its mind");
+  return new Response("not an upgrade");
 });
 await RawWebSocket.begin(server.addr.port);
 await server.finished;
 const hurry = new AbortController().signal;
-sockets.leave({ spread: 1000, code: 1012, reason: "", forceCloseAfter: 0, hurry });
-console.log(sockets.closing ? "waiting" : "closed");
+sockets.closeAll({ spread: 1000, code: 1012, reason: "", forceCloseAfter: 0, hurry });
+console.log(sockets.isClosing ? "waiting" : "closed");
 Deno.exit();

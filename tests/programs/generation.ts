@@ -1,5 +1,6 @@
 /**
- * A small service: answers with who it is, tells each step on a line, and does what it is told.
+ * A service that answers with its generation and PID, prints each step on a line, and obeys the lines that it
+ * reads: ready, status, restart.
  *
  * @module
  */
@@ -34,14 +35,14 @@ const logger: Logger = {
   },
 };
 
-/** Phases, and signals that have come; the rest is for people. */
+/** Prints the phases of a handover, and the signals that have arrived. */
 function tell(message: string, details?: unknown): void {
   if (/^(Restarting|Stopping) on /.test(message)) console.log(`asked: ${message}`);
   const { phase } = (details ?? {}) as { phase?: string };
   if (phase) console.log(`phase: ${phase}`);
 }
 
-// One that restart() has started does not start before there is no such file.
+// A process of restart() waits until the file of --hold is gone, before it calls start().
 if (flags.hold && Deno.env.has("GRACEFUL_TOKEN")) {
   console.log("held");
   while (pathStatus(flags.hold)) await pause(10);
@@ -57,7 +58,7 @@ const app = await start(path, {
 });
 if (flags.say) console.error(flags.say);
 if (flags.fail && app.generation > 1) throw new Error(flags.fail);
-const server = app.serve({ hostname: "127.0.0.1", port: 0 }, () => {
+const server = app.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => {
   return new Response(`${app.generation} ${Deno.pid}`);
 });
 if (flags.hold) console.log(`pid: ${Deno.pid}`);

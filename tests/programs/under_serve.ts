@@ -1,6 +1,9 @@
 /**
- * A service for `deno serve`, which takes listeners over and gives its own away. With `--parallel`
- * every worker has an instance of this module.
+ * A module for `deno serve` that receives a listener ("take"), sends its own ("give"), or looks for the
+ * descriptor of a reusePort server ("share"). With `--parallel` every worker has an instance of this module.
+ *
+ *     under_serve.ts take|give PATH
+ *     under_serve.ts share PORT
  *
  * @module
  */
@@ -17,7 +20,7 @@ function answer(): Response {
   return new Response(instance, { headers: { connection: "close" } });
 }
 
-/** The server that `deno serve` made, of which a module is told no more than the address. */
+/** Stands for the server of `deno serve`: a module gets its address alone. */
 function own({ hostname, port }: Deno.NetAddr): { address(): { address: string; port: number } } {
   return { address: () => ({ address: hostname, port }) };
 }
@@ -41,11 +44,11 @@ if (what === "share") {
   using _client = await Deno.connect({ hostname: "127.0.0.1", port });
   (await accepting).close();
   console.log("accepted");
-  // The other instance may still have to see this one's server.
+  // The server stays: the other instance may not have looked for descriptors yet.
   await pause(60_000);
 }
 
-/** Why the server's descriptor cannot be told, once the other instance has one there, too. */
+/** The error for two descriptors with the server's address, once the other instance has its server. */
 async function refusal(server: Deno.HttpServer): Promise<string> {
   for (;;) {
     try {

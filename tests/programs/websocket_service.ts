@@ -1,11 +1,11 @@
 /**
- * A generation that echoes over WebSockets, with its number before; says how many messages of each
- * connection it has answered when that is closed.
+ * A generation that answers each WebSocket message with "GENERATION MESSAGE"; prints how many messages of a
+ * connection it has answered ("answered: ID COUNT") when the connection is closed.
  *
  *     websocket_service.ts PATH [plain | alone]
  *
- * With "plain" the sockets are Deno's, closed as the library does it but for how; with "alone" it is not
- * told to stop, and ends when nothing keeps the process.
+ * With "plain" the sockets are those of Deno.upgradeWebSocket(), closed at the same times as the library does;
+ * with "alone" the process reads no lines, and ends when nothing keeps its event loop alive.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { told } from "../support/child.ts";
 
 const [path, how] = Deno.args;
 const plain = how === "plain";
-// Deno's timer for clients that say nothing keeps the process for half of that.
+// Deno's timer for idle clients keeps the process alive for half of this time, in seconds.
 const options = { idleTimeout: 3600 };
 const drainTimeout = 1000;
 const app = await start(path, { logger: {}, probation: 50, drainTimeout, forceCloseAfter: 5000 });

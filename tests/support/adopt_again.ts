@@ -1,5 +1,5 @@
 /**
- * Adopts and uses many objects, on a thread that is not the only one to do so.
+ * Adopts and uses many objects, on one of several threads that do so at the same time.
  *
  * @module
  */
@@ -12,15 +12,17 @@ import { listenLoopback } from "./loopback.ts";
 import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { fdConn, fdFile, fdListener } from "../../mod.ts";
 
-/** How it went: what worked, and the numbers that this thread's runtime watched meanwhile. */
+/** The outcome on one thread. */
 export interface Adopted {
+  /** How many rounds passed. */
   adopted: number;
+  /** The descriptors that the runtime of the thread watched after any round. */
   watched: number[];
 }
 
 /**
- * Adopts a listener and both ends of a connection each time, and asks whoever listens on `port` for a
- * byte; with a `path`, adopts the file there, too.
+ * Adopts a listener and both ends of a connection in each round, and reads a byte from the server at `port`;
+ * with a `path`, also adopts the file at that path.
  */
 export async function adoptAgainAndAgain(
   count: number,

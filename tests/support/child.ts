@@ -1,5 +1,5 @@
 /**
- * A fixture in a process of its own: it prints lines and is told lines.
+ * A program in a process of its own, which a test reads lines from and writes lines to.
  *
  * @module
  */
@@ -7,15 +7,19 @@
 /** How a process ended. */
 export interface Ended {
   code: number;
-  /** The lines it printed and nobody asked for. */
+  /** The lines that the process printed and the test has not read. */
   stdout: string[];
   stderr: string;
 }
 
-/** Where the programs are: the names that a Child is made of are relative to this folder. */
 const programs = new URL("../programs/", import.meta.url);
 
-/** A running fixture; killed at the end of its block if it has not ended by then. */
+/** The path of a program; a relative name starts at the folder `tests/programs`. */
+export function programPath(name: string): string {
+  return new URL(name, programs).pathname;
+}
+
+/** A running program; the end of its block kills the process if it still runs. */
 export class Child implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #lines: AsyncGenerator<string>;
@@ -24,12 +28,13 @@ export class Child implements AsyncDisposable {
   #status: Deno.CommandStatus | undefined;
 
   /**
-   * Starts `fixture` with `deno run -A`, with other words for that in `deno` and another Deno in
-   * `program`, or with `command` a program of another language; with `openFiles`, under that
-   * RLIMIT_NOFILE; with `through`, started by that command.
+   * Starts `name`, a path as {@linkcode programPath} takes it, with `deno run -A`. Options: `deno`, other
+   * arguments for Deno; `program`, another Deno; `command`, an interpreter for a program in another language;
+   * `openFiles`, the RLIMIT_NOFILE of the process; `through`, a command that executes the rest of the command
+   * line.
    */
   constructor(
-    fixture: string,
+    name: string,
     args: string[] = [],
     options: {
       openFiles?: number;
@@ -40,11 +45,10 @@ export class Child implements AsyncDisposable {
       through?: string[];
     } = {},
   ) {
-    const path = new URL(fixture, programs).pathname;
     const { command: other, deno = ["run", "-A"], through = [] } = options;
     const { program = [Deno.execPath()] } = options;
     const start = [...through, ...(other ? [other] : [...program, ...deno])];
-    const line = [...start, path, ...args];
+    const line = [...start, programPath(name), ...args];
     const [command, ...rest] = options.openFiles === undefined
       ? line
       : ["sh", "-c", `ulimit -n ${options.openFiles} && exec "$0" "$@"`, ...line];
@@ -65,19 +69,33 @@ export class Child implements AsyncDisposable {
     return this.#process.pid;
   }
 
-  /** The next line it prints; throws when it ends instead. */
+  /** Reads the next line of the output; throws when the output ends instead. */
   async line(): Promise<string> {
     const { done, value } = await this.#lines.next();
     if (!done) return value;
-    throw new Error(`The fixture ended instead of printing a line: ${await this.#stderr}`);
+    throw new Error(`The program ended instead of printing a line: ${await this.#stderr}`);
   }
 
-  /** Tells it a line. */
+  /** Reads lines until one equals `wanted`, or matches it; returns that line. */
+  async until(wanted: string | RegExp): Promise<string> {
+    for (;;) {
+      const line = await this.line();
+      if (typeof wanted === "string" ? line === wanted : wanted.test(line)) return line;
+    }
+  }
+
+  /** Reads lines until `NAME: NUMBER ...`; returns the numbers. */
+  async numbers(name: string): Promise<number[]> {
+    const line = await this.until(new RegExp(`^${name}: `));
+    return line.slice(name.length + 2).split(" ").map(Number);
+  }
+
+  /** Writes a line to the standard input of the process. */
   async tell(line: string): Promise<void> {
     await this.#stdin.write(new TextEncoder().encode(`${line}\n`));
   }
 
-  /** Waits for its end. */
+  /** Waits for the end of the process. */
   async ended(): Promise<Ended> {
     const stdout = [];
     for await (const line of this.#lines) stdout.push(line);
@@ -85,10 +103,10 @@ export class Child implements AsyncDisposable {
     return { code, stdout, stderr: await this.#stderr };
   }
 
-  /** Ends it without asking. */
+  /** Kills the process with SIGKILL if it still runs. */
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#status) this.#process.kill("SIGKILL");
-    // What it did not read is of no interest any more.
+    // Input that the process has not read does not matter any more.
     await this.#stdin.abort().catch(() => {});
     await this.ended();
   }
@@ -105,7 +123,7 @@ async function* linesOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<stri
   if (rest) yield rest;
 }
 
-/** In a fixture: the lines that it is told, to the end. */
+/** For programs: the lines that the test writes, to the end of the standard input. */
 export function told(): AsyncGenerator<string> {
   return linesOf(Deno.stdin.readable);
 }

@@ -1,5 +1,5 @@
 /**
- * A service in a process of its own, with the generations that it starts.
+ * A service in a process of its own, and the generations that it starts.
  *
  * @module
  */
@@ -8,28 +8,25 @@ import { killAllWith } from "../../ffi/proc.ts";
 import { expiring, unlessAborted } from "../../lib/time.ts";
 import { Child } from "./child.ts";
 
-/** The first generation as a {@linkcode Child}; with it ends every process that it has started, directly or not. */
+/** The first generation as a {@linkcode Child}; the end of its block kills every process that it started, directly or not. */
 export class Generations extends Child {
   readonly #mark: string;
 
-  /** Starts `fixture`, as a {@linkcode Child} does. */
+  /** Starts a program, as {@linkcode Child} does. */
   constructor(
-    fixture: string,
+    name: string,
     args: string[] = [],
     options: ConstructorParameters<typeof Child>[2] = {},
   ) {
     const mark = crypto.randomUUID();
-    super(fixture, args, { ...options, env: { ...options.env, TEST_MARK: mark } });
+    super(name, args, { ...options, env: { ...options.env, TEST_MARK: mark } });
     this.#mark = mark;
   }
 
-  /** Reads lines until one matches; gives that one. What does not come in a long time fails the test. */
-  async until(wanted: RegExp): Promise<string> {
+  /** As {@linkcode Child.until}; throws after 20 s. */
+  override async until(wanted: string | RegExp): Promise<string> {
     using late = expiring(20_000, () => new Error(`No line matches ${wanted}`));
-    for (;;) {
-      const said = await unlessAborted(this.line(), late.signal);
-      if (wanted.test(said)) return said;
-    }
+    return await unlessAborted(super.until(wanted), late.signal);
   }
 
   /** The number in the next line of that name. */
@@ -37,7 +34,7 @@ export class Generations extends Child {
     return Number((await this.until(new RegExp(`^${name}: \\d+$`))).slice(name.length + 2));
   }
 
-  /** Ends them without asking. */
+  /** Kills all generations with SIGKILL. */
   override async [Symbol.asyncDispose](): Promise<void> {
     killAllWith(`TEST_MARK=${this.#mark}`);
     await super[Symbol.asyncDispose]();

@@ -1,5 +1,5 @@
 /**
- * Every test runs between two counts of the process's descriptors.
+ * `test()`: a test that fails if it leaves descriptors of the process open.
  *
  * @module
  */
@@ -8,13 +8,13 @@ import { assertEquals } from "@std/assert";
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
 import { pause } from "../../lib/time.ts";
 
-import { connDescriptor } from "./leave.ts";
+import { connDescriptor } from "./conn_descriptor.ts";
 import { fdConn, listen } from "../../mod.ts";
 
-/** What a test gets. */
+/** The body of a test. */
 export type TestFunction = (t: Deno.TestContext) => void | Promise<void>;
 
-/** `Deno.test`, failing if descriptors are open afterwards that were not before. */
+/** `Deno.test`, which fails if a descriptor is open after the test that was not open before it. */
 export function test(name: string, fn: TestFunction): void;
 export function test(name: string, options: { ignore?: boolean }, fn: TestFunction): void;
 export function test(
@@ -28,33 +28,34 @@ export function test(
   Deno.test({
     name,
     ...options,
-    // The library is opened once and stays; and the call that waits for readiness ends a moment after
-    // the last wait, on another thread.
+    // The C library stays open after the first call, and the call that waits for readiness ends on another
+    // thread, a moment after the last wait.
     sanitizeOps: false,
     sanitizeResources: false,
     fn: (t) => guarded(() => limited(() => fn(t))),
   });
 }
 
-/** What is wrong with descriptors often shows as a wait for ever. */
+/** Fails a test after 300 s: a wrong descriptor often shows as an endless wait. */
 async function limited(fn: () => void | Promise<void>): Promise<void> {
   const ended = new AbortController();
   const tooLong = pause(300_000, ended.signal).then(() => {
-    throw new Error("The test is still waiting for something");
+    throw new Error("The test has not ended after 300 s");
   });
   try {
     await Promise.race([fn(), tooLong]);
   } finally {
     ended.abort();
+    // It rejects with the reason of the abort.
     await tooLong.catch(() => {});
   }
 }
 
-/** Runs `fn`, and throws if it leaves descriptors open. */
+/** Runs `fn`; throws if it leaves descriptors open. */
 export async function guarded(fn: () => void | Promise<void>): Promise<void> {
   const before = counted();
   await fn();
-  // Deno closes some of its own a moment later, on other threads.
+  // Deno closes some of its descriptors a moment later, on other threads.
   let leaked = newSince(before);
   for (let tries = 0; leaked.length > 0 && tries < 100; tries++) {
     await pause(20);
@@ -63,12 +64,13 @@ export async function guarded(fn: () => void | Promise<void>): Promise<void> {
   assertEquals(leaked, [], "descriptors were left open");
 }
 
-/** What the library opens once for the thread, and keeps, is open before the first count. */
+/** Has the library open the descriptors that it keeps for the thread, before the first count. */
 async function warmUp(): Promise<void> {
   using listener = listen(`\0guard-${crypto.randomUUID()}`);
   const aborted = new AbortController();
   const accepting = listener.accept({ signal: aborted.signal });
   aborted.abort();
+  // It rejects with the reason of the abort.
   await accepting.catch(() => {});
   const native = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = native.addr;
@@ -87,7 +89,7 @@ function counted(): Counted {
   const found = new Map<number, string>();
   for (const raw of openDescriptors()) {
     const name = describeDescriptor(raw);
-    // Deno's caches are SQLite files that it opens when it likes.
+    // Deno opens its caches, which are SQLite files, at any time.
     if (name !== undefined && !/_cache_v\d+(-wal|-shm)?$/.test(name)) found.set(raw, name);
   }
   return found;

@@ -29,7 +29,7 @@ test("the guard notices a socket that replaces one of the same number", async ()
   first!.close();
 });
 
-test("the guard is content with what is closed", async () => {
+test("the guard accepts a test that closes its descriptors", async () => {
   await guarded(() => {
     using _fd = new Fd(0).dup();
   });

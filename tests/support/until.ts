@@ -1,12 +1,12 @@
 /**
- * Waiting for a condition that nothing announces.
+ * Polling a condition.
  *
  * @module
  */
 
 import { pause } from "../../lib/time.ts";
 
-/** Waits until `condition` holds; the limit only keeps a failing test from hanging. */
+/** Waits until `condition` holds; throws after 20,000 tries, so that a failing test does not hang. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
   for (let tries = 0; tries < 20_000; tries++) {
     if (await condition()) return;

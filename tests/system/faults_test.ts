@@ -1,23 +1,14 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import {
-  attempt,
-  attemptAll,
-  type AttemptOptions,
-  ends,
-  failOften,
-  growth,
-  named,
-  restartOften,
-  type Scenario,
-  scenarios,
-  steps,
-} from "./faults.ts";
-import type { Figures } from "./fault_service.ts";
+import { Child } from "../support/child.ts";
+import { installDeno, versions } from "../support/deno_versions.ts";
 import { test } from "../support/guard.ts";
-import { native, versions } from "./matrix.ts";
+import { attempt, attemptAll, type AttemptOptions } from "./faults_attempt.ts";
+import { failOften, growth, restartOften } from "./faults_endurance.ts";
+import { ends, named, type Scenario, scenarios, steps, stops } from "./faults_scenarios.ts";
+import type { Figures } from "./faults_service.ts";
 
-/** More at the same time where they wait most of it. */
-const [forKills, forStops] = [4, 8];
+/** Faults at the same time: more for stops, which wait most of the time. */
+const [workersForEnds, workersForStops] = [4, 8];
 
 async function assertAll(
   chosen: Scenario[],
@@ -35,109 +26,109 @@ async function assertAll(
   assert(answered > 20 * chosen.length);
 }
 
-test("every step of a handover is one to end in every way and to be stopped at, on either side", () => {
+test("each side of a handover is ended in every way, and stopped in every way, at each of its steps", () => {
   for (const { side, step } of steps) {
     const tried = scenarios.filter((each) => each.side === side && each.step === step);
     const endings = new Set(tried.map(({ ending }) => ending));
     endings.delete("next try");
-    assertEquals(endings.size, ends.length + 3, `${side} ${step}`);
+    assertEquals(endings.size, ends.length + stops.length, `${side} ${step}`);
   }
   assert(scenarios.some(({ ending }) => ending === "next try"));
 });
 
-test("whoever is killed at whatever step, one generation accepts and loses nothing", async () => {
-  await assertAll(scenarios.filter(({ ending }) => ending === "killed"), forKills);
+test("one generation accepts and no request is lost, whichever side is killed at any step", async () => {
+  await assertAll(scenarios.filter(({ ending }) => ending === "killed"), workersForEnds);
 });
 
-/** Where what the old generation started depends on it most, and where it depends on what it started. */
-const tellingSteps = ["asked", "withdrawn", "probation"];
+/** The steps at which each of the two generations depends most on the other. */
+const dependentSteps = ["hello", "withdrawn", "halfway"];
 
-/** In other ways than by SIGKILL, where one of the two has started the other one. */
+/** Ends other than by SIGKILL, where the old generation has started the new one. */
 const otherEnds = scenarios.filter(({ ending, step, via }) =>
   via === "restart" && ends.some((each) => each === ending && each !== "killed") &&
-  (ending === "uncaught error" || tellingSteps.includes(step))
+  (ending === "uncaught error" || dependentSteps.includes(step))
 );
 
-test("in whatever way a process ends at whatever step, one generation accepts and loses nothing", async () => {
-  await assertAll(otherEnds, forKills);
+test("one generation accepts and no request is lost, in whichever way a side ends", async () => {
+  await assertAll(otherEnds, workersForEnds);
 });
 
 for (const version of [versions[0], "2.5.6"]) {
-  const runtime = await native(version);
+  const runtime = await installDeno(version);
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   test(
-    `on Deno ${version}, in whatever way a process ends, one generation accepts and loses nothing`,
+    `on Deno ${version} one generation accepts and no request is lost, in whichever way a side ends`,
     { ignore },
     async () => {
       if ("skipped" in runtime) return;
-      const chosen = otherEnds.filter(({ step }) => tellingSteps.includes(step));
-      await assertAll(chosen, forKills, { deno: runtime.command });
+      const chosen = otherEnds.filter(({ step }) => dependentSteps.includes(step));
+      await assertAll(chosen, workersForEnds, { deno: runtime.command });
     },
   );
 }
 
-test("a next generation that fails, and tries again, takes over, and nothing is lost", async () => {
-  await assertAll(scenarios.filter(({ ending }) => ending === "next try"), forKills);
+test("a new generation whose first try fails takes over at the next, and no request is lost", async () => {
+  await assertAll(scenarios.filter(({ ending }) => ending === "next try"), workersForEnds);
 });
 
-test("whoever stops at whatever step and goes on, one generation accepts and nothing is lost", async () => {
+test("one generation accepts and no request is lost, whichever side is stopped and continued", async () => {
   const chosen = scenarios.filter(({ ending, via, step }) =>
     ending === "continued" && (via === "command" || step === "restarted")
   );
-  await assertAll(chosen, forStops);
+  await assertAll(chosen, workersForStops);
 });
 
-test("whoever stops and goes on after the next restart, one generation accepts and nothing is lost", async () => {
+test("one generation accepts and no request is lost, when a side is continued after the next restart", async () => {
   const chosen = scenarios.filter(({ ending, via }) =>
     ending === "continued late" && via === "restart"
   );
-  await assertAll(chosen, forStops);
+  await assertAll(chosen, workersForStops);
 });
 
-test("whoever stops and is killed, one generation accepts and loses nothing", async () => {
+test("one generation accepts and no request is lost, whichever side is stopped and then killed", async () => {
   const chosen = scenarios.filter(({ ending, via, step }) =>
     ending === "killed later" && (via === "command" || step === "restarted")
   );
-  await assertAll(chosen, forStops);
+  await assertAll(chosen, workersForStops);
 });
 
-test("the control: without a probation nobody is left, and a fault shows it", async () => {
-  const scenario = { side: "new", step: "probation", ending: "killed", via: "command" } as const;
+test("a control: without a probation no generation is left, and the check reports it", async () => {
+  const scenario = { side: "new", step: "halfway", ending: "killed", via: "command" } as const;
   assertEquals((await attempt(scenario)).wrong, []);
   const { accepts, wrong } = await attempt(scenario, { probation: 0 });
   assertEquals(accepts, "neither");
-  assertMatch(wrong[0], /^It is to be the old one that accepts, and is the neither$/);
+  assertMatch(wrong[0], /^Expected "old" to accept, and "neither" does$/);
   assertMatch(wrong.join("\n"), /^A request failed .*ConnectionRefused/m);
 });
 
-test("the control: a generation that does not drain lets requests fail that nobody killed", async () => {
+test("a control: a generation that exits without draining loses requests, and the check reports them", async () => {
   const scenario = { side: "new", step: "connected", ending: "killed", via: "command" } as const;
-  const { accepts, wrong } = await attempt(scenario, { defect: "leaves at once" });
+  const { accepts, wrong } = await attempt(scenario, { defect: "exits without draining" });
   assertEquals(accepts, "old");
   for (const each of wrong) assertMatch(each, /^A request failed /);
   assertMatch(wrong.join("\n"), / served by \d+ before: /);
 });
 
-test("restarts in a row do not grow descriptors, memory, threads or files", async () => {
+test("restarts in a row grow neither descriptors, threads, memory nor files", async () => {
   const figures = await restartOften(20);
   assertEquals(figures.length, 21);
   assertEquals(growth(figures), []);
 });
 
-test("restarts that fail do not grow the descriptors, threads or files of who goes on", async () => {
+test("failed restarts in a row grow neither descriptors, threads nor files of the process that goes on", async () => {
   const figures = await failOften(20);
-  // The first ones still warm it up, and it has collected no garbage yet.
+  // Memory grows here: so few restarts only warm the process up, without a garbage collection.
   assertEquals(growth(figures).filter((what) => !what.startsWith("memory")), []);
 });
 
-test("the control: one more descriptor in each generation shows", async () => {
+test("a control: growth() reports one more descriptor in each generation", async () => {
   const [grown, ...others] = growth(await restartOften(10, { defect: "leaks" }));
   assertMatch(grown, /^descriptors: from \d+ to \d+$/);
   assertEquals(others, []);
 });
 
-test("what grows is told by name, and what varies does not grow", () => {
+test("growth() names the figures that grow, and not those that vary", () => {
   const one: Figures = { descriptors: 30, threads: 7, memory: 50e6, files: ["a", "b"] };
   const many = (change: (i: number) => Partial<Figures>) =>
     Array.from({ length: 100 }, (_, i) => ({ ...one, ...change(i) }));
@@ -157,7 +148,7 @@ test("what grows is told by name, and what varies does not grow", () => {
   ]);
 });
 
-test("faults prints its usage, and refuses what it does not know", async () => {
+test("deno task faults prints its usage, and exits with 2 for unknown arguments", async () => {
   const help = await faults("--help");
   assertEquals(help.code, 0);
   assertMatch(help.text, /^Usage: /);
@@ -166,7 +157,7 @@ test("faults prints its usage, and refuses what it does not know", async () => {
       ["--bogus"],
       ["new"],
       ["--step", "bogus"],
-      ["--side", "new", "--step", "left"],
+      ["--side", "new", "--step", "stopped"],
       ["--repeat", "0"],
       ["--restarts", "many"],
     ]
@@ -177,22 +168,18 @@ test("faults prints its usage, and refuses what it does not know", async () => {
   }
 });
 
-test("faults tells what came of it in a table, by its exit code", async () => {
+test("deno task faults prints a table, and exits with 0 when every check passed", async () => {
   const { code, text } = await faults("--side", "new", "--step", "served", "--ending", "killed");
   assertEquals(code, 0, text);
   assertMatch(text, /^new served +old 2$/m);
-  assertMatch(text, /^2 faults in .*: 0 were not as they are to be; \d+ requests answered/m);
+  assertMatch(text, /^2 faults in .*: 0 failed; \d+ requests answered/m);
   const often = await faults("--restarts", "2");
   assertEquals(often.code, 0, often.text);
   assertMatch(often.text, /^2 restarts in .*: 0 figures have grown$/m);
 });
 
 async function faults(...args: string[]): Promise<{ code: number; text: string }> {
-  const path = new URL("./faults.ts", import.meta.url).pathname;
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", path, ...args],
-    env: { NO_COLOR: "1" },
-  }).output();
-  const decoder = new TextDecoder();
-  return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
+  await using child = new Child("../system/faults.ts", args);
+  const { code, stdout, stderr } = await child.ended();
+  return { code, text: [...stdout, stderr].join("\n") };
 }

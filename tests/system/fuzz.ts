@@ -1,88 +1,58 @@
 /**
- * `deno task fuzz`: senders that break the rules in every way there is, and what the receiver and the
- * gob decoder make of it.
+ * `deno task fuzz`: senders that break the protocol in every way, and what the receiver and the gob
+ * decoder make of it.
  *
  * @module
  */
 
-import { parseArgs } from "node:util";
 import { Child } from "../support/child.ts";
-import { addTally, emptyTally, runBatch, type Tally, warmUp } from "./converse.ts";
-import { conversation, described } from "./mutate.ts";
+import { Progress, runTool, wholeNumber } from "../support/command_line.ts";
+import { addTally, emptyTally, runBatch, type Tally, warmUp } from "./fuzz_batch.ts";
+import { describe } from "./fuzz_conversation.ts";
+import { makeConversation } from "./fuzz_generate.ts";
 
 const usage = `Usage: deno task fuzz [options]
 
-Holds conversations between a sender that breaks the rules and a receiver of this library, and
-decodes as many damaged gobs. Exits with 0 when every one came out as the protocol says, with
-nothing lost, left open or hanging; with 1 when one did not, with 2 for wrong arguments.
+Runs conversations between a sender that breaks the protocol and a receiver of this library, and
+decodes as many damaged gobs. Exits with 0 when each of them ended as the protocol demands, with no
+descriptor lost or left open, and none hung; with 1 when one did not, with 2 for wrong arguments.
 
-  --count N     hold so many conversations (1000000)
-  --seed S      of the seed S, a whole number (1)
+  --count N     run N conversations (1000000)
+  --seed S      of seed S, a whole number (1)
   --first I     begin with conversation I (0)
-  --only I      hold conversation I alone, and print it
+  --only I      run conversation I alone, and print it
   --seconds T   stop after T seconds
   --workers W   in W processes (as many as there are processors)
   --help        print this
 
-A conversation is a function of its seed and its number, whatever the other options say.`;
+A conversation is a function of its seed and its number, whatever the other options are.`;
 
-/** Descriptors are counted after so many. */
+/** The number of conversations after which descriptors are counted. */
 const batch = 200;
-/** Longer than a batch of conversations, each with its own deadline, may take when one hangs. */
+/** Milliseconds; longer than a batch takes of which one conversation hangs until its own deadline. */
 const longestBatch = 120_000;
-/** What a process may grow to; it begins with about a hundred. */
+/** Bytes that a process may use; at its start it uses about 100 MB. */
 const mostMemory = 700 << 20;
-/** Findings that are printed; there may be one for every conversation. */
+/** The number of findings that are printed; there may be one for every conversation. */
 const mostFindings = 20;
 
 interface Options {
   count: number;
   seed: number;
   first: number;
-  only: number | undefined;
   seconds: number;
   workers: number;
 }
 
-function number(name: string, text: string | undefined, least: number, most: number): number {
-  const value = Number(text);
-  if (text?.trim() && Number.isInteger(value) && value >= least && value <= most) return value;
-  throw new TypeError(`--${name} is a whole number from ${least} to ${most}, not "${text}"`);
-}
-
-function options(args: string[]): Options | "help" {
-  const { values } = parseArgs({
-    args,
-    options: {
-      count: { type: "string", default: "1000000" },
-      seed: { type: "string", default: "1" },
-      first: { type: "string", default: "0" },
-      only: { type: "string" },
-      seconds: { type: "string" },
-      workers: { type: "string", default: String(navigator.hardwareConcurrency) },
-      help: { type: "boolean", default: false },
-    },
-  });
-  if (values.help) return "help";
-  const most = 2 ** 31 - 1;
-  return {
-    count: number("count", values.count, 1, most),
-    seed: number("seed", values.seed, 0, most),
-    first: number("first", values.first, 0, most),
-    only: values.only === undefined ? undefined : number("only", values.only, 0, most),
-    seconds: values.seconds === undefined ? Infinity : number("seconds", values.seconds, 1, most),
-    workers: number("workers", values.workers, 1, 64),
-  };
-}
-
-/** The conversations that are still to be held, and what came of the others. */
+/** The conversations that are still to run, and the results of the others. */
 class Run {
   readonly tally: Tally = emptyTally();
-  readonly start = performance.now();
-  /** The most memory that a process was seen with. */
+  readonly began = performance.now();
+  /** The most memory that a process has used. */
   memory = 0;
   readonly #options: Options;
   #next: number;
+  #progress: Progress | undefined;
 
   constructor(options: Options) {
     this.#options = options;
@@ -90,10 +60,25 @@ class Run {
   }
 
   get seconds(): number {
-    return (performance.now() - this.start) / 1000;
+    return (performance.now() - this.began) / 1000;
   }
 
-  /** The next batch; undefined when all were held, or there is no time for it. */
+  /** Runs all conversations in several processes. */
+  async run(): Promise<void> {
+    using progress = new Progress(() => this.#progressLine());
+    this.#progress = progress;
+    const { workers } = this.#options;
+    await Promise.all(Array.from({ length: workers }, () => work(this, this.#options)));
+  }
+
+  #progressLine(): string {
+    const { conversations, findings } = this.tally;
+    const rate = Math.round(conversations / this.seconds);
+    const { count } = this.#options;
+    return `${conversations} of ${count}, ${rate} a second, ${findings.length} failed`;
+  }
+
+  /** The next batch; undefined when none is left, or the time is over. */
   next(): [from: number, to: number] | undefined {
     const { first, count, seconds } = this.#options;
     if (this.#next >= first + count || this.seconds >= seconds) return undefined;
@@ -105,26 +90,27 @@ class Run {
   add(tally: Tally): void {
     for (const finding of tally.findings) {
       const shown = this.tally.findings.length;
-      if (shown < mostFindings) console.log(`\nFAILED: ${finding}`);
-      if (shown === mostFindings) console.log("\nThere is more that failed.");
+      if (shown < mostFindings) this.#progress?.print(`\nFAILED: ${finding}`);
+      if (shown === mostFindings) this.#progress?.print("\nMore have failed.");
       this.tally.findings.push(finding);
     }
     addTally(this.tally, { ...tally, findings: [] });
   }
 }
 
-/** Has one process after the other hold conversations until there are none left. */
+/** Runs batches in one process after the other, until none is left. */
 async function work(run: Run, { seed }: Options): Promise<void> {
   let span: [number, number] | undefined;
   while ((span = run.next())) {
-    await using child = new Child("./fuzz_worker.ts", [String(seed)]);
+    await using child = new Child("../system/fuzz_worker.ts", [String(seed)]);
     const failed = await feed(run, child, span);
     if (failed === undefined) continue;
-    run.add({ ...emptyTally(), findings: [await culprit(seed, failed.span, failed.why)] });
+    const finding = await findCulprit(seed, failed.span, failed.why);
+    run.add({ ...emptyTally(), findings: [finding] });
   }
 }
 
-/** Gives the span at which the process ended or hung, if it did. */
+/** Runs batches in one process; gives the batch in which the process ended or hung, if it did. */
 async function feed(
   run: Run,
   child: Child,
@@ -139,7 +125,7 @@ async function feed(
       run.memory = Math.max(run.memory, rss);
       if (rss > mostMemory) tally.findings.push(`A process has grown to ${rss} bytes at ${span}`);
       run.add(tally);
-      // Another process takes the next; what this one held is free again.
+      // A new process goes on with the next batch: the memory of this one is freed.
       if (rss > mostMemory) return undefined;
     }
   } catch (error) {
@@ -157,9 +143,13 @@ async function inTime<T>(promise: Promise<T>): Promise<T> {
   }
 }
 
-/** The conversation that ends or hangs a process of its own. */
-async function culprit(seed: number, [from, to]: [number, number], why: string): Promise<string> {
-  await using child = new Child("./fuzz_worker.ts", [String(seed)]);
+/** Runs a batch again, one by one, and describes the conversation that ends or hangs the process. */
+async function findCulprit(
+  seed: number,
+  [from, to]: [number, number],
+  why: string,
+): Promise<string> {
+  await using child = new Child("../system/fuzz_worker.ts", [String(seed)]);
   let index = from;
   try {
     await inTime(child.line());
@@ -169,26 +159,10 @@ async function culprit(seed: number, [from, to]: [number, number], why: string):
     }
   } catch (error) {
     return `${error instanceof Error ? error.message : error}\n${
-      described(conversation(seed, index))
+      describe(makeConversation(seed, index))
     }`;
   }
-  return `${why}\nseed ${seed}, conversations ${from} to ${to}, and none of them alone`;
-}
-
-/** Says every second, or in a log every ten, how far it is. */
-function report(run: Run, { count }: Options): () => void {
-  const terminal = Deno.stdout.isTerminal();
-  const write = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text));
-  const timer = setInterval(() => {
-    const { conversations, findings } = run.tally;
-    const rate = Math.round(conversations / run.seconds);
-    const line = `${conversations} of ${count}, ${rate} a second, ${findings.length} failed`;
-    write(terminal ? `\r${line}\x1b[K` : `${line}\n`);
-  }, terminal ? 1000 : 10_000);
-  return () => {
-    clearInterval(timer);
-    if (terminal) write("\r\x1b[K");
-  };
+  return `${why}\nseed ${seed}, conversations ${from} to ${to}, but none of them alone`;
 }
 
 function table(title: string, counts: Record<string, number>): string {
@@ -197,43 +171,52 @@ function table(title: string, counts: Record<string, number>): string {
   return [title, ...rows.map(([name, n]) => `  ${name.padEnd(width)}  ${n}`)].join("\n");
 }
 
-async function only(seed: number, index: number): Promise<number> {
-  console.log(described(conversation(seed, index)));
+/** Runs and prints one conversation. */
+async function runOnly(seed: number, index: number): Promise<boolean> {
+  console.log(describe(makeConversation(seed, index)));
   await warmUp();
   const { findings, ends } = await runBatch(seed, index, index + 1);
   console.log(`It ended with ${Object.keys(ends).join(", its gob with ")}`);
   for (const finding of findings) console.log(`FAILED: ${finding.split("\n")[0]}`);
-  return findings.length > 0 ? 1 : 0;
+  return findings.length === 0;
 }
 
-async function main(args: string[]): Promise<number> {
-  let chosen: Options | "help";
-  try {
-    chosen = options(args);
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    console.error(`${error.message}\n\n${usage}`);
-    return 2;
-  }
-  if (chosen === "help") {
-    console.log(usage);
-    return 0;
-  }
-  if (chosen.only !== undefined) return await only(chosen.seed, chosen.only);
-
-  const run = new Run(chosen);
-  const done = report(run, chosen);
-  await Promise.all(Array.from({ length: chosen.workers }, () => work(run, chosen)));
-  done();
+async function fuzz(options: Options): Promise<boolean> {
+  const run = new Run(options);
+  await run.run();
   const { conversations, delivered, kinds, ends, findings } = run.tally;
-  console.log(table("What was done:", kinds));
-  console.log(table("How it ended:", ends));
+  console.log(table("Mutations and circumstances:", kinds));
+  console.log(table("Ends:", ends));
   console.log(
-    `${conversations} conversations and as many gobs of seed ${chosen.seed}, ${delivered} ` +
+    `${conversations} conversations and as many gobs of seed ${options.seed}, ${delivered} ` +
       `descriptors delivered, ${run.seconds.toFixed(1)} s, at most ${run.memory >> 20} MiB: ` +
       `${findings.length} failed`,
   );
-  return findings.length > 0 ? 1 : 0;
+  return findings.length === 0;
 }
 
-if (import.meta.main) Deno.exit(await main(Deno.args));
+if (import.meta.main) {
+  await runTool(usage, {
+    options: {
+      count: { type: "string", default: "1000000" },
+      seed: { type: "string", default: "1" },
+      first: { type: "string", default: "0" },
+      only: { type: "string" },
+      seconds: { type: "string" },
+      workers: { type: "string", default: String(navigator.hardwareConcurrency) },
+    },
+  }, async ({ values }) => {
+    const seed = wholeNumber("seed", values.seed);
+    if (values.only !== undefined) return await runOnly(seed, wholeNumber("only", values.only));
+    const least = 1;
+    return await fuzz({
+      seed,
+      count: wholeNumber("count", values.count, { least }),
+      first: wholeNumber("first", values.first),
+      seconds: values.seconds === undefined
+        ? Infinity
+        : wholeNumber("seconds", values.seconds, { least }),
+      workers: wholeNumber("workers", values.workers, { least, most: 64 }),
+    });
+  });
+}

@@ -1,11 +1,13 @@
 /**
- * Holds the conversations that it is told the numbers of, and prints what came of them.
+ * Runs the conversations whose numbers it reads from stdin, FROM TO a line, and prints a tally for each line.
+ *
+ *     fuzz_worker.ts SEED
  *
  * @module
  */
 
 import { told } from "../support/child.ts";
-import { runBatch, warmUp } from "./converse.ts";
+import { runBatch, warmUp } from "./fuzz_batch.ts";
 
 const seed = Number(Deno.args[0]);
 await warmUp();

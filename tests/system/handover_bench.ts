@@ -1,7 +1,7 @@
 /**
- * A whole handover, from connect() until every descriptor is received and closed, between two processes
- * of this library; between two of the Go library; and between two C programs that do no more than
- * sendmsg(2) and recvmsg(2). They take turns, so that what else the machine does meets all of them.
+ * How long a handover takes, from connect() until every descriptor is received and closed: between two
+ * processes of this library, of the Go library, and of a C program that only calls sendmsg(2) and recvmsg(2).
+ * They are measured in turns: other load on the machine slows all of them.
  *
  * @module
  */
@@ -9,7 +9,7 @@
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 
-/** How many descriptors, how many handovers of them make a turn, and how many turns each gets. */
+/** The number of descriptors, the handovers of a turn, and the turns of each contender. */
 const series = [
   { count: 1, handovers: 20, rounds: 200 },
   { count: 16, handovers: 20, rounds: 200 },
@@ -18,13 +18,13 @@ const series = [
   { count: 10_000, handovers: 2, rounds: 31 },
 ];
 
-/** Of the first handovers of fresh processes. */
+/** The number of descriptors of the first handover in a fresh process. */
 const freshCounts = [1, 1000];
 const freshRounds = 15;
 
 const library = "github.com/gobwas/graceful";
 
-/** How to start a sender or a receiver. */
+/** Starts a sender or a receiver. */
 type Start = (role: "send" | "receive", args: string[]) => Child;
 
 interface Contender {
@@ -32,7 +32,7 @@ interface Contender {
   start: Start;
 }
 
-/** Nanoseconds of handovers, by turns. */
+/** Nanoseconds of each handover, by turn. */
 type Turns = number[][];
 
 Deno.bench({
@@ -56,7 +56,7 @@ Deno.bench({
   },
 });
 
-/** In processes that have done many. */
+/** Measures processes that have done many handovers. */
 async function steady(directory: Directory, contenders: Contender[]): Promise<void> {
   await using stack = new AsyncDisposableStack();
   const receivers = contenders.map(({ name, start }) =>
@@ -64,7 +64,7 @@ async function steady(directory: Directory, contenders: Contender[]): Promise<vo
   );
   console.log(`\nMicroseconds a handover: median (10th to 90th percentile)`);
   for (const { count, handovers, rounds } of series) {
-    // Until V8 has compiled what it will, and every descriptor table has grown.
+    // Warm up: V8 has compiled the code, and every descriptor table has grown.
     for (const receiver of receivers) await receive(receiver, count, 100 * handovers);
     const times = await inTurns(
       rounds,
@@ -75,15 +75,15 @@ async function steady(directory: Directory, contenders: Contender[]): Promise<vo
   }
 }
 
-/** In processes that do their first; starting them and loading the module is not counted. */
+/** Measures the first handover of a process, without the time to start it and to load the module. */
 async function fresh(directory: Directory, contenders: Contender[]): Promise<void> {
   const others = contenders.slice(1);
   const variants = [
     ...contenders.map(({ name, start }) => ({ name, start, peer: name, args: [] as string[] })),
-    // What opening the C library costs is not in this one.
+    // Without the time to open the C library.
     { name: "deno, library used before", start: deno.start, peer: "deno", args: ["used"] },
-    // With more than one thread, as Deno and Go always have, the kernel waits for all processors when
-    // it enlarges the descriptor table (fs/file.c, `expand_fdtable`).
+    // In a process of several threads, as those of Deno and Go, the kernel waits for all processors when it
+    // enlarges the descriptor table (fs/file.c, `expand_fdtable`).
     ...others.filter(({ name }) => name === "c").map(({ start }) => (
       { name: "c, with a second thread", start, peer: "c", args: ["thread"] }
     )),
@@ -98,7 +98,7 @@ async function fresh(directory: Directory, contenders: Contender[]): Promise<voi
   }
 }
 
-/** Lets each do something in turn, so many times; who comes first changes. */
+/** Runs `turn` for each contender, `rounds` times; each round begins with another one. */
 async function inTurns<T>(
   rounds: number,
   all: T[],
@@ -119,7 +119,7 @@ async function receive(receiver: Child, count: number, handovers: number): Promi
   return (await receiver.line()).split(" ").map(Number);
 }
 
-/** A line for each, and what the first of them is to the others. */
+/** Prints a line for each contender; for the others also how much of their time the first one takes. */
 function report(count: number, names: string[], times: Turns[]): void {
   console.log(`  ${count.toLocaleString("en")} ${count === 1 ? "descriptor" : "descriptors"}`);
   for (const [i, name] of names.entries()) {
@@ -132,7 +132,7 @@ function report(count: number, names: string[], times: Turns[]): void {
   }
 }
 
-/** By pairs, each of one round, and by the medians of all. */
+/** The ratio within each round, and that of the medians of all rounds. */
 function ratio(name: string, own: Turns, other: Turns): string {
   const pairs = own.map((turn, round) => quantile(turn, 0.5) / quantile(other[round], 0.5));
   const [low, median, high] = [0.25, 0.5, 0.75].map((part) => quantile(pairs, part).toFixed(2));
@@ -152,7 +152,7 @@ const deno: Contender = {
     new Child(role === "send" ? "./bench_server.ts" : "./handover_receive.ts", args),
 };
 
-/** A program that takes its role as its first argument. */
+/** A program whose first argument is its role. */
 function program(name: string, path: string): Contender {
   return { name, start: (role, args) => new Child(path, [role, ...args], { command: "env" }) };
 }
@@ -161,7 +161,7 @@ async function buildGo(directory: Directory): Promise<Contender[]> {
   const path = directory.join("handover.go");
   const go = await find(["go", "/usr/local/go/bin/go"], "version");
   if (!go) {
-    console.log("\nNot compared with Go, which is not installed");
+    console.log("\nNot compared with Go: go is not installed");
     return [];
   }
   const build = (tags: string[], env: Record<string, string>) =>
@@ -169,7 +169,7 @@ async function buildGo(directory: Directory): Promise<Contender[]> {
       args: ["build", ...tags, "-o", path, "./handover"],
       cwd: new URL("../peers/go/", import.meta.url),
       env: { GOTOOLCHAIN: "local", GIT_TERMINAL_PROMPT: "0", ...env },
-      // A server that does not answer is one that refuses.
+      // A module proxy that does not answer counts as one that refuses.
       signal: AbortSignal.timeout(60_000),
     }).output();
   if ((await build([], {})).success) {
@@ -186,7 +186,7 @@ async function buildC(directory: Directory): Promise<Contender[]> {
   const path = directory.join("handover.c");
   const cc = await find(["cc", "gcc"], "--version");
   if (!cc) {
-    console.log("Not compared with C, for which no compiler is installed");
+    console.log("Not compared with C: neither cc nor gcc is installed");
     return [];
   }
   const source = new URL("../peers/c/handover.c", import.meta.url).pathname;
@@ -197,7 +197,7 @@ async function buildC(directory: Directory): Promise<Contender[]> {
   return [program("c", path)];
 }
 
-/** The first of the commands that is installed. */
+/** The first command that is installed. */
 async function find(commands: string[], arg: string): Promise<string | undefined> {
   for (const command of commands) {
     try {

@@ -1,13 +1,16 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { kinds } from "./kinds.ts";
-import { type Column, differences, table, versions, withTable } from "./matrix.ts";
+import { Child } from "../support/child.ts";
+import { versions } from "../support/deno_versions.ts";
 import { test } from "../support/guard.ts";
+import { succeeds } from "../support/succeeds.ts";
+import { kinds } from "./matrix_kinds.ts";
+import { type Column, differences, table, withTable } from "./matrix_table.ts";
 
-const ignore = !await hasNpm();
-if (ignore) console.log("npm is not installed: the oldest Deno is not tested");
+const ignore = !await succeeds(["npm", "--version"]);
+if (ignore) console.log("matrix_test.ts: the oldest Deno is not tested: npm is not installed");
 
 test(
-  "every kind works on the oldest Deno and on this one, as README.md says",
+  "every kind works on the oldest Deno and on this one, as the table in lib/README.md has it",
   { ignore },
   async () => {
     const chosen = [versions[0], Deno.version.deno].join(",");
@@ -17,53 +20,53 @@ test(
   },
 );
 
-const reason = "this version has no such thing";
+const reason = "this version does not support it";
 
-/** Two columns, the second without its first kind. */
+/** Two columns; the first kind does not work in the second. */
 function columns(): Column[] {
   const seen = kinds.map(({ kind, direction }) => ({ kind, direction, ok: true, detail: "" }));
   const limited = [{ ...seen[0], ok: false, reason }, ...seen.slice(1)];
   return [{ name: "2.0.6", seen }, { name: "2.9.6", seen: limited }];
 }
 
-const written = (text: string) => `# graceful\n\n<!-- matrix -->\n\n${text}\n\n<!-- /matrix -->\n`;
+const file = (text: string) => `# graceful\n\n<!-- matrix -->\n\n${text}\n\n<!-- /matrix -->\n`;
 
-test("the table has a row for every kind, and reasons below", () => {
+test("table() gives a row for every kind, and the reasons below", () => {
   const text = table(columns());
   assertEquals(text.match(/^\| (in|out) /gm)?.length, kinds.length);
   assertMatch(text, /^\| in +\| TCP listener, IPv4 +\| ok +\| \(1\) +\|$/m);
   assertStringIncludes(text, `\n\n1. ${reason}`);
 });
 
-test("a table is written between the marks, whatever was there, and the rest stays", () => {
+test("withTable() replaces the table between the marks, and nothing else", () => {
   const text = table(columns());
   for (const old of ["", "| | kind | 2.0.6 |\n| --- | --- | --- |\n| in | file | ok |"]) {
-    assertEquals(withTable(written(old), columns()), written(text));
+    assertEquals(withTable(file(old), columns()), file(text));
   }
 });
 
-test("a table that says what was seen has no differences, however its reasons are wrapped", () => {
-  const wrapped = table(columns()).replace("version has", "version\n   has");
-  assertEquals(differences(written(wrapped), columns()), []);
-  assertEquals(differences(written(wrapped), columns().slice(1)), []);
+test("differences() finds none in a table of the same results, however its reasons are wrapped", () => {
+  const wrapped = table(columns()).replace("version does", "version\n   does");
+  assertEquals(differences(file(wrapped), columns()), []);
+  assertEquals(differences(file(wrapped), columns().slice(1)), []);
 });
 
-test("a table that says otherwise is told by version and kind", () => {
+test("differences() names the version and the kind of a cell that differs", () => {
   const [all, limited] = columns();
-  assertEquals(differences(written(table([all, { ...limited, seen: all.seen }])), [limited]), [
-    `2.9.6, in TCP listener, IPv4: README.md says "ok", seen was "${reason}"`,
+  assertEquals(differences(file(table([all, { ...limited, seen: all.seen }])), [limited]), [
+    `2.9.6, in TCP listener, IPv4: lib/README.md has "ok", the check gave "${reason}"`,
   ]);
-  assertEquals(differences(written(table([all])), [limited]), ["README.md has no column 2.9.6"]);
+  assertEquals(differences(file(table([all])), [limited]), ["lib/README.md has no column 2.9.6"]);
   const rows = table([all]).split("\n");
   const without = rows.filter((row) => !row.includes("`Deno.FsFile`")).join("\n");
-  assertEquals(differences(written(without), [all]), [
-    '2.0.6, out `Deno.FsFile`: README.md says "nothing", seen was "ok"',
+  assertEquals(differences(file(without), [all]), [
+    '2.0.6, out `Deno.FsFile`: lib/README.md has "nothing", the check gave "ok"',
   ]);
   const renamed = table([all]).replace("`Deno.FsFile`", "`Deno.File`");
-  assertEquals(differences(written(renamed), [all]).length, 2);
+  assertEquals(differences(file(renamed), [all]).length, 2);
 });
 
-test("matrix prints its usage, and refuses what it does not know", async () => {
+test("deno task matrix prints its usage, and exits with 2 for unknown arguments", async () => {
   const help = await matrix("--help");
   assertEquals(help.code, 0);
   assertMatch(help.text, /^Usage: /);
@@ -83,20 +86,7 @@ test("matrix prints its usage, and refuses what it does not know", async () => {
 });
 
 async function matrix(...args: string[]): Promise<{ code: number; text: string }> {
-  const path = new URL("./matrix.ts", import.meta.url).pathname;
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "-A", path, ...args],
-    env: { NO_COLOR: "1" },
-  }).output();
-  const decoder = new TextDecoder();
-  return { code, text: decoder.decode(stdout) + decoder.decode(stderr) };
-}
-
-async function hasNpm(): Promise<boolean> {
-  try {
-    return (await new Deno.Command("npm", { args: ["--version"] }).output()).success;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
+  await using child = new Child("../system/matrix.ts", args);
+  const { code, stdout, stderr } = await child.ended();
+  return { code, text: [...stdout, stderr].join("\n") };
 }

@@ -1,6 +1,8 @@
 /**
- * The service of the soak: HTTP on a TCP port, HTTPS where there is a certificate, and HTTP on a unix
- * path. It prints what becomes of it, a line each. Started with {@linkcode SoakServiceOptions}.
+ * The service of the soak: HTTP on a TCP port, HTTPS where the directory has a certificate, and HTTP on a
+ * unix path. It prints its phases as lines of JSON.
+ *
+ *     soak_service.ts OPTIONS    OPTIONS: SoakServiceOptions as JSON
  *
  * @module
  */
@@ -16,39 +18,41 @@ import {
   start,
 } from "../../mod.ts";
 
-/** What the service gets as JSON. */
+/** The options of the service, which it gets as JSON. */
 export interface SoakServiceOptions {
-  /** Where its sockets are, and "cert.pem" and "key.pem" if it is to serve HTTPS. */
+  /** The directory of its sockets, and of "cert.pem" and "key.pem", without which it serves no HTTPS. */
   directory: string;
-  /** In place of a generation: gives its listeners away, and leaves by `server.shutdown()` alone. */
+  /** The control: no generation, but a process that sends its listeners and ends by `server.shutdown()` alone. */
   control: boolean;
-  /** How long a generation is on probation; as long as it is by default without it. */
+  /** Milliseconds of the probation of a generation. @default {that of the library} */
   probation?: number;
 }
 
 /** A line that the service prints. */
 export interface SoakLine {
   pid: number;
-  /** One of the phases that a generation logs; or "started", "complained" and "ended". */
+  /** A phase that a generation logs; or "started", "listening", "error" and "left" of this program. */
   phase: string;
   generation?: number;
-  /** When it serves: where. */
+  /** Of a phase of the old generation: the process that takes over. */
+  successor?: number;
+  /** Of "listening": the addresses. */
   ports?: Ports;
-  /** What it complained of. */
+  /** Of "error": the message. */
   message?: string;
 }
 
-/** The ports of 127.0.0.1, and the path, on which the service is reached. */
+/** The ports of 127.0.0.1, and the unix path, of the service. */
 export interface Ports {
   http: number;
   https?: number;
   path: string;
 }
 
-/** The bytes of the large answer. */
+/** The length of the large answer in bytes. */
 export const bigLength = 256 << 10;
 
-/** What the streamed answer consists of, and when: a piece every so many milliseconds. */
+/** The streamed answer: `count` pieces of `length` bytes, one every `interval` milliseconds. */
 export const pieces = { count: 5, length: 1000, interval: 25 };
 
 const big = new Uint8Array(bigLength).fill(120);
@@ -88,10 +92,10 @@ function print(line: Omit<SoakLine, "pid">): void {
   console.log(JSON.stringify({ pid: Deno.pid, ...line }));
 }
 
-/** Prints the phases that the logger is told of. */
-function note(_message: string, about: unknown): void {
-  const { phase, generation } = (about ?? {}) as Partial<SoakLine>;
-  if (phase) print({ phase, generation });
+/** A logger that prints the phase of each entry. */
+function printPhase(_message: string, about: unknown): void {
+  const { phase, generation, successor } = (about ?? {}) as Partial<SoakLine>;
+  if (phase) print({ phase, generation, successor });
 }
 
 interface Tls {
@@ -111,13 +115,13 @@ function tlsIn(directory: string): Tls | undefined {
   }
 }
 
-/** As the library means it. */
+/** Serves as a generation of the library. */
 async function generation({ directory, probation }: SoakServiceOptions): Promise<void> {
   const app = await start(`${directory}/app.sock`, {
     probation,
     logger: {
-      info: note,
-      error: (message, error) => print({ phase: "complained", message: `${message}: ${error}` }),
+      info: printPhase,
+      error: (message, error) => print({ phase: "error", message: `${message}: ${error}` }),
     },
   });
   const tcp = { hostname: "127.0.0.1", port: 0 };
@@ -128,13 +132,13 @@ async function generation({ directory, probation }: SoakServiceOptions): Promise
   const https = tls && app.serve({ ...tcp, ...tls }, answer);
   await app.ready();
   const ports = { http: portOf(http), https: https && portOf(https), path };
-  print({ phase: "serving", generation: app.generation, ports });
+  print({ phase: "listening", generation: app.generation, ports });
   await app.finished;
 }
 
-/** As it is without: the listeners are passed on just so, and then the server is shut down. */
-async function plain({ directory }: SoakServiceOptions): Promise<void> {
-  const control = `${directory}/plain.sock`;
+/** The control: sends the listeners to the next process, and at SIGTERM calls server.shutdown(). */
+async function control({ directory }: SoakServiceOptions): Promise<void> {
+  const controlPath = `${directory}/plain.sock`;
   const path = `${directory}/web.sock`;
   const tls = tlsIn(directory);
   const servers = new Map<string, Deno.HttpServer>();
@@ -142,7 +146,7 @@ async function plain({ directory }: SoakServiceOptions): Promise<void> {
     servers.set(name, serveHttp(listener, name === "https" ? tls! : {}, answer));
   };
   try {
-    await receive(control, (fd, meta) => serveOn(new TextDecoder().decode(meta!), fd));
+    await receive(controlPath, (fd, meta) => serveOn(new TextDecoder().decode(meta!), fd));
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     const tcp = { hostname: "127.0.0.1", port: 0 };
@@ -153,13 +157,13 @@ async function plain({ directory }: SoakServiceOptions): Promise<void> {
   const send = [...servers].map(([name, server]) =>
     listenerHandler(server, new TextEncoder().encode(name))
   );
-  const giving = listenAndServe(control, sequenceHandler(...send), { replace: true });
+  const giving = listenAndServe(controlPath, sequenceHandler(...send), { replace: true });
   const terminated = Promise.withResolvers<void>();
   const terminate = terminated.resolve;
   Deno.addSignalListener("SIGTERM", terminate);
   const https = servers.get("https");
   const ports = { http: portOf(servers.get("http")!), https: https && portOf(https), path };
-  print({ phase: "serving", ports });
+  print({ phase: "listening", ports });
   await terminated.promise;
   Deno.removeSignalListener("SIGTERM", terminate);
   await giving.shutdown();
@@ -174,5 +178,5 @@ function portOf({ addr }: Deno.HttpServer): number {
 if (import.meta.main) {
   const options: SoakServiceOptions = JSON.parse(Deno.args[0]);
   print({ phase: "started" });
-  await (options.control ? plain(options) : generation(options));
+  await (options.control ? control(options) : generation(options));
 }

@@ -1,43 +1,45 @@
 /**
- * Clients of websocket_service.ts that talk all the time: each sends some messages at once, with answers
- * still on their way, and connects again after a Close frame. Prints `generation: N` when the last one
- * was answered by generation N, `failed: ...` when one has no connection any more, and at the end, when
- * it is told a line, what became of each connection.
+ * Clients of websocket_service.ts that send all the time: each sends some messages at once, before the
+ * previous ones are answered, and connects again after a Close frame. The process prints `generation: N`
+ * when generation N has answered every client, `failed: ...` when a client has no connection any more, and,
+ * after it has read a line, the results of all connections as JSON.
  *
- *     websocket_clients.ts PORT COUNT
+ *     websocket_clients.ts PORT COUNT SEED
  *
  * @module
  */
 
 import { pause } from "../../lib/time.ts";
+import { Chance } from "../support/chance.ts";
 import { told } from "../support/child.ts";
 import { codeOf, opcodes, RawWebSocket, textOf } from "../support/raw_websocket.ts";
 import { until } from "../support/until.ts";
 
-/** What became of a connection. */
+/** The result of a connection. */
 export interface Connection {
   id: string;
-  /** How many messages were answered. */
+  /** The number of answered messages. */
   answers: number;
-  /** The code of the Close frame, or what came in its place. */
+  /** The code of the Close frame; "stopped"; or what happened instead of a Close frame. */
   end: number | "stopped" | string;
 }
 
-const [port, count] = Deno.args.map(Number);
+const [port, count, seed] = Deno.args.map(Number);
 const connections: Connection[] = [];
-/** How many clients a generation has answered. */
+/** By generation: how many clients it has answered. */
 const reached = new Map<number, number>();
 let stopping = false;
 
-/** Messages whose answers a client is still waiting for. */
+/** The most messages of a client that are not answered yet. */
 const most = 8;
 
 async function client(name: number): Promise<void> {
+  const chance = new Chance(seed, name);
   for (let turn = 0; !stopping; turn++) {
     const connection: Connection = { id: `${name}.${turn}`, answers: 0, end: "" };
     connections.push(connection);
     try {
-      connection.end = await talk(connection);
+      connection.end = await talk(connection, chance);
     } catch (error) {
       connection.end = String(error);
     }
@@ -47,21 +49,21 @@ async function client(name: number): Promise<void> {
   }
 }
 
-/** Talks to the end of the connection, and says how that came. */
-async function talk(connection: Connection): Promise<Connection["end"]> {
+/** Sends and receives to the end of the connection; gives its result. */
+async function talk(connection: Connection, chance: Chance): Promise<Connection["end"]> {
   using socket = await RawWebSocket.connect(port, `/?id=${connection.id}`);
   let closed = false;
   let sent = 0;
   async function send(): Promise<void> {
     while (!closed && !stopping) {
-      const messages = Array.from({ length: 1 + Math.floor(4 * Math.random()) }, () => `${sent++}`);
+      const messages = Array.from({ length: 1 + chance.below(4) }, () => `${sent++}`);
       await socket.send(...messages);
       await until(() => closed || stopping || sent - connection.answers < most);
-      await pause(5 * Math.random());
+      await pause(5 * chance.next());
     }
     if (!closed) await socket.sendClose(1000);
   }
-  // The server may have gone: the other loop sees how.
+  // Sending fails when the server has gone: the loop below reports how the connection ended.
   const sending = send().catch(() => {});
   try {
     for (;;) {

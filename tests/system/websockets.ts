@@ -1,39 +1,50 @@
 /**
- * `deno task websockets`: clients of WebSockets that talk all the time, through one restart after
- * another; then the same with `WebSocket.close()` alone.
+ * `deno task websockets`: WebSocket clients that send all the time, while the service is restarted again and
+ * again; then the same with `WebSocket.close()` alone.
  *
  * @module
  */
 
-import { parseArgs } from "node:util";
 import { Child } from "../support/child.ts";
+import { Progress, runTool, wholeNumber } from "../support/command_line.ts";
 import { Directory } from "../support/directory.ts";
 import type { Connection } from "./websocket_clients.ts";
 
 const usage = `Usage: deno task websockets [options]
 
-Restarts a service again and again while clients talk to it over WebSockets all the time, and counts
-those that get no Close frame, and messages that were answered and whose answer did not arrive. Then
-does the same with a service that calls WebSocket.close(), which does lose Close frames. Exits with 0
-when nothing failed but in that, with 1 when something did, with 2 for wrong arguments.
+Restarts a service again and again while WebSocket clients send to it all the time, and counts the
+connections that got no Close frame, and the answers that did not arrive. Then does the same with a
+service that calls WebSocket.close(), which does lose Close frames: a control that the clients notice.
+Exits with 0 when nothing failed but in the control, with 1 when something did or the control lost
+nothing, with 2 for wrong arguments.
 
-  --clients N    clients (200)
-  --restarts N   restarts (10)
-  --help         print this`;
+  --clients N    N clients (200)
+  --restarts N   N restarts (10)
+  --seed S       of the pauses and bursts of the clients, a whole number (1)
+  --help         print this
 
-/** What came of it. */
+A seed repeats what the clients do, not the order in which the processes run.`;
+
+/** The results. */
 export interface Outcome {
-  /** Connections that were to be closed. */
+  /** Connections that the service closed. */
   connections: number;
   /** Messages that were answered. */
   answers: number;
-  /** What is wrong, in words. */
+  /** Connections without a Close frame, lost answers and failed generations, in words. */
   failures: string[];
 }
 
-/** Restarts a service with clients that talk; with `plain`, one that calls `WebSocket.close()`. */
+/** Restarts a service while clients send; with `plain`, a service that calls `WebSocket.close()`. */
 export async function talkThroughRestarts(
-  { clients, restarts, plain = false }: { clients: number; restarts: number; plain?: boolean },
+  { clients, restarts, plain = false, seed = 1, restarted }: {
+    clients: number;
+    restarts: number;
+    plain?: boolean;
+    seed?: number;
+    /** Is called after each restart. */
+    restarted?: () => void;
+  },
 ): Promise<Outcome> {
   using directory = new Directory();
   await using stack = new AsyncDisposableStack();
@@ -55,17 +66,21 @@ export async function talkThroughRestarts(
   };
 
   let { service, port } = await begin();
-  const talking = stack.use(new Child("./websocket_clients.ts", [port, String(clients)]));
-  let line = await talking.line();
+  const running = stack.use(
+    new Child("../system/websocket_clients.ts", [port, String(clients), String(seed)]),
+  );
+  let line = await running.line();
   for (let done = 0; done < restarts && line.startsWith("generation: "); done++) {
     const next = (await begin()).service;
     await end(service);
     service = next;
-    // Without the clients that have failed there is nothing to wait for.
-    if (!plain) line = await talking.line();
+    restarted?.();
+    // In the control clients fail: they would not print that all are connected again.
+    if (!plain) line = await running.line();
   }
-  await talking.tell("stop").catch(() => {});
-  while (!line.startsWith("[")) line = await talking.line();
+  // The process of the clients may have ended, with a failure that it has printed.
+  await running.tell("stop").catch(() => {});
+  while (!line.startsWith("[")) line = await running.line();
   await service.tell("stop");
   await end(service);
 
@@ -82,49 +97,40 @@ export async function talkThroughRestarts(
   return { connections: closed.length, answers, failures };
 }
 
-/** The command's options. @throws {TypeError} For wrong ones. */
-function options() {
-  const { values } = parseArgs({
+if (import.meta.main) {
+  await runTool(usage, {
     options: {
       clients: { type: "string", default: "200" },
       restarts: { type: "string", default: "10" },
-      help: { type: "boolean", default: false },
+      seed: { type: "string", default: "1" },
     },
-  });
-  for (const name of ["clients", "restarts"] as const) {
-    if (!/^[1-9]\d*$/.test(values[name])) {
-      throw new TypeError(`--${name} is a whole number from 1 on, not "${values[name]}"`);
+  }, async ({ values }) => {
+    const clients = wholeNumber("clients", values.clients, { least: 1 });
+    const restarts = wholeNumber("restarts", values.restarts, { least: 1 });
+    const seed = wholeNumber("seed", values.seed);
+    let isFine = true;
+    for (const plain of [false, true]) {
+      const call = plain ? "WebSocket.close()" : "app.upgradeWebSocket()";
+      const outcome = await talkWithProgress(call, { clients, restarts, plain, seed });
+      const { connections, answers, failures } = outcome;
+      console.log(
+        `${call}: ${connections} connections were closed, ${answers} messages were answered, ` +
+          `${failures.length} failures`,
+      );
+      for (const failure of failures.slice(0, 20)) console.log(`  ${failure}`);
+      // If the control loses nothing, the clients do not notice what is lost.
+      isFine &&= plain ? failures.length > 0 : failures.length === 0;
     }
-  }
-  return { ...values, clients: Number(values.clients), restarts: Number(values.restarts) };
+    console.log(`The seed of the clients was ${seed}`);
+    return isFine;
+  });
 }
 
-async function main(): Promise<number> {
-  let flags: ReturnType<typeof options>;
-  try {
-    flags = options();
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    console.error(`${error.message}\n\n${usage}`);
-    return 2;
-  }
-  if (flags.help) {
-    console.log(usage);
-    return 0;
-  }
-  let failed = 0;
-  for (const plain of [false, true]) {
-    const { connections, answers, failures } = await talkThroughRestarts({ ...flags, plain });
-    console.log(
-      `${
-        plain ? "WebSocket.close()" : "app.upgradeWebSocket()"
-      }: ${connections} connections were ` +
-        `closed, ${answers} messages were answered, ${failures.length} failures`,
-    );
-    for (const failure of failures.slice(0, 20)) console.log(`  ${failure}`);
-    if (plain ? failures.length === 0 : failures.length > 0) failed++;
-  }
-  return failed > 0 ? 1 : 0;
+async function talkWithProgress(
+  call: string,
+  options: Parameters<typeof talkThroughRestarts>[0],
+): Promise<Outcome> {
+  let done = 0;
+  using _progress = new Progress(() => `${call}: ${done} of ${options.restarts} restarts`);
+  return await talkThroughRestarts({ ...options, restarted: () => done++ });
 }
-
-if (import.meta.main) Deno.exit(await main());

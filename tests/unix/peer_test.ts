@@ -20,7 +20,7 @@ import {
   send,
   UnexpectedEofError,
 } from "../../mod.ts";
-import { begin } from "../support/begin.ts";
+import { begin } from "../support/in_process.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";
