@@ -54,7 +54,7 @@ test("`alone` rejects when the generation is rolled back, or stops before its pr
   );
   await late.stop();
   const stopped = await begin(path);
-  const alone = assertRejects(() => stopped.alone, HandoverError, "left before");
+  const alone = assertRejects(() => stopped.alone, HandoverError, "ended before the previous one");
   await stopped.stop();
   await alone;
   await old.stop();

@@ -15,7 +15,7 @@ import { installDeno, versions } from "../support/deno_versions.ts";
 
 /** The ways of a run to end, and the line that shows it. */
 const ways: Record<string, RegExp | undefined> = {
-  "serves": /^version: 2$/,
+  "serves": /^version: 1$/,
   "rejects": /Process failed/,
   "fails in a timer": /Process failed/,
   "is not ready": undefined,
@@ -106,7 +106,7 @@ test("the next run under --watch serves at the addresses of a generation in a wo
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched_worker.ts");
   await using _service = service;
-  await service.until(/^version: 2$/);
+  await service.until(/^version: 1$/);
   for (const version of [2, 3]) await run(version);
 });
 
@@ -114,7 +114,7 @@ test("runs under --watch do not accumulate open descriptors", async () => {
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched.ts", String(freePort()));
   await using _service = service;
-  await service.until(/^version: 2$/);
+  await service.until(/^version: 1$/);
   const open = () => [...Deno.readDirSync(`/proc/${service.pid}/fd`)].length;
   await run(2);
   const before = open();
