@@ -1,5 +1,5 @@
 /**
- * The command line of a service: asks the generation that runs, or has it restart or stop.
+ * The command line of a service: shows its status, restarts it, or stops it.
  *
  *     deno run -A lib/cli.ts status /run/app.sock
  *
@@ -18,30 +18,31 @@ import { HandoverError } from "./errors.ts";
 import type { Frame, GenerationStatus } from "./generation/protocol.ts";
 import { printError } from "./logger.ts";
 
-const usage = `Asks a running service, or has it restart or stop.
+const usage = `Shows the status of a running service, restarts it, or stops it.
 
 Usage: deno run -A cli.ts COMMAND PATH [options]
 
-  status PATH   which generation runs, since when, and what it offers
-  restart PATH  starts the next generation, and waits until it has lived through its probation
-  stop PATH     has it answer what it has, and waits until its process has ended
+  status PATH   shows the generation that runs, its sockets, and what it keeps
+  restart PATH  starts the next generation, and waits until its probation is over
+  stop PATH     drains the service, and waits until its process has ended
 
-PATH is the control socket: what the service calls start() with.
+PATH is the control socket: the path with which the service calls start().
 
-  --json             status for machines
-  --timeout SECONDS  how long to wait (status: 10; restart and stop, which go on: for ever)
-  -h, --help         this text
+  --json             prints the status as JSON
+  --timeout SECONDS  how long to wait (default: status 10, restart and stop for ever); a restart or stop
+                     goes on after that
+  -h, --help         prints this text
 
-Exits with 0 when it is done, 1 when it failed, 2 for a wrong argument, 3 when no service runs there.`;
+Exits with 0 on success, 1 on failure, 2 for a wrong argument, 3 when no service runs at PATH.`;
 
 const commands = ["status", "restart", "stop"] as const;
 
-/** What was asked for. */
+/** The arguments of the command line. */
 interface Request {
   command: typeof commands[number];
   path: string;
   json: boolean;
-  /** Aborted when nothing is waited for any more. */
+  /** Ends all waits, after `--timeout`. */
   signal: AbortSignal;
 }
 
@@ -58,11 +59,13 @@ async function main(args: string[]): Promise<number> {
     const unsupported = noDescriptors();
     if (unsupported) {
       throw new Error(
-        `No service can be asked at ${formatPath(request.path)}, for on this system none has a ` +
+        `Cannot connect to a service at ${
+          formatPath(request.path)
+        }: on this system services have no ` +
           `control socket: ${unsupported.message}. End its process by SIGTERM or Ctrl-C, and start it anew`,
       );
     }
-    using channel = await reach(request);
+    using channel = await open(request);
     if (!channel) return 3;
     if (request.command === "status") return await status(channel, request);
     if (request.command === "restart") return await restart(channel, request);
@@ -119,6 +122,7 @@ function toSeconds(value: string | undefined): number {
   );
 }
 
+/** A signal that is aborted after so many seconds, and does not keep the process running. */
 function expiring(seconds: number, what: string, why = ""): AbortSignal {
   const controller = new AbortController();
   if (seconds === Infinity) return controller.signal;
@@ -129,8 +133,8 @@ function expiring(seconds: number, what: string, why = ""): AbortSignal {
   return controller.signal;
 }
 
-/** Connects to the service; says so when there is none. */
-async function reach({ path, signal }: Request): Promise<Channel | undefined> {
+/** Connects to the service; prints an error and returns undefined when none runs. */
+async function open({ path, signal }: Request): Promise<Channel | undefined> {
   try {
     return new Channel(await connect(path, { signal }));
   } catch (error) {
@@ -154,10 +158,10 @@ async function reach({ path, signal }: Request): Promise<Channel | undefined> {
   }
 }
 
-/** The answer to a request; the end in its place is an error. */
+/** Sends a request, and receives its answer. @throws {Error} When the service refuses, or hangs up before. */
 async function ask(channel: Channel, { command, path, signal }: Request): Promise<Frame> {
   await channel.tell({ type: command });
-  const what = `What listens at ${formatPath(path)}`;
+  const what = `The process that listens at ${formatPath(path)}`;
   const answer = await channel.receive({ signal }).catch((error) => {
     if (!(error instanceof HandoverError)) throw error;
     const why = `it speaks another protocol: ${error.message}`;
@@ -177,32 +181,32 @@ async function status(channel: Channel, request: Request): Promise<number> {
   return 0;
 }
 
-/** Prints the answer itself: without it the command has failed. */
-function print(words: string): void {
+/** Prints the answer of a command, which fails without it. */
+function print(text: string): void {
   try {
-    console.log(words);
+    console.log(text);
   } catch (error) {
-    // A reader that has left has read enough: `status | head -1`.
+    // The reader has closed the pipe, as in `status | head -1`: that is no error.
     if (error instanceof Deno.errors.BrokenPipe) return;
     throw new Error(`Cannot write to stdout: ${(error as Error).message}`);
   }
 }
 
-/** Says what was done; that this cannot be said, undoes nothing of it. */
-function say(words: string): void {
+/** Prints what was done, on stderr if stdout fails: that failure does not make the command fail. */
+function report(text: string): void {
   try {
-    print(words);
+    print(text);
   } catch {
-    printError(words);
+    printError(text);
   }
 }
 
-/** What JSON.stringify leaves as it is, and a terminal obeys, is escaped as well. */
+/** Also escapes the control characters that JSON.stringify leaves: a terminal would interpret them. */
 function toJson(status: GenerationStatus): string {
   return JSON.stringify(status, null, 2).split("\n").map(escaped).join("\n");
 }
 
-/** A line for each thing. */
+/** The status in words: a line for each socket and kept value. */
 function describe(
   { service, generation, pid, since, state, sockets, kept, moreKept, predecessor }:
     GenerationStatus,
@@ -225,7 +229,7 @@ function describe(
   if (predecessor) {
     const { pid, generation, connections } = predecessor;
     lines.push(
-      `leaving     generation ${generation}, process ${pid}, ${count(connections, "connection")}`,
+      `draining    generation ${generation}, process ${pid}, ${count(connections, "connection")}`,
     );
   }
   return lines.join("\n");
@@ -235,7 +239,7 @@ function count(n: number, what: string): string {
   return `${n} ${what}${n === 1 ? "" : "s"}`;
 }
 
-/** "3 d 4 h", "12 min 3 s". */
+/** Such as "3 d 4 h" or "12 min 3 s". */
 function duration(milliseconds: number): string {
   const units: [string, number][] = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
   let rest = Math.max(0, Math.floor(milliseconds / 1000));
@@ -249,10 +253,10 @@ function duration(milliseconds: number): string {
 }
 
 async function restart(channel: Channel, request: Request): Promise<number> {
-  const words = "Waiting for the next generation to start, and to live through its probation";
-  const answer = await patiently(words, request, () => ask(channel, request));
+  const words = "Waiting for the next generation to start, and for the end of its probation";
+  const answer = await withProgress(words, request, () => ask(channel, request));
   if (answer.type === "done") {
-    say(`generation ${answer.generation} runs, process ${answer.pid}`);
+    report(`generation ${answer.generation} runs, process ${answer.pid}`);
     return 0;
   }
   if (answer.type !== "failed") throw new Error(`It answered with "${answer.type}"`);
@@ -261,33 +265,37 @@ async function restart(channel: Channel, request: Request): Promise<number> {
 }
 
 async function stop(channel: Channel, request: Request): Promise<number> {
-  const words = "Waiting for the service to leave";
-  const { generation, pid, process } = await patiently(words, request, async () => {
+  const words = "Waiting for the service to drain";
+  const { generation, pid, process } = await withProgress(words, request, async () => {
     const answer = await ask(channel, request);
     if (answer.type !== "done") throw new Error(`It answered with "${answer.type}"`);
     const process = identifyIn(answer.namespace, answer.pid);
-    // It hangs up when it has left.
+    // The service hangs up when its generation has stopped.
     while (await channel.receive({ signal: request.signal }));
     return { ...answer, process };
   });
-  const left = `generation ${generation} has left`;
+  const stopped = `generation ${generation} has stopped`;
   if (process === undefined) {
-    say(`${left}; whether its process ${pid} has ended cannot be seen from here`);
+    report(`${stopped}; whether its process ${pid} has ended cannot be seen from here`);
     return 0;
   }
-  const otherwise = `${left}, and its process ${pid} has not ended yet`;
-  await patiently(`Waiting for process ${pid} to end: ${left}`, request, async () => {
+  const otherwise = `${stopped}, and its process ${pid} has not ended yet`;
+  await withProgress(`Waiting for process ${pid} to end: ${stopped}`, request, async () => {
     while (!hasEnded(process)) await pause(endInterval, request.signal);
   }, otherwise);
-  say(`${left}, and its process ${pid} has ended`);
+  report(`${stopped}, and its process ${pid} has ended`);
   return 0;
 }
 
 /** Milliseconds between two looks at whether a process has ended. */
 const endInterval = 50;
 
-/** Waits for what takes its time; ending the wait does not end that. */
-async function patiently<T>(
+/**
+ * Shows the progress of a wait. A timeout ends the wait, not the restart or stop.
+ *
+ * @param otherwise The end of the message of a timeout.
+ */
+async function withProgress<T>(
   words: string,
   { command, signal }: Request,
   wait: () => Promise<T>,
@@ -302,33 +310,33 @@ async function patiently<T>(
   }
 }
 
-/** Says on stderr that something is waited for: on one line of a terminal, or now and then in a log. */
+/** Shows a wait on stderr: on one line of a terminal each second, in a log every five seconds. */
 class Progress implements Disposable {
   readonly #terminal = Deno.stderr.isTerminal();
   readonly #began = performance.now();
   readonly #timer: ReturnType<typeof setInterval>;
-  #said = false;
+  #isShown = false;
 
   constructor(what: string) {
     this.#timer = setInterval(() => {
       const seconds = Math.round((performance.now() - this.#began) / 1000);
-      this.#say(this.#terminal ? `\r${what}: ${seconds} s` : `${what}: ${seconds} s\n`);
+      this.#show(this.#terminal ? `\r${what}: ${seconds} s` : `${what}: ${seconds} s\n`);
     }, this.#terminal ? 1000 : 5000);
   }
 
-  #say(words: string): void {
-    this.#said = true;
+  #show(text: string): void {
+    this.#isShown = true;
     try {
-      Deno.stderr.writeSync(new TextEncoder().encode(words));
+      Deno.stderr.writeSync(new TextEncoder().encode(text));
     } catch {
-      // A full disk, or a terminal that has gone: the wait goes on.
+      // The disk is full, or the terminal closed: the wait goes on.
     }
   }
 
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
-    // What comes of it is printed in place of this.
-    if (this.#said && this.#terminal) this.#say("\r\x1b[K");
+    // Clears the line for the result.
+    if (this.#isShown && this.#terminal) this.#show("\r\x1b[K");
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * The command line, as a process that asks another one.
+ * The command line, as a process of its own, and the service as another one.
  *
  * @module
  */
@@ -14,9 +14,9 @@ import { until } from "./support/until.ts";
 import { test } from "./support/guard.ts";
 
 const python = await hasPython();
-if (!python) console.log("cli_test.ts: without python3, what it says in a terminal is not tested");
+if (!python) console.log("cli_test.ts: without python3, its output in a terminal is not tested");
 
-/** What one run of it came to. */
+/** The outcome of one run. */
 interface Outcome {
   code: number;
   stdout: string;
@@ -29,28 +29,28 @@ async function run(...args: string[]): Promise<Outcome> {
   return { code, stdout: stdout.join("\n"), stderr };
 }
 
-/** The same in a terminal, with all that it says there. */
+/** Runs it in a terminal; resolves to all of its output. */
 async function runInTerminal(...args: string[]): Promise<string> {
   const program = "import pty, sys; pty.spawn(sys.argv[1:])";
   await using child = new Child("../../lib/cli.ts", args, { through: ["python3", "-c", program] });
   return (await child.ended()).stdout.map((line) => `${line}\n`).join("");
 }
 
-/** What a terminal shows in place of the seconds that were counted there. */
+/** The output that replaces the progress in a terminal. */
 function shown(output: string, words: string): string {
   const [progress, rest] = output.split("\r\x1b[K");
   assertMatch(progress, new RegExp(`^(\r${words}: \\d+ s)+$`));
   return rest;
 }
 
-/** A service in a process of its own, which is ready. */
+/** Starts a service in a process of its own; resolves when it is ready. */
 async function serving(path: string, ...args: string[]): Promise<Child> {
   const child = new Child("./generation.ts", [path, "--probation", "50", ...args]);
   while (!(await child.line()).startsWith("serving: "));
   return child;
 }
 
-test("status says what runs, in words and for machines", async () => {
+test("status prints the generation and its sockets, as text and as JSON", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await serving(path);
@@ -66,7 +66,7 @@ test("status says what runs, in words and for machines", async () => {
   assertEquals(sockets.length, 1);
 });
 
-test("names that a terminal would obey are printed escaped, and are whole for machines", async () => {
+test("status escapes control characters in names, and JSON.parse of its output returns the names unchanged", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const names = [
@@ -94,12 +94,12 @@ test("names that a terminal would obey are printed escaped, and are whole for ma
   assertMatch(machine.stdout, /^[\n\x20-\x7e]+$/);
 });
 
-test("an answer that is against the protocol is named, and words of others are fit to be printed", async () => {
+test("an answer against the protocol is an error that names it, and control characters in messages are escaped", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   using listener = listen(path);
   const status = { generation: 1, pid: 1, since: 1, state: "serving", sockets: [], kept: [] };
-  const what = `What listens at "${path}"`;
+  const what = `The process that listens at "${path}"`;
   const wrong =
     `${what} is no generation of a service: it speaks another protocol: A frame of type`;
   const answers: [command: string, answer: unknown, stderr: string][] = [
@@ -141,21 +141,21 @@ test("an answer that is against the protocol is named, and words of others are f
   }
 });
 
-test("status says what is leaving", async () => {
+test("status prints a predecessor that is draining", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using old = await serving(path);
   const [, port] = /127\.0\.0\.1:(\d+)/.exec((await run("status", path)).stdout)!;
-  // A client that stays keeps it.
+  // A client that stays connected keeps the predecessor.
   using client = await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });
   await client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
   await client.read(new Uint8Array(1000));
   await using _next = await serving(path);
-  const leaving = `leaving     generation 1, process ${old.pid}, 1 connection`;
+  const leaving = `draining    generation 1, process ${old.pid}, 1 connection`;
   await until(async () => (await run("status", path)).stdout.split("\n").at(-1) === leaving);
 });
 
-test("restart waits for the next generation, and says which one it is", async () => {
+test("restart waits for the next generation, and prints its number and process", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await serving(path);
@@ -165,12 +165,12 @@ test("restart waits for the next generation, and says which one it is", async ()
   assertMatch((await run("status", path)).stdout, new RegExp(`^generation  2, process ${pid}, `));
   assertEquals(
     (await run("stop", path)).stdout,
-    `generation 2 has left, and its process ${pid} has ended`,
+    `generation 2 has stopped, and its process ${pid} has ended`,
   );
   await service.ended();
 });
 
-test("a restart that fails says why", async () => {
+test("restart prints the error of a restart that fails", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--fail", "out of luck");
@@ -186,7 +186,7 @@ test("stop waits until the process of the service has ended", async () => {
   await using service = await serving(path);
   const { code, stdout } = await run("stop", path);
   assert(hasEnded(identify(service.pid)));
-  const ended = `generation 1 has left, and its process ${service.pid} has ended`;
+  const ended = `generation 1 has stopped, and its process ${service.pid} has ended`;
   assertEquals([code, stdout], [0, ended]);
   assertEquals((await service.ended()).code, 0);
   assertEquals(directory.names(), []);
@@ -198,7 +198,7 @@ test("stop waits until the process of the service has ended", async () => {
   );
 });
 
-test("what is no service is named", async () => {
+test("a dead service, a file, another protocol and a silent process are named", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   {
@@ -212,14 +212,14 @@ test("what is no service is named", async () => {
   Deno.writeTextFileSync(directory.join("file"), "");
   const file = await run("status", directory.join("file"));
   assertEquals([file.code, /is no socket\n$/.test(file.stderr)], [1, true], file.stderr);
-  // The plain protocol, HTTP, and a process that does not answer at all.
+  // The protocol of serve(), HTTP, and a process that does not answer.
   await using plain = listenAndServe(directory.join("plain.sock"), fdHandler(0), { logger: {} });
   const http = directory.join("http.sock");
   await using _http = Deno.serve({ path: http, onListen() {} }, () => new Response());
   for (const other of [plain.addr.path!, http]) {
     for (const command of ["status", "restart", "stop"]) {
       const { code, stderr } = await run(command, other);
-      const what = `What listens at "${other}" is no generation of a service`;
+      const what = `The process that listens at "${other}" is no generation of a service`;
       assertEquals(code, 1);
       assert(
         stderr.startsWith(`${what}: it speaks another protocol: Invalid frame length `),
@@ -238,7 +238,7 @@ test("what is no service is named", async () => {
   ]);
 });
 
-test("who is refused is told so, and so is who would take over", async () => {
+test("commands print that `allow` refuses the user, and start() rejects with it", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using app = await start(path, {
@@ -251,14 +251,17 @@ test("who is refused is told so, and so is who would take over", async () => {
   for (const command of ["status", "restart", "stop"]) {
     const { code, stderr } = await run(command, path);
     assertEquals(code, 1);
-    assertMatch(stderr, /^What listens at ".*" refuses: At ".*": `allow` refuses process \d+ /);
+    assertMatch(
+      stderr,
+      /^The process that listens at ".*" refuses: At ".*": `allow` refuses process \d+ /,
+    );
     assertEquals(stderr.split("\n").length, 2);
   }
   await assertRejects(() => start(path, { stopOn: [] }), PeerNotAllowedError, "Cannot take over");
   assertEquals(app.status().state, "serving");
 });
 
-test("a restart that is not waited for any more goes on", async () => {
+test("a restart goes on after the --timeout of its command", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--probation", "700");
@@ -267,12 +270,12 @@ test("a restart that is not waited for any more goes on", async () => {
   assertEquals([code, stderr], [1, late]);
   await until(async () => {
     const { stdout } = await run("status", path);
-    return stdout.startsWith("generation  2, ") && !/^leaving /m.test(stdout);
+    return stdout.startsWith("generation  2, ") && !/^draining /m.test(stdout);
   });
   await run("stop", path);
 });
 
-test("a stop that is not waited for any more goes on", async () => {
+test("a stop goes on after the --timeout of its command", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const app = await start(path, { logger: {}, stopOn: [], exitTimeout: false });
@@ -293,21 +296,21 @@ test("a stop that is not waited for any more goes on", async () => {
   await app.finished;
 });
 
-test("in a terminal the progress gives way to what comes of it", { ignore: !python }, async () => {
+test("in a terminal the outcome replaces the progress", { ignore: !python }, async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _service = await serving(path, "--probation", "1700");
   const restarted = await runInTerminal("restart", path);
-  const words = "Waiting for the next generation to start, and to live through its probation";
+  const words = "Waiting for the next generation to start, and for the end of its probation";
   assertMatch(shown(restarted, words), /^generation 2 runs, process \d+\r\n$/);
   await run("stop", path);
   using silent = listen(directory.join("silent.sock"));
   const stopped = await runInTerminal("stop", silent.addr.path!, "--timeout", "1.7");
   const late = "Not done after 1.7 s: the stop goes on without being waited for";
-  assertEquals(shown(stopped, "Waiting for the service to leave"), `${late}\r\n`);
+  assertEquals(shown(stopped, "Waiting for the service to drain"), `${late}\r\n`);
 });
 
-test("wrong arguments are named, and the help is referred to", async () => {
+test("wrong arguments are errors that name them and refer to --help, which prints the usage", async () => {
   const wrong: Record<string, string> = {
     "": "A command is missing",
     "begin /run/a": `There is no command "begin"`,
@@ -328,7 +331,7 @@ test("wrong arguments are named, and the help is referred to", async () => {
   for (const line of ["--help", "-h", "status --help", "restart -h"]) {
     const { code, stdout } = await run(...line.split(" "));
     assertEquals(code, 0);
-    assertMatch(stdout, /^Asks a running service.*\nUsage: /s);
+    assertMatch(stdout, /^Shows the status of a running service.*\nUsage: /s);
   }
 });
 

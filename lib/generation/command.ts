@@ -1,6 +1,6 @@
 /**
- * What `restart()` starts: the program, the arguments and the directory of this process, by the names that
- * they had when it was started, so that a name that leads elsewhere by now leads to the next release.
+ * The command that `restart()` starts: the program, the arguments and the directory of this process, by the names with
+ * which it was started. A symbolic link among them that was changed since leads to the next release.
  *
  * @module
  */
@@ -11,34 +11,31 @@ import { quoted } from "../../ffi/quote.ts";
 import { HandoverError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 
-/** A program and its arguments; what is absent is as this process was started. */
+/** A program and its arguments; a field that is absent is as this process was started. */
 export interface Command {
   /** The program: a path, or a name to look for in `PATH`. @default {that of this process} */
   program?: string;
   /** Its arguments. @default {those of this process, and none of another program} */
   args?: string[];
-  /**
-   * The directory that it starts in. @default {that in which this process was started, by the name that it
-   * had}
-   */
+  /** The directory that it starts in. @default {the directory in which this process was started, by the same name} */
   cwd?: string;
   /**
-   * Variables beside those that this process was started with, or in their place. What the program, or
-   * `--env-file`, has made of its environment since does not reach the next generation: a variable that the
-   * program has set does so through this alone. Names are of letters, digits and "_".
+   * Variables that are added to those that this process was started with, or replace them. Changes of the environment
+   * since then, by `Deno.env` or `--env-file`, do not reach the next generation: pass such variables here. Names are of
+   * letters, digits and "_".
    */
   env?: Record<string, string>;
 }
 
-/** A command with nothing left to say. */
+/** A command with all of its fields. */
 export interface CompleteCommand extends Command {
   program: string;
   args: string[];
-  /** Whether `cwd` is the name to go by at later restarts: PWD says it to the next generation. */
+  /** Whether the next generation gets `cwd` as PWD, and uses that name for its own restarts. */
   isCwdNamed: boolean;
 }
 
-/** A symbolic link by which a directory may have been entered. */
+/** A symbolic link through which this process may have entered its directory. */
 interface Link {
   /** The directory, through the link. */
   path: string;
@@ -48,26 +45,26 @@ interface Link {
 
 /** The directory that this process was started in. */
 interface Directory {
-  /** Its name; undefined where /proc does not tell it. */
+  /** Its name; undefined where /proc has none. */
   path: string | undefined;
-  /** Whether a next release is found by that name. */
+  /** Whether the process has entered it by that name: after a deploy, the name leads to the next release. */
   isNamed: boolean;
-  /** Where several links lead there, it is not known which one it was entered by. */
+  /** The links that lead there, of which the right one is not known. */
   links: Link[];
-  /** Whether the command means something else in another directory. */
+  /** Whether the command has names that are relative to it. */
   isNeeded: boolean;
 }
 
-/** How this process was started. */
+/** The command with which this process was started. */
 export class OwnCommand {
   readonly #program: string | undefined;
   readonly #args: string[] | undefined;
   readonly #directory: Directory;
   readonly #logger: Logger;
-  /** Whether the program has set `process.title` before, which takes the place of the arguments. */
+  /** Whether the program has set `process.title`, which overwrites the arguments. */
   readonly #isRenamed: boolean;
 
-  /** Reads it: early, for the program may go to another directory, and names may lead elsewhere later. */
+  /** Reads the command. To be called early: the program may change its directory, and a deploy may change links. */
   constructor(logger: Logger) {
     this.#logger = logger;
     const [name, ...args] = commandLine("self") ?? [];
@@ -75,12 +72,12 @@ export class OwnCommand {
     this.#isRenamed = named === undefined && isOverwritten(args);
     if (name !== undefined && !this.#isRenamed) this.#args = args;
     this.#program = named ?? readLink("/proc/self/exe")?.replace(deleted, "");
-    // A program that is looked for in PATH is no name in the directory.
+    // A program without a slash is looked for in PATH, not in the directory.
     const words = this.#program?.includes("/") ? [this.#program, ...args] : args;
     this.#directory = ownDirectory(words, logger);
   }
 
-  /** Says what to set, where it is not known what to start, or in a directory of which name. */
+  /** Warns when the arguments, or the name of the directory, are not known, with advice. */
   warn({ program, args, cwd }: Command = {}): void {
     if (program !== undefined) return;
     if (this.#isRenamed && args === undefined) {
@@ -98,17 +95,19 @@ export class OwnCommand {
     this.#logger.warn?.(
       `restart() starts the next generation in ${
         quoted(path)
-      }, also when another release is the current ` +
+      }, even if another release is the current ` +
         `one by then: ${
           isRelease ? "no symbolic link that leads there was found" : `${names} lead there`
-        }, and PWD does not say by which name this process entered it. ${howToName}`,
+        }, and PWD does not name it. ${howToName}`,
     );
   }
 
   /**
-   * What is to be started now.
+   * Fills in the fields that are absent.
    *
-   * @throws {HandoverError} When it cannot be told which directory is meant.
+   * @throws {HandoverError} When a link that led to the directory has changed, and it is not known whether it was used.
+   * @throws {Deno.errors.NotFound} When the directory is gone, and the command has names that are relative to it.
+   * @throws {Deno.errors.NotSupported} When the command of this process cannot be read.
    */
   complete({ program, args, cwd, env }: Command = {}): CompleteCommand {
     const isUnknown = this.#program === undefined || args === undefined && this.#args === undefined;
@@ -162,33 +161,33 @@ export class OwnCommand {
 }
 
 const howToName =
-  "Start the service with PWD set to the name that is meant (systemd: Environment=PWD=/srv/app/current), " +
+  "Start the service with PWD set to the right name (systemd: Environment=PWD=/srv/app/current), " +
   "name the script by an absolute path, or set the option `command: { cwd }`";
 
 const renamed =
-  "the program has set process.title, which takes the place of its arguments (proc(5), cmdline); set that after " +
+  "the program has set process.title, which overwrites its arguments (proc(5), cmdline); set that after " +
   "start(), or set the option `command: { args }`";
 
 /**
- * Whether these are the rest of the arguments in whose place Deno has written a title: process.title of 2.7.14 does
- * that, and fills up with NUL; a long one leaves none. Only a compiled program is started without arguments.
+ * Whether a title has overwritten the arguments, and these are the rest: `process.title` of Deno 2.7.14 does that, and
+ * fills the rest with NUL; a long title leaves none. Only a compiled program is started without arguments.
  */
 function isOverwritten(args: string[]): boolean {
   const { standalone } = Deno.build as { standalone?: boolean };
   return args.every((arg) => arg === "") && (args.length > 0 || !standalone);
 }
 
-/** How the kernel marks the name of what was removed (fs/d_path.c). */
+/** The mark of the kernel on the name of a removed file (fs/d_path.c). */
 const deleted = / \(deleted\)$/;
 
-/** The name that this program was started by, if it leads to the file of the running program. */
+/** The name by which this program was started, if it leads to the file of the running program. */
 function programNamed(name: string | undefined): string | undefined {
   if (!name) return undefined;
   const path = findProgram(name, variable("PATH"));
   return path && isSame(pathStatus(path), pathStatus("/proc/self/exe")) ? name : undefined;
 }
 
-/** Where a program is, by the rules of a shell (POSIX, "Command Search and Execution"). */
+/** Finds a program by the rules of a shell (POSIX, "Command Search and Execution"). */
 export function findProgram(
   name: string,
   path: string | undefined,
@@ -204,36 +203,34 @@ export function findProgram(
   return undefined;
 }
 
-/** The directory of this process, which was started with these words. */
+/** The directory of this process. @param words The program and the arguments with which it was started. */
 function ownDirectory(words: string[], logger: Logger): Directory {
   const here = pathStatus("/proc/self/cwd");
   const actual = readLink("/proc/self/cwd");
   const unnamed = { isNamed: false, links: [], isNeeded: words.some(isRelative) };
   // proc(5): "(unreachable)" is put before a directory outside of the root of this process.
   if (!here || !actual?.startsWith("/")) return { ...unnamed, path: undefined };
-  const entered = variable("PWD");
-  if (entered?.startsWith("/") && isSame(pathStatus(entered), here)) {
-    return { ...unnamed, path: entered, isNamed: true };
+  const pwd = variable("PWD");
+  if (pwd?.startsWith("/") && isSame(pathStatus(pwd), here)) {
+    return { ...unnamed, path: pwd, isNamed: true };
   }
   if (deleted.test(actual)) return { ...unnamed, path: actual.replace(deleted, "") };
   const above = ancestors(actual);
-  const said = linksAmong(absoluteIn(words), above);
-  if (said === "directory") return { ...unnamed, path: actual, isNamed: true };
-  const links = said.length > 0 ? said : linksOnTheWay(above);
+  const named = linksAmong(absoluteIn(words), above);
+  if (named === "directory") return { ...unnamed, path: actual, isNamed: true };
+  const links = named.length > 0 ? named : linksBeside(above);
   if (links.length !== 1) return { ...unnamed, path: actual, links };
   const [{ path }] = links;
   logger.info?.(
-    `restart() starts the next generation in ${
-      quoted(path)
-    }: PWD does not say by which name this process ` +
-      `entered ${quoted(actual)}, and that is the one symbolic link that leads there`,
+    `restart() starts the next generation in ${quoted(path)}: PWD does not name ` +
+      `${quoted(actual)}, and that is the one symbolic link that leads there`,
   );
   return { ...unnamed, path, isNamed: true };
 }
 
-/** Whether a word of a command names something in the directory of this process. */
+/** Whether a word of a command names a file in the directory of this process. */
 function isRelative(word: string): boolean {
-  // Deno reads ".env" where no name is given.
+  // Without a name, Deno reads ".env".
   if (word === "--env-file" || word === "--env") return pathStatus(".env") !== undefined;
   const values = word.startsWith("-") ? word.split(/=(.*)/s)[1] ?? "" : word;
   return values.split(",").some((value) =>
@@ -246,15 +243,15 @@ function absoluteIn(words: string[]): string[] {
   return words.flatMap((word) => word.split(/[=,]/)).filter((path) => path.startsWith("/"));
 }
 
-/** A directory on the way to that of this process. */
+/** The directory of this process, or one above it. */
 interface Ancestor {
   path: string;
   status: Identity | undefined;
-  /** What leads from it to the directory of this process: "/sub". */
+  /** The path from it to the directory of this process: "/sub". */
   rest: string;
 }
 
-/** The directory itself, and those above it but for the root: the links there are the system's own. */
+/** The directory itself, and those above it without the root: links in the root belong to the system. */
 function ancestors(directory: string): Ancestor[] {
   const above: Ancestor[] = [];
   for (let path = directory; path !== ""; path = path.slice(0, path.lastIndexOf("/"))) {
@@ -265,8 +262,8 @@ function ancestors(directory: string): Ancestor[] {
 }
 
 /**
- * The links among the beginnings of these paths that lead to one of these directories; "directory" where a path goes
- * through the first of them by its own name, as a service does that is to stay with one release.
+ * The links that these paths go through, and that lead to one of these directories; "directory" when a path goes through
+ * the first of them by its own name: the service then stays with one release.
  */
 function linksAmong(paths: string[], above: Ancestor[]): Link[] | "directory" {
   const links = new Map<string, Link>();
@@ -283,14 +280,14 @@ function linksAmong(paths: string[], above: Ancestor[]): Link[] | "directory" {
   return [...links.values()];
 }
 
-/** The most names that are looked at in one of the directories above. */
+/** The number of names that are looked at in one of the directories above. */
 const mostNames = 2000;
 
-/** The links beside the way to a directory that lead to a part of it: of "/srv/app/releases/1", "/srv/app/current". */
-function linksOnTheWay(above: Ancestor[]): Link[] {
+/** The links in the directories above that lead to one of them: "/srv/app/current" for "/srv/app/releases/1". */
+function linksBeside(above: Ancestor[]): Link[] {
   const found: Link[] = [];
   for (const [i, { path }] of above.entries()) {
-    // What it has below it on the way.
+    // The directories between this one and that of the process.
     const below = above.slice(0, i);
     if (below.length === 0) continue;
     for (const name of linksIn(path, mostNames) ?? []) {
@@ -303,14 +300,11 @@ function linksOnTheWay(above: Ancestor[]): Link[] {
 
 function linkTo(link: string, above: Ancestor[]): Link | undefined {
   const status = pathStatus(link);
-  const led = status && above.find((ancestor) => isSame(ancestor.status, status));
-  return led && { link, path: link + led.rest };
+  const target = status && above.find((ancestor) => isSame(ancestor.status, status));
+  return target && { link, path: link + target.rest };
 }
 
-/**
- * Whether a directory is named as one of several releases: by a number, a version, a date or a hash, or in a
- * directory for them.
- */
+/** Whether a path looks like one of several releases: a number, version, date or hash, or a directory for them. */
 function isNamedAsRelease(path: string): boolean {
   return path.split("/").some((name) =>
     /^(v|r|release|build|deploy)?[-_.]?\d[\d._-]*$/i.test(name) || /^[0-9a-f]{7,64}$/.test(name) ||

@@ -1,6 +1,6 @@
 /**
- * What a generation has open on a system that passes no descriptors: the sockets and files of Deno's own
- * calls. Clients see what they see of {@linkcode Resources}, as far as Deno lets them.
+ * The sockets and files of a generation on a system that passes no descriptors, made by Deno's own calls. Clients see
+ * the behaviour of {@linkcode DescriptorResources}, as far as Deno allows it.
  *
  * @module
  */
@@ -15,52 +15,46 @@ import type { SocketStatus } from "./protocol.ts";
 import { internalServerError, type ServeHttpOptions } from "../http/serve.ts";
 import { closeNative } from "../unix/listener.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
-import {
-  type AnyResources,
-  type LeaveOptions,
-  listenTcp,
-  listenUdp,
-  type ResourceOptions,
-  whenClosed,
-} from "./resources.ts";
 import { type HttpHandler, HttpTracker } from "../http/tracker.ts";
+import { listenTcp, listenUdp } from "./bind.ts";
+import type { DrainLimits, ResourceOptions, Resources } from "./resources.ts";
+import { whenClosed } from "./when_closed.ts";
 
 /** A socket or file of a generation. */
 interface Resource {
   kind: "listener" | "datagram" | "file";
-  /** Where it is. */
+  /** The address of a socket, the path of a file. */
   name: string;
-  /** How many connections are known to be open: of HTTP, those on which a request is being answered. */
+  /** The number of open connections, as far as it is known: of HTTP, those with an unfinished answer. */
   connections(): number;
-  /** Tells the clients to leave from here on. */
+  /** Answers with `Connection: close` from here on. */
   shut?(): void;
-  /** Accepts no more, for good. */
+  /** Stops accepting for good. */
   release?(): void;
   /** Waits for the clients, and closes it. */
-  leave?(options: LeaveOptions): Promise<void>;
+  drain?(limits: DrainLimits): Promise<void>;
 }
 
-/** Sockets and files that no other process gets; nothing is answered before `open()`. */
-export class DenoResources implements AnyResources {
+/** Sockets and files that no other process gets. */
+export class DenoResources implements Resources {
   readonly #onSocket: ResourceOptions["onSocket"];
   readonly #all = new Set<Resource>();
   readonly #opened = Promise.withResolvers<void>();
   #isOpen = false;
-  #hasLeft = false;
-  /** What was there at the moment in which it was shut. */
-  #leaving: Resource[] = [];
+  #isReleased = false;
+  /** The resources at `shut()`. */
+  #draining: Resource[] = [];
 
-  /** Tells of each socket that is made. */
+  /** @param options Of them, `onSocket` alone is used. */
   constructor({ onSocket }: Pick<ResourceOptions, "onSocket">) {
     this.#onSocket = onSocket;
   }
 
   /**
-   * Serves HTTP at `place`. The server accepts before `open()`, which Deno leaves no choice in: requests
-   * wait for that.
+   * Serves HTTP at `address`. Deno.serve() accepts at once: requests that come before `open()` wait for it.
    */
   http(
-    place: ListenAddress,
+    address: ListenAddress,
     { onListen, onError = internalServerError, signal, ...options }: ServeHttpOptions,
     handler: HttpHandler,
   ): Deno.HttpServer {
@@ -69,14 +63,14 @@ export class DenoResources implements AnyResources {
     // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
     const serveAny = Deno.serve as any;
     const [tracker, removePath] = this.#bind(
-      place,
-      (where) =>
+      address,
+      (address) =>
         new HttpTracker({ handler, onError, isTls }, (handle, handleError) =>
           serveAny(
             {
               ...options,
-              ...where,
-              ..."backlog" in where && { tcpBacklog: where.backlog },
+              ...address,
+              ..."backlog" in address && { tcpBacklog: address.backlog },
               signal: either(cut.signal, signal),
               onListen: () => {},
               onError: handleError,
@@ -89,17 +83,17 @@ export class DenoResources implements AnyResources {
       ({ server }) => void server.shutdown(),
     );
     const { server } = tracker;
-    // Every answer is tracked: whether one is under way, no look at its connection tells.
+    // Without descriptors, a connection does not show whether it has an unfinished answer: track every one.
     tracker.trackClients();
     const drop = this.#add({
       kind: "listener",
       name: formatAddress(server.addr as Address),
       connections: () => tracker.requestsInFlight().size,
       shut: () => tracker.announceClose(),
-      leave: async (options) => {
-        // No request was answered yet: there is nothing to wait for.
+      drain: async (limits) => {
+        // Before open() no request was answered: there is no client to wait for.
         if (!this.#isOpen) cut.abort();
-        await finish(tracker, cut, options);
+        await finish(tracker, cut, limits);
         removePath();
       },
     }, removePath);
@@ -114,15 +108,15 @@ export class DenoResources implements AnyResources {
     return server;
   }
 
-  /** Listens at `place`, for TLS where that is asked for; nothing is accepted before `open()`. */
-  listener(place: ListenAddress): Deno.Listener;
-  listener(place: TcpListenAddress, tls: TlsOptions): Deno.TlsListener;
-  listener(place: ListenAddress, tls?: TlsOptions): Deno.Listener {
-    const [listener, removePath] = this.#bind<Deno.Listener>(place, (where) => {
-      if ("path" in where) return Deno.listen({ transport: "unix", path: where.path });
-      if (!tls) return listenTcp(where);
-      // deno-lint-ignore no-explicit-any -- a certificate is two texts, or whatever Deno takes beside
-      return Deno.listenTls({ ...where, tcpBacklog: where.backlog, ...tls } as any);
+  /** Listens at `address`, for TLS if `tls` is given; `accept()` waits for `open()`. */
+  listener(address: ListenAddress): Deno.Listener;
+  listener(address: TcpListenAddress, tls: TlsOptions): Deno.TlsListener;
+  listener(address: ListenAddress, tls?: TlsOptions): Deno.Listener {
+    const [listener, removePath] = this.#bind<Deno.Listener>(address, (address) => {
+      if ("path" in address) return Deno.listen({ transport: "unix", path: address.path });
+      if (!tls) return listenTcp(address);
+      // deno-lint-ignore no-explicit-any -- Deno.listenTls takes more forms of a certificate than TlsOptions has
+      return Deno.listenTls({ ...address, tcpBacklog: address.backlog, ...tls } as any);
     }, (listener) => listener.close());
     const accepted = new Accepted();
     const ended = Promise.withResolvers<void>();
@@ -135,7 +129,7 @@ export class DenoResources implements AnyResources {
         accepted.add(conn);
         return conn;
       } catch (error) {
-        // The socket is closed when this generation begins to leave; for the program, when it has left.
+        // release() has closed the socket; for the program, the listener is open until its clients have disconnected.
         if (isReleased) await ended.promise;
         throw error;
       }
@@ -152,8 +146,8 @@ export class DenoResources implements AnyResources {
         close.call(listener);
         removePath();
       },
-      leave: async (options) => {
-        await accepted.leave(options);
+      drain: async (limits) => {
+        await accepted.drain(limits);
         ended.resolve();
       },
     };
@@ -165,15 +159,15 @@ export class DenoResources implements AnyResources {
     return listener;
   }
 
-  /** Receives datagrams at `place`, from `open()` on. */
-  datagram(place: DatagramListenAddress): Deno.DatagramConn {
+  /** Receives datagrams at `address`; `receive()` waits for `open()`. */
+  datagram(address: DatagramListenAddress): Deno.DatagramConn {
     checkDatagrams();
     const [socket, removePath] = this.#bind<Deno.DatagramConn, DatagramListenAddress>(
-      place,
-      (where) =>
-        "path" in where
-          ? Deno.listenDatagram({ transport: "unixpacket", path: where.path })
-          : listenUdp(where),
+      address,
+      (address) =>
+        "path" in address
+          ? Deno.listenDatagram({ transport: "unixpacket", path: address.path })
+          : listenUdp(address),
       (socket) => socket.close(),
     );
     const ended = Promise.withResolvers<void>();
@@ -186,7 +180,7 @@ export class DenoResources implements AnyResources {
       kind: "datagram",
       name: formatAddress(socket.addr as Address),
       connections: () => 0,
-      leave: async () => {
+      drain: async () => {
         await closeNative(socket);
         removePath();
       },
@@ -201,26 +195,26 @@ export class DenoResources implements AnyResources {
   /** Opens a file. */
   file(path: string, options: Deno.OpenOptions): Deno.FsFile {
     const file = Deno.openSync(path, options);
-    const before = [...this.#all].find(({ kind, name }) => kind === "file" && name === path);
-    if (before) this.#all.delete(before);
+    const previous = [...this.#all].find(({ kind, name }) => kind === "file" && name === path);
+    if (previous) this.#all.delete(previous);
     whenClosed(file, this.#add({ kind: "file", name: path, connections: () => 0 }));
     return file;
   }
 
-  /** Binds with one of Deno's calls, and gives a path its mode; gives what removes the path, too. */
+  /** Binds with a call of Deno, and sets the mode of a path; also returns the function that removes the path. */
   #bind<T, P extends ListenAddress | DatagramListenAddress = ListenAddress>(
-    place: P,
-    bind: (place: P) => T,
+    address: P,
+    bind: (address: P) => T,
     close: (bound: T) => void,
   ): [bound: T, removePath: () => void] {
-    if (this.#hasLeft) {
-      throw new TypeError("Cannot listen: this generation has left, or is leaving");
+    if (this.#isReleased) {
+      throw new TypeError("Cannot listen: this generation is draining, or has stopped");
     }
-    if (!("path" in place)) {
-      return [bind({ ...place, hostname: place.hostname ?? "0.0.0.0" }), () => {}];
+    if (!("path" in address)) {
+      return [bind({ ...address, hostname: address.hostname ?? "0.0.0.0" }), () => {}];
     }
-    const { path, mode = 0o600 } = place;
-    const bound = bindPath(path, () => bind(place));
+    const { path, mode = 0o600 } = address;
+    const bound = bindPath(path, () => bind(address));
     try {
       const removePath = remover(path);
       Deno.chmodSync(path, mode);
@@ -231,7 +225,7 @@ export class DenoResources implements AnyResources {
     }
   }
 
-  /** Gives what lets go of it, when its owner has closed it. */
+  /** Adds a resource; returns the function that forgets it and removes its path, for the call that closes it. */
   #add(resource: Resource, removePath = () => {}): () => void {
     this.#all.add(resource);
     if (resource.kind !== "file") this.#onSocket(resource.name, false);
@@ -240,77 +234,77 @@ export class DenoResources implements AnyResources {
     };
   }
 
-  /** Nothing: there is no next generation. */
+  /** None: there is no next generation. */
   offered(): [] {
     return [];
   }
 
-  /** Nothing: a path that was removed stays removed. */
+  /** None: a removed path is not restored. */
   restorePaths(): [] {
     return [];
   }
 
-  /** Answers and accepts from here on. */
+  /** Starts accepting and answering. */
   open(): void {
     this.#isOpen = true;
     this.#opened.resolve();
   }
 
-  /** Nothing to do: clients are watched from the start. */
+  /** Does nothing: HTTP clients are recorded from the start. */
   watch(): void {}
 
-  /** Tells clients to leave. Servers accept until `leave()`, for Deno ends that together with the rest. */
+  /** Answers with `Connection: close` from here on. HTTP servers accept until `drain()`: Deno stops both together. */
   shut(): void {
-    this.#leaving = [...this.#all];
-    for (const { shut } of this.#leaving) shut?.();
+    this.#draining = [...this.#all];
+    for (const { shut } of this.#draining) shut?.();
   }
 
-  /** Closes what can be closed while its connections go on. */
+  /** Closes the sockets that can be closed while their connections go on. */
   release(): void {
-    this.#hasLeft = true;
+    this.#isReleased = true;
     using each = new DisposableStack();
     for (const { release } of this.#all) if (release) each.defer(release);
   }
 
-  /** Waits until the clients have left, cuts off those that do not, and closes everything. */
-  async leave(options: LeaveOptions): Promise<void> {
-    const all = [...this.#all].map(({ leave }) => leave?.(options));
-    const failed = (await Promise.allSettled(all)).find(({ status }) => status === "rejected");
-    for (const resource of this.#all) if (resource.leave) this.#all.delete(resource);
+  /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */
+  async drain(limits: DrainLimits): Promise<void> {
+    const drained = [...this.#all].map(({ drain }) => drain?.(limits));
+    const failed = (await Promise.allSettled(drained)).find(({ status }) => status === "rejected");
+    for (const resource of this.#all) if (resource.drain) this.#all.delete(resource);
     if (failed) throw (failed as PromiseRejectedResult).reason;
   }
 
-  /** How many connections are left. */
-  get left(): number {
-    return this.#leaving.reduce((sum, { connections }) => sum + connections(), 0);
+  /** The number of clients at `shut()` that are still connected. */
+  get remainingClients(): number {
+    return this.#draining.reduce((sum, { connections }) => sum + connections(), 0);
   }
 
-  /** Every socket, as it is told to who asks. */
+  /** The status of each socket. */
   sockets(): SocketStatus[] {
     return [...this.#all].flatMap(({ kind, name, connections }) =>
       kind === "file" ? [] : [{ kind, address: name, connections: connections() }]
     );
   }
 
-  /** Where every listener and datagram socket is bound. */
+  /** The address of each socket. */
   addresses(): string[] {
     return [...this.#all].flatMap(({ kind, name }) => kind === "file" ? [] : [name]);
   }
 
-  /** The paths of every file. */
+  /** The path of each file. */
   files(): string[] {
     return [...this.#all].flatMap(({ kind, name }) => kind === "file" ? [name] : []);
   }
 }
 
-/** The connections that a listener has accepted, as long as they are open. */
+/** The open connections of a listener. */
 class Accepted {
   readonly #open = new Set<Deno.Conn>();
-  /** Those that are being written to, to see whether they are open. */
-  readonly #asked = new Set<Deno.Conn>();
+  /** The connections on which an empty write is pending. */
+  readonly #probed = new Set<Deno.Conn>();
   #count = 0;
 
-  /** How many are not known to be closed. */
+  /** The number of connections that are not known to be closed. */
   get size(): number {
     return this.#open.size;
   }
@@ -318,24 +312,24 @@ class Accepted {
   add(conn: Deno.Conn): void {
     this.#open.add(conn);
     whenClosed(conn, () => this.#open.delete(conn));
-    if (++this.#count % lookEvery === 0) this.#look();
+    if (++this.#count % probeEvery === 0) this.#probe();
   }
 
-  /** Writes nothing to each: that a connection was closed by way of its streams, an error alone tells. */
-  #look(): void {
+  /** Writes 0 bytes to each connection: only the error shows that the program closed it through its streams. */
+  #probe(): void {
     for (const conn of this.#open) {
-      if (this.#asked.has(conn)) continue;
-      this.#asked.add(conn);
+      if (this.#probed.has(conn)) continue;
+      this.#probed.add(conn);
       const { BadResource, Interrupted } = Deno.errors;
       conn.write(new Uint8Array(0)).catch((error) => {
         const isClosed = error instanceof BadResource || error instanceof Interrupted;
         if (isClosed) this.#open.delete(conn);
-      }).finally(() => this.#asked.delete(conn));
+      }).finally(() => this.#probed.delete(conn));
     }
   }
 
-  /** Waits until all are closed, and closes those that are not in time. */
-  async leave({ drainTimeout, forceCloseAfter, hurry }: LeaveOptions): Promise<void> {
+  /** Waits until all connections are closed, and closes those that are not in time. */
+  async drain({ drainTimeout, forceCloseAfter, hurry }: DrainLimits): Promise<void> {
     await this.#untilClosed(drainTimeout, hurry);
     await this.#untilClosed(forceCloseAfter);
     for (const conn of this.#open) closeNative(conn);
@@ -346,25 +340,25 @@ class Accepted {
     for (;;) {
       const now = performance.now();
       if (this.size === 0 || now >= end || hurry?.aborted) return;
-      this.#look();
+      this.#probe();
       await pause(Math.min(pollIntervalFor(this.size), end - now));
     }
   }
 }
 
-/** How many more connections make it worth a look at which of them are still open. */
-const lookEvery = 1000;
+/** After so many accepted connections, all open ones are probed. */
+const probeEvery = 1000;
 
 /**
- * Has clients leave by what they are answered, and shuts the server down when none is being answered, or
- * after half of `forceCloseAfter` none of those that were at the deadline. A server that is shut down cannot be
- * cut any more (Deno 2.9.6: the signal's listener throws BadResource): what is under way at the end is cut
- * without.
+ * Shuts an HTTP server down. It answers with `Connection: close` until then, and it is shut down when no answer is
+ * unfinished, or half of `forceCloseAfter` after the deadline when the answers of the deadline are finished. A server
+ * that is shut down cannot be cut any more (Deno 2.9.6: the listener of its signal throws BadResource): answers that
+ * are unfinished at the end are cut without a shutdown.
  */
 async function finish(
   tracker: HttpTracker,
   cut: AbortController,
-  { httpDrainTimeout, forceCloseAfter, hurry, isClosing }: LeaveOptions,
+  { httpDrainTimeout, forceCloseAfter, hurry, isClosing }: DrainLimits,
 ): Promise<void> {
   const due = performance.now() + httpDrainTimeout;
   const limit = due + forceCloseAfter;
@@ -386,7 +380,7 @@ async function finish(
   server.unref();
 }
 
-/** Binds to a path where there is no file: whether a socket file there is still in use cannot be told. */
+/** Binds to a path where there is no file: Deno has no call that tells whether a socket file is in use. */
 function bindPath<T>(path: string, bind: () => T): T {
   try {
     return bind();
@@ -402,7 +396,10 @@ function bindPath<T>(path: string, bind: () => T): T {
   }
 }
 
-/** Gives what removes a path, if it is still that of the same file: Deno does from 2.7 on, not before. */
+/**
+ * Returns the function that removes a path, if it still has the same file. `close()` of Deno does that from 2.7 on, not
+ * before.
+ */
 function remover(path: string): () => void {
   const { dev, ino } = Deno.lstatSync(path);
   return () => {
@@ -415,7 +412,7 @@ function remover(path: string): () => void {
   };
 }
 
-/** Gives an object a method of its own in place of that of its class. */
+/** Overrides a method of one object. */
 function redefine(object: object, name: string, value: (...args: never[]) => unknown): void {
   Object.defineProperty(object, name, { value, configurable: true });
 }

@@ -8,7 +8,7 @@ import { HandoverError } from "../errors.ts";
 import type { WebSockets } from "../http/websockets.ts";
 import type { Logger } from "../logger.ts";
 import type { UnixConn } from "../unix/conn.ts";
-import { settleOutput } from "./child.ts";
+import { releaseOutputPipes } from "./output.ts";
 import type { Control } from "./control.ts";
 import type { Draining } from "./draining.ts";
 import type { Handover } from "./handover.ts";
@@ -21,10 +21,10 @@ import type { Phase } from "./phase_log.ts";
 import type { Predecessor } from "./predecessor.ts";
 import type { Frame, GenerationStatus } from "./protocol.ts";
 import type { ReadyWarnings } from "./ready_warnings.ts";
-import type { AnyResources } from "./resources.ts";
+import type { Resources } from "./resources.ts";
 import type { Restarts } from "./restart.ts";
 import type { Signals } from "./signals.ts";
-import type { Kept } from "./state.ts";
+import type { KeptValue } from "./state.ts";
 import type { Takeover } from "./takeover.ts";
 
 /** What a departure needs of its generation. */
@@ -38,9 +38,9 @@ export interface DepartureHost {
   readonly paths: Paths;
   readonly signals: Signals;
   readonly restarts: Restarts;
-  readonly resources: AnyResources;
+  readonly resources: Resources;
   readonly inheritance: Inheritance;
-  readonly kept: ReadonlyMap<string, Kept>;
+  readonly kept: ReadonlyMap<string, KeptValue>;
   readonly webSockets: WebSockets;
   readonly draining: Draining;
   readonly warnings: ReadyWarnings;
@@ -175,7 +175,7 @@ export class Departure {
       "stop accepting": () => host.withdraw(),
       "leave kept descriptors to the next generation": () => {
         // Before `draining`, in whose listeners the program closes them.
-        if (successor) { for (const each of kept.values()) each.passOn(); }
+        if (successor) { for (const each of kept.values()) each.detach(); }
       },
       "tell the program": () => {
         host.draining.abort(reason ?? new Error(successor ? "replaced" : "stopped"));
@@ -209,7 +209,7 @@ export class Departure {
       },
       "drain the connections": () => {
         this.startReporting();
-        return resources.leave({
+        return resources.drain({
           drainTimeout,
           httpDrainTimeout: isReplaced ? drainTimeout : Math.min(drainTimeout, farewellTime),
           forceCloseAfter,
@@ -231,7 +231,7 @@ export class Departure {
         for (const each of kept.values()) each[Symbol.dispose]();
       },
       "stop listening to signals": () => host.signals.release(),
-      "keep the output of processes that this one has started": () => settleOutput(logger),
+      "keep the output of processes that this one has started": () => releaseOutputPipes(logger),
       "close the connections to the other generations": () => {
         host.takeover?.[Symbol.dispose]();
         successor?.channel[Symbol.dispose]();
@@ -251,7 +251,7 @@ export class Departure {
 
   /** Logs the number of connections that are left, and sends it to the successor. */
   #report(): void {
-    const { resources: { left }, logger, successor } = this.#host;
+    const { resources: { remainingClients: left }, logger, successor } = this.#host;
     logger.info?.(`Draining: ${left} connections are left`);
     // A successor that has ended needs no report.
     void successor?.channel.send({ type: "progress", connections: left }).catch(() => {});

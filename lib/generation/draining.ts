@@ -1,28 +1,27 @@
 /**
- * The signal by which a program learns that its generation leaves.
+ * The `draining` signal of a generation, whose listeners may throw.
  *
  * @module
  */
 
-/** Called for an event, as `addEventListener` takes it. */
 type Listener = EventListenerOrEventListenerObject;
 type Change = (type: string, listener: Listener | null, options?: unknown) => void;
 
 /**
- * An abort signal for listeners of the program: a listener that throws, or rejects, neither ends the
- * process nor keeps the other listeners from being called. (Deno reports what a listener throws as an uncaught error; up to
- * 2.6 it calls no further listener of the signal then.)
+ * An abort signal whose listeners are isolated: one that throws or rejects is reported, and the others are still called.
+ * An ordinary signal of Deno turns the error into an uncaught one, which ends the process; up to 2.6 it does not call the
+ * remaining listeners either.
  */
 export class Draining {
   readonly #controller = new AbortController();
   readonly #report: (error: unknown) => void;
   readonly #isolated = new WeakMap<Listener, EventListener>();
 
-  /** @param report Is told of each error. */
+  /** @param report Called with each error. */
   constructor(report: (error: unknown) => void) {
     this.#report = report;
     const { signal } = this;
-    // The event handler `onabort` comes this way as well.
+    // Deno adds the `onabort` handler by these methods as well.
     const add = signal.addEventListener as Change;
     const remove = signal.removeEventListener as Change;
     const redefine = (name: string, value: Change) =>
@@ -35,19 +34,19 @@ export class Draining {
     });
   }
 
-  /** What the program listens to. */
+  /** The signal for the program. */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
 
   /** Aborts it, and calls every listener; never throws. */
   abort(reason: unknown): void {
-    // A listener of a signal that depends on this one (`AbortSignal.any`) is called, and fails, in here. What
-    // one that is async throws after its first await is an unhandled rejection like any other.
+    // Listeners of dependent signals (`AbortSignal.any`) are called in here too, and are not isolated: their errors are
+    // reported, but a rejection of an async one is an unhandled rejection.
     whileReporting(this.#report, () => this.#controller.abort(reason));
   }
 
-  /** The one and only function in place of a listener that reports what the listener throws. */
+  /** The wrapper of a listener that reports its errors; always the same one, for `removeEventListener`. */
   #isolate(listener: Listener): EventListener {
     const known = this.#isolated.get(listener);
     if (known) return known;
@@ -66,10 +65,7 @@ export class Draining {
   }
 }
 
-/**
- * Runs a step in which Deno calls listeners of the program: what they throw is given to `report`, and is no
- * uncaught error.
- */
+/** Runs a step in which Deno calls listeners of the program: their errors go to `report`, and are not uncaught. */
 export function whileReporting(report: (error: unknown) => void, step: () => void): void {
   const onError = (event: ErrorEvent) => {
     event.preventDefault();

@@ -30,7 +30,7 @@ import type { Arrival } from "./predecessor.ts";
 import { type GenerationStatus, maxNameLength } from "./protocol.ts";
 import type { Restarted } from "./restart.ts";
 import { serve, serveCall, type ServeTcpOptions, type ServeUnixOptions } from "./serve.ts";
-import { checkKeepable, type Keepable, Kept } from "./state.ts";
+import { checkKeepable, type Keepable, KeptValue } from "./state.ts";
 
 /**
  * One running generation of a service. {@linkcode start} makes one.
@@ -170,7 +170,7 @@ export class Generation implements AsyncDisposable {
       );
     }
     const { kept: all, logger } = this.#parts;
-    const kept = Kept.of(name, value, (error) => {
+    const kept = KeptValue.of(name, value, (error) => {
       if (all.get(name) !== kept) return;
       all.delete(name);
       logger.error?.(

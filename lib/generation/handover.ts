@@ -20,9 +20,9 @@ import { sendOffer } from "./offer.ts";
 import type { Settings } from "./options.ts";
 import type { Phase } from "./phase_log.ts";
 import { type Frame, protocolVersion } from "./protocol.ts";
-import type { AnyResources } from "./resources.ts";
+import type { Resources } from "./resources.ts";
 import { type Attempt, lastWordsOf, type Restarts } from "./restart.ts";
-import type { Kept } from "./state.ts";
+import type { KeptValue } from "./state.ts";
 
 /** What a handover needs of its generation. */
 export interface HandoverHost {
@@ -32,8 +32,8 @@ export interface HandoverHost {
   readonly logger: Logger;
   readonly lifecycle: Lifecycle;
   readonly control: UnixListener | undefined;
-  readonly resources: AnyResources;
-  readonly kept: ReadonlyMap<string, Kept>;
+  readonly resources: Resources;
+  readonly kept: ReadonlyMap<string, KeptValue>;
   readonly restarts: Restarts;
   /** The handover that is under way, or was the last one. */
   handover: Handover | undefined;

@@ -1,6 +1,6 @@
 /**
- * What a generation gets from the one before it, until it asks for it: by what it listens on, by its
- * path, or by its name.
+ * The sockets, files and values that a generation has inherited, until its program asks for them: for a socket by its
+ * address, for a file by its path, for a kept value by its name.
  *
  * @module
  */
@@ -16,55 +16,56 @@ import { fileOf, type OfferedItem } from "./protocol.ts";
 import { DatagramPath, UnixListener } from "../unix/listener.ts";
 import type { DatagramListenAddress, ListenAddress } from "../listen_address.ts";
 
-/** Where a listener or datagram socket is. */
+/** The address of a listener or datagram socket. */
 export type AnyListenAddress = ListenAddress | DatagramListenAddress;
 
 /** Whether the kernel chooses the port. */
-export function isAtAnyPort(place: AnyListenAddress): boolean {
-  return !("path" in place) && !place.port;
+export function isAtAnyPort(address: AnyListenAddress): boolean {
+  return !("path" in address) && !address.port;
 }
 
-/** What names a listener or datagram socket in every generation: where it was asked to listen. */
-export function keyOf(place: AnyListenAddress): string {
-  if ("path" in place) return `unix ${place.path}`;
-  const { hostname = "0.0.0.0", port = 0 } = place;
-  return `${hostname} ${port}${"reusePort" in place && place.reusePort ? " reusePort" : ""}`;
+/** The key of a listener or datagram socket, the same in every generation: the address that was asked for. */
+export function keyOf(address: AnyListenAddress): string {
+  if ("path" in address) return `unix ${address.path}`;
+  const { hostname = "0.0.0.0", port = 0 } = address;
+  return `${hostname} ${port}${"reusePort" in address && address.reusePort ? " reusePort" : ""}`;
 }
 
-/** One thing that was inherited. */
+/** An inherited socket, file or kept value. */
 export interface Inherited {
+  /** Its description in the offer. */
   item: OfferedItem;
-  /** What it is open on; state has none. */
+  /** Its descriptor; state has none. */
   fd?: Fd;
-  /** What was kept of state, and others in the same memory; what is no state has none. */
+  /** The bytes of state, in memory that several states share. */
   state?: State;
-  /** Which file a unix socket is bound to, as far as that is known. */
+  /** The file that a unix socket is bound to, as far as it is known. */
   file?: FileIdentity;
 }
 
-/** Something that was inherited, and that the program has not asked for. */
+/** An inherited socket, file or kept value that the program has not asked for. */
 export interface InheritedItem {
-  /** What it is: state are bytes that were kept, and "kept" are descriptors that were. */
+  /** Its kind: "kept" is a kept descriptor, "state" are kept bytes. */
   kind: "listener" | "datagram" | "file" | "kept" | "state";
-  /** Its name; that of a file is its path. */
+  /** Its name; of a file, its path. */
   name?: string;
-  /** Where a listener or datagram socket is bound. */
+  /** The address that a listener or datagram socket is bound to. */
   address?: string;
 }
 
 const itemKinds = ["listener", "datagram", "file", "kept", "state"] as const;
 
-/** Something inherited that the program has not asked for. */
+/** An inherited socket, file or kept value that was closed because the program did not ask for it. */
 export interface Unclaimed {
-  /** What it is. */
+  /** Its kind. */
   kind: OfferedItem["kind"];
-  /** The same with its address, path or name. */
+  /** Its kind with its address, path or name, for a message. */
   words: string;
 }
 
-/** Things of one kind and one key are given out in the order in which they came. */
+/** The inherited sockets, files and kept values. Those with the same kind and key are given out in the order of the offer. */
 export class Inheritance implements Disposable {
-  /** By kind and by name or key: to find one costs the same, however many there are. */
+  /** By kind, and by name or key: a look-up costs the same, however many there are. */
   readonly #left = new Map<OfferedItem["kind"], Map<string, Inherited[]>>();
 
   /** Takes the descriptor over. */
@@ -76,12 +77,12 @@ export class Inheritance implements Disposable {
     this.#queueOf(inherited.item).push(inherited);
   }
 
-  /** Takes back what `take` or `takeBound` gave: of its key it is the first again. */
+  /** Undoes `take` or `takeBound`: of its key it is the first again. */
   putBack(inherited: Inherited): void {
     this.#queueOf(inherited.item).unshift(inherited);
   }
 
-  /** Where an item belongs; made if need be. */
+  /** The queue of an item; added if there is none. */
   #queueOf(item: OfferedItem): Inherited[] {
     const { kind } = item;
     const index = indexOf(item);
@@ -91,26 +92,25 @@ export class Inheritance implements Disposable {
     return queue;
   }
 
-  /** What is left of some kinds, by kind and key in the order in which they came. */
+  /** All that are left of some kinds, by kind and key in the order of the offer. */
   #all(...kinds: OfferedItem["kind"][]): Inherited[] {
     return kinds.flatMap((kind) => [...this.#left.get(kind)?.values() ?? []].flat());
   }
 
   /**
-   * Takes a socket or file over from a process that did not say what it was asked to listen on, and
-   * told of it in `meta`: what has no address is found under that name. Where it is not known what it is,
-   * it stays the caller's.
+   * Adds a descriptor of a plain server, which does not send the address that it was asked to listen on. A listener or
+   * datagram socket is found by the address that it is bound to, any other descriptor by `name`: the text of its meta.
    */
   addForeign(fd: Fd, name: string): void {
     const kind = socketKind(fd.raw);
     const isDatagram = kind?.type === "datagram";
     const item: OfferedItem = isDatagram || kind?.listening
-      ? { kind: isDatagram ? "datagram" : "listener", key: bound }
+      ? { kind: isDatagram ? "datagram" : "listener", key: unknownKey }
       : { kind: "kept", key: name };
     this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
   }
 
-  /** What was inherited under that name, if anything is left of it. */
+  /** Takes the first of that kind and key, if there is one. */
   take(kind: OfferedItem["kind"], key: string): Inherited | undefined {
     const queues = this.#left.get(kind);
     const queue = queues?.get(key);
@@ -119,7 +119,7 @@ export class Inheritance implements Disposable {
     return first;
   }
 
-  /** The state that was kept under that name, in memory of its own. */
+  /** Takes the state that was kept under that name, in memory of its own. */
   takeState(name: string): Uint8Array | undefined {
     const { item, state } = this.take("state", name) ?? {};
     if (!item || !state) return undefined;
@@ -128,59 +128,60 @@ export class Inheritance implements Disposable {
     return isAlone ? bytes : bytes.slice(at, at + item.bytes!);
   }
 
-  /**
-   * Those that could as well be taken for one at a port that the kernel has chosen: nothing but the order in
-   * which they are asked for tells them apart.
-   */
-  alike(kind: "listener" | "datagram", place: AnyListenAddress): Inherited[] {
-    const all = isAtAnyPort(place) ? this.#candidates(kind, place) : [];
+  /** The sockets that match an address with port 0, if several do: only the order of the calls distinguishes them. */
+  alike(kind: "listener" | "datagram", address: AnyListenAddress): Inherited[] {
+    const all = isAtAnyPort(address) ? this.#candidates(kind, address) : [];
     return all.length > 1 ? all : [];
   }
 
-  /** The listener or datagram socket that is to be there: the first of `candidates`. */
-  takeBound(kind: "listener" | "datagram", place: AnyListenAddress): Inherited | undefined {
-    const [first] = this.#candidates(kind, place);
+  /** Takes the socket for an address: the first of `#candidates`. */
+  takeBound(kind: "listener" | "datagram", address: AnyListenAddress): Inherited | undefined {
+    const [first] = this.#candidates(kind, address);
     return first && this.#remove(first);
   }
 
   /**
-   * The sockets that `takeBound` chooses from, by the first rule that finds any: the path leads to the socket; it
-   * has the same name, and may listen there; it was asked for in the same words; it is bound to the same address.
+   * The sockets for an address, by the first of these rules that finds any:
+   *
+   * 1. The path leads to the socket.
+   * 2. The socket has the same name, and its address fits.
+   * 3. The socket was asked for by the same address, without a name.
+   * 4. The socket is bound to the address.
    */
-  #candidates(kind: "listener" | "datagram", place: AnyListenAddress): Inherited[] {
-    const there = "path" in place && this.#at(kind, place.path);
-    return there ? [there] : this.#elsewhere(kind, place);
+  #candidates(kind: "listener" | "datagram", address: AnyListenAddress): Inherited[] {
+    const atPath = "path" in address && this.#atPath(kind, address.path);
+    return atPath ? [atPath] : this.#byNameOrAddress(kind, address);
   }
 
   /** The socket that a path leads to. */
-  #at(kind: "listener" | "datagram", path: string): Inherited | undefined {
-    const there = pathStatus(path);
-    if (there?.kind !== "socket") return undefined;
+  #atPath(kind: "listener" | "datagram", path: string): Inherited | undefined {
+    const status = pathStatus(path);
+    if (status?.kind !== "socket") return undefined;
     return this.#all(kind).find((inherited) => {
       const { fd, file } = inherited;
-      if (file) return isSameFile(file, there);
+      if (file) return isSameFile(file, status);
       if (kind === "listener" && !isUnixStream(fd!.raw, { listening: true })) return false;
-      if (!isBoundTo(fd!.raw, path, there)) return false;
+      if (!isBoundTo(fd!.raw, path, status)) return false;
       inherited.file = locate(path);
       return true;
     });
   }
 
-  /** The same, where no path leads to one. */
-  #elsewhere(kind: "listener" | "datagram", place: AnyListenAddress): Inherited[] {
+  /** The sockets by rules 2 to 4. */
+  #byNameOrAddress(kind: "listener" | "datagram", address: AnyListenAddress): Inherited[] {
     const queue = (index: string) => this.#left.get(kind)?.get(index) ?? [];
-    const { name } = place;
-    const own = name === undefined ? [] : queue(quoted(name));
-    const fitting = own.filter((inherited) => fits(place, inherited, { anyPort: true }));
+    const { name } = address;
+    const named = name === undefined ? [] : queue(quoted(name));
+    const fitting = named.filter((inherited) => fits(address, inherited, { anyPort: true }));
     if (fitting.length > 0) return fitting;
-    const same = queue(keyOf(place));
+    const same = queue(keyOf(address));
     if (same.length > 0) return same;
-    // At a port that the kernel chooses, one of another name is another one.
-    if (name !== undefined && isAtAnyPort(place)) return [];
-    return this.#all(kind).filter((inherited) => fits(place, inherited));
+    // With port 0, the name alone identifies a socket.
+    if (name !== undefined && isAtAnyPort(address)) return [];
+    return this.#all(kind).filter((inherited) => fits(address, inherited));
   }
 
-  /** What the program has not asked for yet. */
+  /** The sockets, files and kept values that the program has not asked for yet. */
   items(): InheritedItem[] {
     return this.#all(...itemKinds).map((inherited) => {
       const { name, key } = inherited.item;
@@ -190,11 +191,11 @@ export class Inheritance implements Disposable {
     });
   }
 
-  /** Where a socket with the same port is bound that nobody has asked for. */
-  boundBeside(place: AnyListenAddress): Address | undefined {
-    if ("path" in place) return undefined;
-    const addresses = this.#all("listener", "datagram").map(({ fd }) => localAddress(fd!.raw));
-    return addresses.find((address) => address && "port" in address && address.port === place.port);
+  /** The address of an inherited socket with the same port, if one is left. */
+  boundBeside(address: AnyListenAddress): Address | undefined {
+    if ("path" in address) return undefined;
+    const bound = this.#all("listener", "datagram").map(({ fd }) => localAddress(fd!.raw));
+    return bound.find((each) => each && "port" in each && each.port === address.port);
   }
 
   #remove(inherited: Inherited): Inherited {
@@ -204,25 +205,22 @@ export class Inheritance implements Disposable {
     return inherited;
   }
 
-  /** The addresses of the listeners and datagram sockets that the program has not asked for yet. */
+  /** The addresses of the sockets that the program has not asked for yet. */
   addresses(): string[] {
     return this.#all("listener", "datagram").map(addressOf);
   }
 
-  /**
-   * Closes what nobody asked for, and removes the paths that nobody listens on any more; gives what
-   * that was.
-   */
+  /** Closes all that are left, and removes the paths on which no process listens any more; returns what was closed. */
   clear(): Unclaimed[] {
     const left = this.#all(...this.#left.keys()).map((inherited) => {
       const { item, fd } = inherited;
       const unclaimed = { kind: item.kind, words: describe(inherited) };
       if (item.path === undefined) return unclaimed;
       try {
-        // Another service may have the path by now.
+        // Only if the path still leads to this socket: another service may have bound it by now.
         guardPath(item.kind, fd!, item.path, inherited.file).leave();
       } catch (error) {
-        // Whether this process may remove it is up to its directory.
+        // The permissions of its directory may not allow to remove it.
         unclaimed.words += ` (its path stays: ${(error as Error).message})`;
       }
       return unclaimed;
@@ -231,7 +229,7 @@ export class Inheritance implements Disposable {
     return left;
   }
 
-  /** Closes what is left; the paths are another generation's. */
+  /** Closes all that are left; the paths belong to another generation. */
   [Symbol.dispose](): void {
     const left = this.#all(...this.#left.keys());
     this.#left.clear();
@@ -239,7 +237,7 @@ export class Inheritance implements Disposable {
   }
 }
 
-/** Takes over a unix socket with its path, to remove both when no process needs them any more. */
+/** The owner of a unix socket and its path: `leave()` removes the path unless another process listens there. Takes `fd`. */
 export function guardPath(
   kind: OfferedItem["kind"],
   fd: Fd,
@@ -249,20 +247,20 @@ export function guardPath(
   return kind === "datagram" ? new DatagramPath(fd, path, file) : new UnixListener(fd, path, file);
 }
 
-/** The file of a socket whose offer does not name it: the file at the address of the socket. */
+/** The file of a socket whose offer does not name it: the file at its address. */
 function fileByName(fd: Fd): FileIdentity | undefined {
   const address = localAddress(fd.raw);
   const name = address && "path" in address ? address.path : null;
   if (name === null || name.startsWith("\0")) return undefined;
-  const there = locate(name);
-  if (there?.kind !== "socket") return undefined;
-  return isBoundTo(fd.raw, name, there) ?? isBound(name) ? there : undefined;
+  const found = locate(name);
+  if (found?.kind !== "socket") return undefined;
+  return isBoundTo(fd.raw, name, found) ?? isBound(name) ? found : undefined;
 }
 
-/** The key of what is known by where it is bound alone. */
-const bound = "";
+/** The key of a socket of a plain server: the address that it was asked to listen on is not known. */
+const unknownKey = "";
 
-/** By what an item is found. No key of a socket begins like a name in quotes. */
+/** The key in `#left`. No key of a socket begins like a name in quotes. */
 function indexOf({ name, key }: Pick<OfferedItem, "name" | "key">): string {
   return name === undefined ? key : quoted(name);
 }
@@ -274,35 +272,41 @@ function describe(inherited: Inherited): string {
   return `the ${kind === "kept" ? "descriptor" : kind} ${quoted(key)}`;
 }
 
-/** Where a socket is bound: by a path, where it is known by that. */
+/** The address of a socket in words: the path, if it was asked for by that. */
 function addressOf({ item: { path }, fd }: Inherited): string {
   return path === undefined ? formatAddress(localAddress(fd!.raw)) : formatPath(path);
 }
 
-/** Whether an inherited socket is what listening at `place` would give. */
-function fits(place: AnyListenAddress, { item, fd }: Inherited, { anyPort = false } = {}): boolean {
-  if (item.key === keyOf(place)) return true;
-  const isForeign = item.key === bound;
-  return isAt(place, localAddress(fd!.raw), { isForeign, anyPort });
+/** Whether an inherited socket serves for an address that is asked for. */
+function fits(
+  address: AnyListenAddress,
+  { item, fd }: Inherited,
+  { anyPort = false } = {},
+): boolean {
+  if (item.key === keyOf(address)) return true;
+  const isForeign = item.key === unknownKey;
+  return isAt(address, localAddress(fd!.raw), { isForeign, anyPort });
 }
 
 /**
- * Whether a socket that is bound to `address` is what listening at `place` would give; or, of a foreign
- * one, as good: Go's ":8000" is all addresses of IPv4 as well.
+ * Whether a socket that is bound to `bound` serves for `asked`.
+ *
+ * @param options.isForeign Whether all addresses of IPv4 and of IPv6 are the same: Go's ":8000" is bound to "::".
+ * @param options.anyPort Whether port 0 is asked for any port.
  */
 function isAt(
-  place: AnyListenAddress,
-  address: Address | undefined,
+  asked: AnyListenAddress,
+  bound: Address | undefined,
   { isForeign, anyPort }: { isForeign: boolean; anyPort: boolean },
 ): boolean {
-  if (!address) return false;
-  if ("path" in place) return "path" in address && address.path === place.path;
-  if (!("port" in address)) return false;
-  if (address.port !== place.port && !(anyPort && isAtAnyPort(place))) return false;
-  const { hostname = "0.0.0.0" } = place;
-  if (hostname === "localhost") return loopback.has(address.hostname);
-  return hostname === address.hostname ||
-    isForeign && any.has(hostname) && any.has(address.hostname);
+  if (!bound) return false;
+  if ("path" in asked) return "path" in bound && bound.path === asked.path;
+  if (!("port" in bound)) return false;
+  if (bound.port !== asked.port && !(anyPort && isAtAnyPort(asked))) return false;
+  const { hostname = "0.0.0.0" } = asked;
+  if (hostname === "localhost") return loopback.has(bound.hostname);
+  return hostname === bound.hostname ||
+    isForeign && any.has(hostname) && any.has(bound.hostname);
 }
 
 const any = new Set(["0.0.0.0", "::"]);

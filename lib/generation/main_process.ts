@@ -1,5 +1,6 @@
 /**
- * Whether the end of this process ends everything around it, and with that the next generation.
+ * Finds out whether the end of this process would also end the next generation: it is the main process of a container or
+ * of a systemd unit, or runs under `deno run --watch`.
  *
  * @module
  */
@@ -15,18 +16,21 @@ import {
 import { quoted } from "../../ffi/quote.ts";
 import { isWatched } from "./watch.ts";
 
-/** What ends with this process. */
+/** The reason why this process must not be replaced. */
 export interface SharedFate {
-  /** All processes of its PID namespace, or those of its unit of systemd; or it does not end itself. */
+  /**
+   * "container": all processes of its PID namespace end with it. "unit": all those of its systemd unit do. "watcher":
+   * it does not end, and runs the program again.
+   */
   of: "container" | "unit" | "watcher";
-  /** Why, and what to do instead: what is to be said of the process. */
+  /** The reason, and advice: the rest of a sentence about the process. */
   why: string;
 }
 
 /**
- * Tells what ends with this process; undefined where nothing is known to.
+ * The reason why this process must not be replaced; undefined when none is known.
  *
- * @param isStarted Whether `restart()` has started this process: then it is none that others were started for.
+ * @param isStarted Whether `restart()` has started this process: it is not a main process then.
  */
 export function sharedFate(isStarted: boolean): SharedFate | undefined {
   if (Deno.pid === 1) {
@@ -38,19 +42,19 @@ export function sharedFate(isStarted: boolean): SharedFate | undefined {
     return {
       of: "watcher",
       why:
-        "runs under `deno run --watch`, whose process stays when its generation has left, and runs the program " +
+        "runs under `deno run --watch`, whose process stays when its generation has stopped, and runs the program " +
         "again at the next change: save a file in place of a restart",
     };
   }
   if (isStarted) return undefined;
-  const chain = waiting();
+  const chain = waitingAncestors();
   const top = chain.at(-1)!;
-  if (top.parent === 1 && endsWith(top)) {
+  if (top.parent === 1 && isWaitedForByInit(top)) {
     return container(
-      `is what process 1 of its container, ${
+      `is the process that process 1 of its container, ${
         quoted(namesOf(1)[0])
-      }, seems to wait for: when it ends, that one does, and ` +
-        "with it the kernel ends all others there",
+      }, seems to wait for: when it ends, process 1 does, and ` +
+        "the kernel ends all others there",
     );
   }
   return isOfUnit(chain) ? unit(chain.length > 1) : undefined;
@@ -61,62 +65,62 @@ function container(why: string): SharedFate {
     of: "container",
     why:
       `${why}. Start the next release in a container of its own, or run the service under an init process ` +
-      `that stays when the service is replaced. ${otherwise}`,
+      `that stays when the service is replaced. ${override}`,
   };
 }
 
-const otherwise = "The option `restartAsMain: true` has it done all the same";
+const override = "The option `restartAsMain: true` allows it all the same";
 
-/** @param waits Whether it is the parent of this process that systemd has started. */
-function unit(waits: boolean): SharedFate {
-  const is = waits
-    ? "is what the main process of a systemd unit seems to wait for: when it ends, that one does, and systemd ends all " +
-      "others of the unit"
+/** @param isWaitedFor Whether systemd has started an ancestor of this process, which waits for it. */
+function unit(isWaitedFor: boolean): SharedFate {
+  const is = isWaitedFor
+    ? "is the process that the main process of a systemd unit seems to wait for: when it ends, the main process does, " +
+      "and systemd ends all others of the unit"
     : "is the main process of a systemd unit: when it ends, systemd ends all others of the unit";
   return {
     of: "unit",
     why: `${is}. Give every generation a unit of its own: with a template \`app@.service\`, ` +
-      `\`systemctl start app@b\` takes over from app@a. ${otherwise}`,
+      `\`systemctl start app@b\` takes over from app@a. ${override}`,
   };
 }
 
-/** A process, and its parent. */
-interface Started {
+/** A process of the chain from this one to the outermost waiting ancestor. */
+interface ChainedProcess {
   pid: number;
   parent: number;
   session: number;
 }
 
-/** This process, and those above it that end when the one before in this list has: of `sh -c`, of npm. */
-function waiting(): Started[] {
-  const chain: Started[] = [];
+/** This process, and its ancestors that end when their child does: `sh -c`, npm. */
+function waitingAncestors(): ChainedProcess[] {
+  const chain: ChainedProcess[] = [];
   for (let pid: number | "self" = "self";;) {
     const stat: ProcessStat | undefined = processStat(pid);
     const { parent = 0, session = 0 } = stat ?? {};
     chain.push({ pid: pid === "self" ? Deno.pid : pid, parent, session });
-    if (parent <= 1 || !waits(parent)) return chain;
+    if (parent <= 1 || !waitsForChild(parent)) return chain;
     pid = parent;
   }
 }
 
 /**
- * Whether process 1 ends when its child has. Any process whose parent has ended becomes a child of it, too: those
- * that are made for that start one process, the first; of others it is asked whether that is of the same session.
+ * Whether process 1 ends when its child does. Orphans become children of process 1 as well: an init program has started
+ * only the oldest child; of another program, the child it has started is of the same session.
  */
-function endsWith({ pid, session }: Started): boolean {
+function isWaitedForByInit({ pid, session }: ChainedProcess): boolean {
   if (namesOf(1).some((name) => inits.includes(name))) return oldestChild(1) === pid;
-  return waits(1) && processStat(1)?.session === session;
+  return waitsForChild(1) && processStat(1)?.session === session;
 }
 
-/** Programs to be process 1 of a container, which start one process and end when that has. */
+/** Init programs for containers: they start one process, and end when it does. */
 const inits = ["tini", "tini-static", "docker-init", "podman-init", "dumb-init", "catatonit"];
 
-/** Whether a process waits for its child, and ends with it; false for programs that are not known here. */
-function waits(pid: number): boolean {
+/** Whether a process waits for its child and then ends; false for programs that are not in these lists. */
+function waitsForChild(pid: number): boolean {
   const [, ...args] = commandLine(pid) ?? [];
   const names = namesOf(pid);
   const is = (known: string[]) => names.some((name) => known.includes(name));
-  // Without a script, or `-c` and a command, a shell reads what to do: in a terminal, one command after the other.
+  // A shell without a script or `-c` reads commands, in a terminal for example: it stays after a command.
   if (is(["sh", "dash", "bash", "ash", "ksh", "zsh"])) {
     return args.some((arg) => !arg.startsWith("-"));
   }
@@ -125,7 +129,7 @@ function waits(pid: number): boolean {
   return is(["node"]) && /(^|\/)(npm|npx|yarn|pnpm|deno)(-cli)?(\.[cm]?js)?$/.test(args[0] ?? "");
 }
 
-/** What a process calls itself, and what its program is called: a script, or the shell that reads it. */
+/** The name of a process, and of its program: of a script, also that of the shell that reads it. */
 function namesOf(pid: number): string[] {
   const name = processStat(pid)?.name ?? "";
   const [title = ""] = commandLine(pid) ?? [];
@@ -134,11 +138,11 @@ function namesOf(pid: number): string[] {
 }
 
 /**
- * A plain unit of systemd: when its main process ends, the others are killed. One whose main process may tell of
- * another (NOTIFY_SOCKET) is none. INVOCATION_ID alone says little: all that a unit starts inherits it, in a
- * terminal of a desktop for example. SYSTEMD_EXEC_PID, of version 248, is the main process (systemd.exec(5)).
+ * Whether the chain begins with the main process of a systemd unit that cannot announce another main process
+ * (NOTIFY_SOCKET). INVOCATION_ID alone is not enough: all processes of a unit inherit it, those in the terminal of a
+ * desktop for example. SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)).
  */
-function isOfUnit(chain: Started[]): boolean {
+function isOfUnit(chain: ChainedProcess[]): boolean {
   const variables = environment();
   if (!variables?.has("INVOCATION_ID") || variables.has("NOTIFY_SOCKET")) return false;
   const main = variables.get("SYSTEMD_EXEC_PID");
@@ -147,7 +151,7 @@ function isOfUnit(chain: Started[]): boolean {
   return processStat(parent)?.name === "systemd" && isInService();
 }
 
-/** Whether it is of a service, not of a scope, as sessions and programs of a desktop are (cgroups(7)). */
+/** Whether this process belongs to a service, not to a scope: desktop sessions and programs are scopes (cgroups(7)). */
 function isInService(): boolean {
   const groups = readText("/proc/self/cgroup")?.split("\n") ?? [];
   return groups.some((group) => group.endsWith(".service") && !/\/user@\d+\.service$/.test(group));

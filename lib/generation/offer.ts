@@ -15,16 +15,16 @@ import { type Channel, isEnd, type Passed } from "./channel.ts";
 import { offerFrames, unexpected } from "./frame.ts";
 import { Inheritance } from "./inheritance.ts";
 import { type Frame, offeredFile, type OfferedItem } from "./protocol.ts";
-import type { AnyResources } from "./resources.ts";
-import { type Kept, misfit } from "./state.ts";
+import type { Resources } from "./resources.ts";
+import { type KeptValue, whyNotKeepable } from "./state.ts";
 
 /** What an offer is made of. */
 export interface Offered {
   /** The number of the generation that makes it. */
   generation: number;
   control: UnixListener;
-  resources: AnyResources;
-  kept: ReadonlyMap<string, Kept>;
+  resources: Resources;
+  kept: ReadonlyMap<string, KeptValue>;
   /** Whether stdout and stderr go along: the successor was started by this process. */
   withOutput: boolean;
 }
@@ -68,7 +68,7 @@ export async function sendOffer(
 function bytesOf(name: string, value: () => Uint8Array): Uint8Array {
   try {
     const bytes = value();
-    const what = misfit(bytes);
+    const what = whyNotKeepable(bytes);
     if (what !== undefined) throw new TypeError(what);
     if (bytes instanceof Uint8Array) return bytes;
     throw new TypeError("its function returns something else than a Uint8Array");

@@ -11,7 +11,8 @@ import type { Logger } from "../logger.ts";
 import type { UnixConn } from "../unix/conn.ts";
 import type { UnixListener } from "../unix/listener.ts";
 import type { Channel } from "./channel.ts";
-import { leadStream, ownToken, settleOutput } from "./child.ts";
+import { ownToken } from "./environment.ts";
+import { redirectStream, releaseOutputPipes } from "./output.ts";
 import { OwnCommand } from "./command.ts";
 import { Control } from "./control.ts";
 import { Departure } from "./departure.ts";
@@ -27,10 +28,11 @@ import { logPhase, type Phase, type PhaseDetails } from "./phase_log.ts";
 import type { Predecessor } from "./predecessor.ts";
 import type { GenerationStatus } from "./protocol.ts";
 import { ReadyWarnings } from "./ready_warnings.ts";
-import { type AnyResources, type ResourceOptions, Resources } from "./resources.ts";
+import type { ResourceOptions, Resources } from "./resources.ts";
+import { DescriptorResources } from "./descriptor_resources.ts";
 import { type Restarted, Restarts } from "./restart.ts";
 import { Signals } from "./signals.ts";
-import type { Kept } from "./state.ts";
+import type { KeptValue } from "./state.ts";
 import { Takeover } from "./takeover.ts";
 
 /** What a generation begins with. */
@@ -40,7 +42,7 @@ export interface Origin {
   control?: UnixListener;
   inheritance: Inheritance;
   /** Makes the sockets and files. @default {on descriptors, inherited or new} */
-  resources?: (options: ResourceOptions) => AnyResources;
+  resources?: (options: ResourceOptions) => Resources;
   predecessor?: Predecessor;
   /** The connection to a plain server that was inherited from, which waits for "ready". */
   foreign?: UnixConn;
@@ -59,8 +61,8 @@ export class Parts {
   readonly inheritance: Inheritance;
   readonly foreign: UnixConn | undefined;
   readonly predecessor: Predecessor | undefined;
-  readonly resources: AnyResources;
-  readonly kept = new Map<string, Kept>();
+  readonly resources: Resources;
+  readonly kept = new Map<string, KeptValue>();
   readonly webSockets: WebSockets = new WebSockets();
   readonly moves = new Set<Promise<boolean>>();
   readonly warnings: ReadyWarnings;
@@ -89,13 +91,13 @@ export class Parts {
     this.inheritance = inheritance;
     this.foreign = origin.foreign;
     this.predecessor = predecessor;
-    const make = origin.resources ?? ((options) => new Resources(inheritance, options));
+    const make = origin.resources ?? ((options) => new DescriptorResources(inheritance, options));
     this.resources = make({
       logger: this.logger,
       onSocket: (address, isInherited) => this.warnings.socketMade(address, isInherited),
-      isRecent: () => predecessor !== undefined && predecessor.gone,
+      isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
       // A generation has made the control socket: its namespace is that of the generations.
-      isNetworkMeant: () =>
+      isForeignNetworkExpected: () =>
         predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),
       inUseAdvice: predecessor
         ? undefined
@@ -135,7 +137,7 @@ export class Parts {
       this.takeover = new Takeover(this.predecessor, this);
     } else {
       // The process that started this one may have ended by now.
-      void settleOutput(this.logger);
+      void releaseOutputPipes(this.logger);
       // A client that comes before ready() is told so.
       this.answer();
     }
@@ -309,7 +311,7 @@ export class Parts {
   /** Has an output stream lead where that of the predecessor does, if the predecessor has started this process. */
   #takeStream(kind: "stdout" | "stderr"): void {
     using fd = this.inheritance.take(kind, "")?.fd;
-    if (fd) leadStream(kind === "stdout" ? 1 : 2, fd);
+    if (fd) redirectStream(kind === "stdout" ? 1 : 2, fd);
   }
 
   log(phase: Phase, began: number, details: PhaseDetails = {}): void {

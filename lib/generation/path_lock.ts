@@ -1,5 +1,5 @@
 /**
- * Who may bind a control path, or remove it: one process at a time.
+ * The lock of a control path: one process at a time binds or removes it.
  *
  * @module
  */
@@ -12,19 +12,21 @@ import { pause } from "../time.ts";
 import { HandoverError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 
-/** How to wait for the lock. */
+/** Options of {@linkcode locked}. */
 export interface LockOptions {
-  /** Milliseconds after which waiting is an error; a warning is logged after half of them. */
+  /** How long to wait for the lock, in milliseconds; a warning is logged after half of it. */
   timeout: number;
+  /** Where to warn. */
   logger: Logger;
+  /** Ends the wait. */
   signal?: AbortSignal;
 }
 
 /**
- * Runs `step` while no other process does the like for the same path. What does not wait in there
- * cannot be stopped with the lock in its hands. The lock is a file beside the path, which is removed again.
+ * Runs `step` while this process holds the lock of `path`: a locked file beside it, which is removed again. A synchronous
+ * step is run without an await: no timer or signal handler can end this process while it holds the lock.
  *
- * @throws {HandoverError} When another process has the lock for all of the time.
+ * @throws {HandoverError} When another process holds the lock for `timeout`: `code` is "ERR_HANDOVER_TIMEOUT".
  */
 export async function locked<T>(
   path: string,
@@ -33,9 +35,9 @@ export async function locked<T>(
 ): Promise<T> {
   const lock = `${checkControlPath(path)}.lock`;
   const began = performance.now();
-  let warned = false;
+  let isWarned = false;
   for (let delay = 5;; delay = Math.min(2 * delay, 50)) {
-    const raw = lockOf(path, lock);
+    const raw = tryLock(path, lock);
     if (raw !== undefined) {
       try {
         const result = step();
@@ -47,28 +49,29 @@ export async function locked<T>(
     const waited = performance.now() - began;
     if (waited >= timeout) {
       const what = `Cannot lock the control path ${formatPath(path)} within ${timeout} ms`;
-      throw new HandoverError(`${what}: ${heldBy(lock)}`, "ERR_HANDOVER_TIMEOUT");
+      throw new HandoverError(`${what}: ${holderOf(lock)}`, "ERR_HANDOVER_TIMEOUT");
     }
-    if (!warned && waited >= timeout / 2) {
-      warned = true;
+    if (!isWarned && waited >= timeout / 2) {
+      isWarned = true;
       logger.warn?.(
         `Waiting for ${Math.round(waited)} ms to lock the control path ${
           formatPath(path)
         }, and for ` +
-          `${timeout} ms (\`peerTimeout\`) at most: ${heldBy(lock)}`,
+          `${timeout} ms (\`peerTimeout\`) at most: ${holderOf(lock)}`,
       );
     }
     await pause(Math.min(delay, Math.max(1, timeout - waited)), signal);
   }
 }
 
-/** @throws {TypeError} For a name in the abstract namespace: there is nothing beside it to lock. */
+/** @throws {TypeError} For a name in the abstract namespace: no file can be beside it. */
 function checkControlPath(path: string): string {
   if (!path.startsWith("\0")) return path;
   throw new TypeError(`A control socket is a path in the file system, not ${formatPath(path)}`);
 }
 
-function heldBy(lock: string): string {
+/** The process that holds a lock, for a message. */
+function holderOf(lock: string): string {
   const file = pathStatus(lock);
   const pid = file && lockHolder(file);
   if (!pid) return `a process that cannot be seen from here holds ${quoted(lock)}: end it`;
@@ -76,11 +79,15 @@ function heldBy(lock: string): string {
   const name = program === undefined ? "" : ` (${quoted(program)})`;
   return `process ${pid}${name} holds ${
     quoted(lock)
-  }: if it is not about to start or to leave, end it`;
+  }: if it is not about to start or to stop, end it`;
 }
 
-/** @throws {Deno.errors.NotFound} When there is no directory to lock it in. */
-function lockOf(path: string, lock: string): number | undefined {
+/**
+ * Locks the file, or returns undefined when another process holds it.
+ *
+ * @throws {Deno.errors.NotFound} When there is no directory for it.
+ */
+function tryLock(path: string, lock: string): number | undefined {
   try {
     return lockFile(lock, `Cannot lock the control path ${formatPath(path)} by ${quoted(lock)}`);
   } catch (cause) {
@@ -95,7 +102,7 @@ function lockOf(path: string, lock: string): number | undefined {
   }
 }
 
-/** What to do, by why the file cannot be made or opened. */
+/** Advice by the error code of the file. */
 const advices: Record<string, string> = {
   EACCES: "remove that file if another user has left it",
   EROFS: "choose a path on a file system that can be written to",

@@ -11,7 +11,7 @@ import type { UnixListener } from "../unix/listener.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { Settings } from "./options.ts";
 import { locked } from "./path_lock.ts";
-import type { AnyResources } from "./resources.ts";
+import type { Resources } from "./resources.ts";
 
 /** What the paths need of their generation. */
 export interface PathsHost {
@@ -19,7 +19,7 @@ export interface PathsHost {
   readonly settings: Settings;
   readonly logger: Logger;
   readonly lifecycle: Lifecycle;
-  readonly resources: AnyResources;
+  readonly resources: Resources;
 }
 
 /** The paths of one generation; where there is no control socket, none is looked at. */

@@ -1,5 +1,5 @@
 /**
- * A descriptor in reserve, for the moment in which the process has reached its limit (RLIMIT_NOFILE).
+ * A spare descriptor for when the process has reached its limit (RLIMIT_NOFILE).
  *
  * @module
  */
@@ -7,19 +7,16 @@
 import { closeAll } from "../../ffi/fd.ts";
 import { deafDatagramSocket } from "../../ffi/socket.ts";
 
-/**
- * One descriptor that is open for nothing but its number, which something else gets when it is needed. It is
- * a precaution: that it cannot be held or closed is never an error.
- */
+/** A spare descriptor, closed to make room for another one. Failing to open or close it is never an error. */
 export class Reserve implements Disposable {
   #held: number | undefined;
 
-  /** Holds one from here on, if there is one. */
+  /** Opens it, if the process may open another descriptor. */
   constructor() {
     this.refill();
   }
 
-  /** Frees the number for what is opened next, in the same turn; gives whether there was one. */
+  /** Closes it: the next descriptor of the same turn gets its number. Returns whether it was open. */
   spend(): boolean {
     const held = this.#held;
     if (held === undefined) return false;
@@ -28,7 +25,7 @@ export class Reserve implements Disposable {
     return true;
   }
 
-  /** Holds one again, if there is one to be had. */
+  /** Opens it again, if it is closed and the process may open another descriptor. */
   refill(): void {
     if (this.#held !== undefined) return;
     try {
@@ -38,13 +35,13 @@ export class Reserve implements Disposable {
     }
   }
 
-  /** Frees the number for good. */
+  /** Closes it for good. */
   [Symbol.dispose](): void {
     this.spend();
   }
 }
 
-/** Whether a call failed because the process, or the system, has no descriptor left. */
+/** Whether a call failed because the process, or the system, may not open another descriptor. */
 export function isOutOfDescriptors(error: unknown): boolean {
   const { code } = (error ?? {}) as { code?: string };
   return code === "EMFILE" || code === "ENFILE";

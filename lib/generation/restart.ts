@@ -11,7 +11,7 @@ import { HandoverError } from "../errors.ts";
 import type { Logger } from "../logger.ts";
 import { pause } from "../time.ts";
 import type { UnixConn } from "../unix/conn.ts";
-import { Successor } from "./child.ts";
+import { Child } from "./child.ts";
 import type { Command, OwnCommand } from "./command.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { SharedFate } from "./main_process.ts";
@@ -27,7 +27,7 @@ export interface Restarted {
 /** One restart, from the start of its process to its outcome. */
 export class Attempt {
   /** The process that it has started, or is about to. */
-  readonly successor: Successor;
+  readonly successor: Child;
   readonly outcome: PromiseWithResolvers<Restarted> = Promise.withResolvers<Restarted>();
   /** The handover to its process, while there is one; resolves when that is over. */
   handover: Promise<void> | undefined;
@@ -38,7 +38,7 @@ export class Attempt {
   /** The last error that its process has reported over the connection. */
   lastWords = "";
 
-  constructor(successor: Successor) {
+  constructor(successor: Child) {
     this.successor = successor;
   }
 
@@ -140,7 +140,7 @@ export class Restarts {
     try {
       const unsupported = noDescriptors();
       if (unsupported) throw unsupported;
-      const successor = new Successor(
+      const successor = new Child(
         this.#host.command!.complete(command ?? settings.command),
         logger,
       );

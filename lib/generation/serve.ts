@@ -14,7 +14,7 @@ import {
   splitListenAddress,
 } from "../listen_address.ts";
 import { printError } from "../logger.ts";
-import type { AnyResources } from "./resources.ts";
+import type { Resources } from "./resources.ts";
 
 /** Options of {@linkcode Generation.serve} over TCP: those of `Deno.serve`, `name` and `backlog`. */
 export interface ServeTcpOptions extends Deno.ServeTcpOptions, NamedListenAddress {
@@ -75,7 +75,7 @@ const tlsOptions = ["cert", "key", "keyFormat"];
  * @param isFirst Whether it is the first one of its generation, for which alone the variable is.
  */
 export function serve(
-  resources: AnyResources,
+  resources: Resources,
   { options, handler }: ServeCall,
   isFirst: boolean,
 ): Deno.HttpServer {

@@ -17,7 +17,8 @@ import { type ReceiveCallback, receiveFrom } from "../passing/client.ts";
 import { either, expiring, pause } from "../time.ts";
 import { connect, type UnixConn } from "../unix/conn.ts";
 import { listenWhereFree, UnixListener } from "../unix/listener.ts";
-import { endStarter, keepOutput } from "./child.ts";
+import { endStarter } from "./child.ts";
+import { holdOutputPipes } from "./output.ts";
 import { DenoResources } from "./deno_resources.ts";
 import { Generation } from "./generation.ts";
 import { Inheritance } from "./inheritance.ts";
@@ -71,7 +72,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
     );
   }
   closeLeftovers();
-  keepOutput();
+  holdOutputPipes();
   endStarter();
   const { peerTimeout, logger } = settings;
   const began = performance.now();

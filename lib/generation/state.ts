@@ -1,5 +1,5 @@
 /**
- * What a program keeps for the next generation.
+ * The values that a program keeps for the next generation: `app.keep(name, value)`.
  *
  * @module
  */
@@ -10,28 +10,25 @@ import { type DescriptorLike, findAny, isLate, settled } from "../native/descrip
 import { NoDescriptorError } from "../errors.ts";
 import { maxStateBytes } from "./protocol.ts";
 
-/**
- * What can be kept under a name: whatever has a descriptor that can be sent, or bytes, or a function that is
- * asked for them.
- */
+/** A value for `keep()`: an object with a descriptor that can be sent, bytes, or a function that returns the bytes. */
 export type Keepable = DescriptorLike | Uint8Array | (() => Uint8Array);
 
-/** One thing that is kept: a descriptor of its own, or state. */
-export class Kept implements Disposable {
-  /** The bytes, if it is state. */
+/** A kept value: a duplicate of its descriptor, or state. */
+export class KeptValue implements Disposable {
+  /** Returns the bytes; undefined for a descriptor. */
   readonly state: (() => Uint8Array) | undefined;
-  /** The descriptor, on loan, if it has one and that has been found. */
+  /** The duplicate, on loan; undefined for state, and until it has been found. */
   fd: Fd | undefined;
-  /** Resolves when it is known whether the descriptor can be found. */
+  /** Resolves when the descriptor has been found, or cannot be; undefined when that is known at once. */
   settled: Promise<void> | undefined;
-  #passOn: (() => void) | undefined;
-  #isOver = false;
+  #detach: (() => void) | undefined;
+  #isClosed = false;
 
   /**
-   * Duplicates the descriptor at once: what is closed meanwhile goes along all the same.
+   * Duplicates the descriptor at once: the program may close the object before the handover.
    *
-   * @param fail Called when a descriptor that could not be told yet cannot be told later either.
-   * @throws {NoDescriptorError} When its descriptor cannot be told for certain, or it is a TLS connection.
+   * @param fail Called when a descriptor cannot be found now, but may be later, and then is not.
+   * @throws {NoDescriptorError} When the descriptor cannot be found for certain, or it is a TLS connection.
    */
   constructor(value: Keepable, fail: (error: unknown) => void) {
     if (value instanceof Uint8Array) this.state = () => value;
@@ -39,10 +36,10 @@ export class Kept implements Disposable {
     else this.#find(value, fail);
   }
 
-  /** The same; an error names what was to be kept. */
-  static of(name: string, value: Keepable, fail: (error: unknown) => void): Kept {
+  /** Keeps a value under a name, which an error mentions. */
+  static of(name: string, value: Keepable, fail: (error: unknown) => void): KeptValue {
     try {
-      return new Kept(value, fail);
+      return new KeptValue(value, fail);
     } catch (error) {
       if (error instanceof NoDescriptorError) {
         error.message = `Cannot keep ${quoted(name)}: ${error.message}`;
@@ -52,46 +49,46 @@ export class Kept implements Disposable {
   }
 
   #find(value: DescriptorLike, fail: (error: unknown) => void): void {
-    const own = ({ fd, passOn }: ReturnType<typeof findAny>) => {
-      if (this.#isOver) return fd[Symbol.dispose]();
+    const set = ({ fd, passOn }: ReturnType<typeof findAny>) => {
+      if (this.#isClosed) return fd[Symbol.dispose]();
       this.fd = fd;
-      this.#passOn = passOn;
+      this.#detach = passOn;
     };
     try {
-      own(findAny(value));
+      set(findAny(value));
     } catch (error) {
       if (!isLate(value, error)) throw error;
-      this.settled = settled(() => findAny(value)).then(own).catch(fail);
+      this.settled = settled(() => findAny(value)).then(set).catch(fail);
     }
   }
 
-  /** Leaves it to the next generation: nothing that is done to the object here has an effect there. */
-  passOn(): void {
-    this.#passOn?.();
+  /** Detaches the object from its socket: closing it here has no effect on the connection in the next generation. */
+  detach(): void {
+    this.#detach?.();
   }
 
-  /** Closes what is kept; the object stays the program's. */
+  /** Closes the duplicate; the object stays the program's. */
   [Symbol.dispose](): void {
-    this.#isOver = true;
+    this.#isClosed = true;
     this.fd?.[Symbol.dispose]();
   }
 }
 
-/** @throws {TypeError} When that cannot be handed over, which the next generation would be the one to find out. */
+/** @throws {TypeError} When a value cannot be kept: an error in the next generation would come too late. */
 export function checkKeepable(name: unknown, value: unknown): void {
   if (typeof name !== "string") {
     throw new TypeError(`Cannot keep a value: its name is of type ${typeof name}, not a text`);
   }
-  const what = typeof value !== "function"
-    ? misfit(value)
+  const reason = typeof value !== "function"
+    ? whyNotKeepable(value)
     : value.constructor.name === "AsyncFunction"
-    ? "its function is async, and the next generation does not wait for it; have it give the bytes themselves"
+    ? "its function is async, and the next generation does not wait for it; have it return the bytes themselves"
     : undefined;
-  if (what !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${what}`);
+  if (reason !== undefined) throw new TypeError(`Cannot keep ${quoted(name)}: ${reason}`);
 }
 
-/** Why something is neither bytes nor a descriptor, as far as that shows without looking for one. */
-export function misfit(value: unknown): string | undefined {
+/** The reason why a value is neither bytes nor an object with a descriptor, as far as its type shows it. */
+export function whyNotKeepable(value: unknown): string | undefined {
   if (value instanceof Uint8Array) {
     if (value.length <= maxStateBytes) return undefined;
     return `it has ${value.length} bytes, and ${maxStateBytes} at most are handed over under one name; ` +
@@ -103,9 +100,9 @@ export function misfit(value: unknown): string | undefined {
     typeof value === "object" && value !== null && !isBuffer
   ) {
     if (!(value instanceof Promise)) return undefined;
-    return "it is a promise; await it before, for the next generation does not wait for it";
+    return "it is a promise; await it before: the next generation does not wait for it";
   }
   const kind = isBuffer ? value.constructor.name : value === null ? "null" : typeof value;
-  return `it is of type ${kind}; bytes (a Uint8Array), a function that gives them, or a descriptor can be kept. ` +
+  return `it is of type ${kind}; bytes (a Uint8Array), a function that returns them, or a descriptor can be kept. ` +
     "A text is made bytes by new TextEncoder().encode(text)";
 }

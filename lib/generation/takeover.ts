@@ -14,7 +14,8 @@ import { either, pause } from "../time.ts";
 import type { UnixConn } from "../unix/conn.ts";
 import { UnixListener } from "../unix/listener.ts";
 import { Channel } from "./channel.ts";
-import { ownToken, settleOutput } from "./child.ts";
+import { ownToken } from "./environment.ts";
+import { releaseOutputPipes } from "./output.ts";
 import { unexpected } from "./frame.ts";
 import type { Inheritance } from "./inheritance.ts";
 import type { Lifecycle, State } from "./lifecycle.ts";
@@ -266,7 +267,7 @@ export class Takeover implements Disposable {
     } finally {
       if (predecessor.gone && !lifecycle.hasLeft) {
         this.#host.takeStderr();
-        void settleOutput(logger);
+        void releaseOutputPipes(logger);
       }
     }
   }

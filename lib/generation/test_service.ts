@@ -1,5 +1,5 @@
 /**
- * Handovers inside one process, for the tests of a service.
+ * Runs generations of a service inside one process, for its tests.
  *
  * @module
  */
@@ -9,14 +9,14 @@ import type { Generation } from "./generation.ts";
 import type { StartOptions } from "./options.ts";
 import { start } from "./start.ts";
 
-/** A service: what its main program does with the generation that it starts. */
+/** The main program of a service, after `start()`. */
 export type Main = (app: Generation) => void | Promise<void>;
 
 /**
- * A service whose generations all run in this process, on sockets as real as ever: a test calls
- * `next()`, and the next generation takes over from the one that runs.
+ * A service whose generations all run in this process, on real sockets: each call of `next()` starts a generation that
+ * takes over from the previous one.
  *
- * Signals are left alone, and nobody is started as a process: `app.restart()` is not for here.
+ * It handles no signals, and starts no processes: `app.restart()` is not for such tests.
  *
  * ```ts
  * import { type Generation, TestService } from "@graceful/deno";
@@ -51,15 +51,15 @@ export class TestService implements AsyncDisposable {
   readonly #generations = new Set<Generation>();
   readonly #running = new Set<Promise<unknown>>();
 
-  /** Prepares a service; nothing runs before `next()`. Waits are short unless `options` say otherwise. */
+  /** Prepares a service; `next()` runs it. Timeouts are short unless `options` has others. */
   constructor(main: Main, options: StartOptions = {}) {
     this.#main = main;
     this.#options = options;
   }
 
   /**
-   * Runs the next generation, until it is ready and has taken over. Rejects if its main program throws
-   * before: then the one that runs goes on.
+   * Starts the next generation; resolves when it has taken over. Rejects when its main program throws or ends before it
+   * calls `ready()`: the previous generation goes on then.
    */
   async next(): Promise<Generation> {
     const { promise: ready, resolve } = Promise.withResolvers<void>();
@@ -69,9 +69,9 @@ export class TestService implements AsyncDisposable {
       drainTimeout: 100,
       forceCloseAfter: 0,
       ...this.#options,
-      // The process is that of the test.
+      // It must not end the process of the test.
       exitTimeout: false,
-      logger: noticing(["serving", "withdrawn"], resolve, guarded(this.#options.logger)),
+      logger: notifying(["serving", "withdrawn"], resolve, guarded(this.#options.logger)),
     });
     this.#generations.add(app);
     const running = (async () => await this.#main(app))();
@@ -84,14 +84,15 @@ export class TestService implements AsyncDisposable {
       return app;
     } catch (error) {
       this.#running.delete(running);
+      // An error of stop() must not hide that of the main program.
       await app.stop().catch(() => {});
       throw error;
     }
   }
 
-  /** Stops every generation that still runs; rejects with what one of their main programs threw. */
+  /** Stops all generations; rejects with the first error of their main programs. */
   async [Symbol.asyncDispose](): Promise<void> {
-    // The newest first: what it has, those before it must not take back.
+    // The newest first: an older one would take the service back. An error of stop() must not keep the others running.
     for (const app of [...this.#generations].reverse()) await app.stop().catch(() => {});
     const ended = await Promise.allSettled(this.#running);
     await Deno.remove(this.#directory, { recursive: true });
@@ -100,13 +101,13 @@ export class TestService implements AsyncDisposable {
   }
 }
 
-/** A logger that passes everything on, and calls `notice` when one of these phases is reached. */
-function noticing(wanted: string[], notice: () => void, logger: Logger): Logger {
+/** A logger that also calls `notify` when one of these phases is logged. */
+function notifying(phases: string[], notify: () => void, logger: Logger): Logger {
   return {
     debug: (message, ...details) => logger.debug?.(message, ...details),
     info(message, ...details) {
       const { phase } = (details[0] ?? {}) as { phase?: string };
-      if (phase !== undefined && wanted.includes(phase)) notice();
+      if (phase !== undefined && phases.includes(phase)) notify();
       logger.info?.(message, ...details);
     },
     warn: (message, ...details) => logger.warn?.(message, ...details),

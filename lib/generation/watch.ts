@@ -1,9 +1,9 @@
 /**
- * What an earlier run of the program has left open in this process, under `deno run --watch`.
+ * Closes descriptors of earlier runs of the program in this process, under `deno run --watch`.
  *
- * A file that was changed ends the run, and an uncaught error does; the next one begins in the same process, on the
- * same thread. Deno closes what it has opened itself, and nothing else: a control socket would go on accepting, and a
- * port would stay in use, without a program that accepts.
+ * A changed file ends a run, and so does an uncaught error; the next run begins in the same process, on the same thread.
+ * Deno closes only the descriptors that it has opened itself: without this, the control socket and the ports of the
+ * earlier run would stay bound, with no program that accepts.
  *
  * @module
  */
@@ -15,20 +15,25 @@ import { argumentsOfDeno, describeDescriptor, openDescriptors } from "../../ffi/
 let isRecording = false;
 
 /**
- * Closes what earlier runs on this thread have left, and those on threads that have ended, as workers of an earlier run
- * have; and has what this one owns recorded from here on: in a file in memory, which outlives a run that ends without a
- * word. Threads that go on are those of other workers, which have generations of their own.
+ * Closes the descriptors of earlier runs, and records those of this run from here on.
+ *
+ * The record is a file in memory: it outlives a run that ends without cleaning up. Records of this thread are of earlier
+ * runs, and so are those of ended threads: the workers of an earlier run. Records of other threads are of running
+ * workers, which have generations of their own.
  */
 export function closeLeftovers(): void {
   if (isRecording || !isWatched()) return;
   isRecording = true;
-  // "PID/task/THREAD" (proc(5)).
-  const own = `${readLink("/proc/thread-self")?.split("/").at(-1)}-${identity()}`;
+  // "/proc/thread-self" leads to "PID/task/THREAD" (proc(5)).
+  const own = `${readLink("/proc/thread-self")?.split("/").at(-1)}-${runId()}`;
   for (const raw of openDescriptors()) {
-    const [, owner, thread] = ownerNamed.exec(describeDescriptor(raw) ?? "") ?? [];
+    const [, owner, thread] = recordName.exec(describeDescriptor(raw) ?? "") ?? [];
     if (owner === undefined || owner === own) continue;
     if (!own.startsWith(`${thread}-`) && pathStatus(`/proc/self/task/${thread}`)) continue;
-    const owned = bytesOf(raw, "Cannot read what an earlier run of this program has left open");
+    const owned = bytesOf(
+      raw,
+      "Cannot read which descriptors an earlier run of this program has left open",
+    );
     closeAll([...owned.keys()].filter((each) => owned[each] === 1));
     closeAll([raw]);
   }
@@ -39,16 +44,16 @@ export function closeLeftovers(): void {
   recordOwners((raw, isOwned) => writeByteAt(record, raw, isOwned ? 1 : 0));
 }
 
-/** How /proc names the file of a run: by its thread, and by what tells it from others there. */
-const ownerNamed = /^\/memfd:graceful-owner-((\d+)-.*) \(deleted\)$/;
+/** The name of a record in /proc: the thread, and the id of the run. */
+const recordName = /^\/memfd:graceful-owner-((\d+)-.*) \(deleted\)$/;
 
-/** Whether Deno may run the program again in this process. */
+/** Whether this process is a `deno run --watch`, which may run the program again. */
 export function isWatched(): boolean {
   return argumentsOfDeno().some((arg) => arg.startsWith("--watch"));
 }
 
-/** What tells this run from others of the process; another copy of this library in the run has the same. */
-function identity(): string {
+/** The id of this run of the program, the same in every copy of this library. */
+function runId(): string {
   const global = globalThis as unknown as Record<symbol, string | undefined>;
   return global[Symbol.for("graceful.run")] ??= crypto.randomUUID();
 }

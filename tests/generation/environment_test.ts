@@ -1,5 +1,5 @@
 /**
- * The environment of what restart() starts: that which this process was started with, and what the command says.
+ * The environment of the process that restart() starts: that of this process at its start, and the `env` of the command.
  *
  * @module
  */
@@ -11,16 +11,16 @@ import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 
-/** Every byte that a variable may have. */
+/** Every byte that a variable may contain. */
 const everyByte = Uint8Array.from({ length: 255 }, (_, i) => i + 1);
 
-/** What one generation was started with. */
+/** The environment that a generation was started with. */
 interface Printed {
   started: Record<string, string>;
   seen?: string;
 }
 
-/** Runs three generations, one started by the other; gives what each was started with, but for the library's own. */
+/** Runs three generations, each started by the previous one; resolves to their environments, without the library's own. */
 async function generations(
   args: string[],
   options: { deno?: string[]; env?: Record<string, string>; through?: string[] } = {},
@@ -30,7 +30,7 @@ async function generations(
   assertEquals(stderr, "");
   return stdout.map((line) => JSON.parse(line)).map(({ started, seen }) => {
     const own = ["GRACEFUL_TOKEN", "GRACEFUL_OUTPUT"];
-    // A shell sets these itself.
+    // A shell sets "_" and SHLVL itself.
     const left = Object.entries<string>(started).filter(([name]) =>
       ![...own, "_", "SHLVL"].includes(name)
     );
@@ -38,7 +38,7 @@ async function generations(
   });
 }
 
-test("what a program makes of its environment does not reach the next generation, and what it deletes does", async () => {
+test("variables that the program sets do not reach the next generation, and variables that it deletes do", async () => {
   using directory = new Directory();
   const env = {
     CHANGED: 'it\'s "quoted" $HOME `id` \\\n',
@@ -46,7 +46,7 @@ test("what a program makes of its environment does not reach the next generation
     EMPTY: "",
     SAME: "ä\n",
   };
-  // A text of any bytes, which Deno.env cannot give.
+  // A value of all bytes, which Deno.env cannot set.
   const through = [
     "sh",
     "-c",
@@ -66,12 +66,12 @@ test("what a program makes of its environment does not reach the next generation
   assertEquals(third, first);
 });
 
-/** As printf(1) writes bytes. */
+/** The escapes of printf(1) for bytes. */
 function escapes(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => `\\${byte.toString(8).padStart(3, "0")}`).join("");
 }
 
-test("a file of variables is read anew by the next generation", async () => {
+test("the next generation reads the file of --env-file anew", async () => {
   using directory = new Directory();
   const file = directory.join(".env");
   Deno.writeTextFileSync(file, "FROM_FILE=1\n");
@@ -85,19 +85,19 @@ test("a file of variables is read anew by the next generation", async () => {
   assertEquals((await child.ended()).code, 0);
 });
 
-test("variables of the command reach the next generation, beside the others and in their place", async () => {
+test("`env` of the command adds variables and replaces others in the next generation", async () => {
   using directory = new Directory();
   const env = { CHANGED: "at the start", KEPT: "at the start" };
-  const said = { CHANGED: "by the 'command'\n", NEW: "ä", LD_BIND_NOT: "1" };
-  const args = [directory.join("app.sock"), JSON.stringify(said)];
+  const given = { CHANGED: "by the 'command'\n", NEW: "ä", LD_BIND_NOT: "1" };
+  const args = [directory.join("app.sock"), JSON.stringify(given)];
   const [first, second, third] = await generations(args, { env });
   assertEquals(first.started.CHANGED, "at the start");
-  const expected = { ...first.started, ...said, NEW: toBinary(new TextEncoder().encode("ä")) };
+  const expected = { ...first.started, ...given, NEW: toBinary(new TextEncoder().encode("ä")) };
   assertEquals(second.started, expected);
   assertEquals(third.started, expected);
 });
 
-test("the environment passes with the permissions that restart() needs, variables of the loader too", async () => {
+test("the environment reaches the next generation under the permissions of restart(), LD_ variables too", async () => {
   using directory = new Directory();
   const file = directory.join(".env");
   Deno.writeTextFileSync(file, "FROM_FILE=1\nHOME=/nonexistent\n");
@@ -119,7 +119,7 @@ test("the environment passes with the permissions that restart() needs, variable
   assertEquals(third, first);
 });
 
-test("a variable of the command that /bin/sh does not pass on is refused", async () => {
+test("restart() refuses variables in `env` that /bin/sh does not pass on", async () => {
   using directory = new Directory();
   await using app = await begin(directory.join("app.sock"));
   await app.ready();
@@ -142,7 +142,7 @@ test("a variable of the command that /bin/sh does not pass on is refused", async
   assertEquals(app.status().state, "serving");
 });
 
-test("the program is looked for by the PATH that it gets", async () => {
+test("restart() looks for the program in the PATH of `env`", async () => {
   using directory = new Directory();
   await using app = await begin(directory.join("app.sock"));
   await app.ready();
@@ -159,25 +159,25 @@ test("the program is looked for by the PATH that it gets", async () => {
   );
 });
 
-/** What the service prints that sets the title of its process at that time. */
+/** Runs a service that sets the title of its process before or after start(); resolves to its output. */
 async function titled(directory: Directory, when: string, ...args: string[]): Promise<string[]> {
   await using child = new Child("./titled.ts", [directory.join("app.sock"), when, ...args]);
   return (await child.ended()).stdout;
 }
 
-test("a title of the process that was set before start() is a warning that says what to do, and an error of restart()", async () => {
+test("a process.title that was set before start() is a warning with advice, and makes restart() fail", async () => {
   using directory = new Directory();
   const [warning, error, failed] = await titled(directory, "before");
   assertMatch(warning, /^warning: restart\(\) cannot start .* process\.title, .*after start\(\)/);
   assertMatch(error, /^error: The restart failed; this generation goes on$/);
   assertMatch(failed, /^failed: Cannot read the command .* process\.title, /);
-  // With arguments of its own it is started all the same.
+  // With `args` restart() works all the same.
   const path = directory.join("app.sock");
   const args = ["run", "-A", import.meta.resolve("../programs/titled.ts"), path, "after"];
   assertEquals(await titled(directory, "before", JSON.stringify(args)), ["restarted: 2"]);
 });
 
-test("a title of the process that was set after start() is of no account", async () => {
+test("a process.title that was set after start() does not affect restart()", async () => {
   using directory = new Directory();
   assertEquals(await titled(directory, "after"), ["restarted: 2"]);
 });

@@ -175,7 +175,7 @@ test("the command `stop` reports whether the process of the generation has ended
   const path = directory.join("app.sock");
   await using service = await staying([path, "--exitTimeout", "false"]);
   const { code, stdout, stderr } = await cli("stop", path, "--timeout", "1");
-  const left = "generation 1 has left, and its process";
+  const left = "generation 1 has stopped, and its process";
   const late = `Not done after 1 s: ${left} ${service.pid} has not ended yet\n`;
   assertEquals([code, stdout, stderr], [1, "", late]);
   assert(!hasEnded(identify(service.pid)));
@@ -193,7 +193,8 @@ test(
     const path = directory.join("app.sock");
     await using service = await staying([path, "--exitTimeout", "false"], { through: unshare });
     const { code, stdout } = await cli("stop", path, "--timeout", "20");
-    const words = "generation 1 has left; whether its process 1 has ended cannot be seen from here";
+    const words =
+      "generation 1 has stopped; whether its process 1 has ended cannot be seen from here";
     assertEquals([code, stdout], [0, words]);
     await livesOn(service);
   },

@@ -1,5 +1,5 @@
 /**
- * A process whose end ends everything around it is not replaced.
+ * Restarts of the main process of a container or of a systemd unit are refused.
  *
  * @module
  */
@@ -17,7 +17,7 @@ if (ignore) {
   console.log("main_process_test.ts: without unshare(1) and root, containers are not tested");
 }
 
-/** The next line that begins so. */
+/** Reads to the next line with this beginning. */
 async function line(child: Child, beginning: string): Promise<string> {
   for (;;) {
     const said = await child.line();
@@ -36,7 +36,7 @@ async function serving(
   return child;
 }
 
-/** What comes of a restart: "restarted: 2", or "failed: " and why. */
+/** Restarts; resolves to "restarted: 2", or to "failed: " and the error. */
 async function restarted(child: Child): Promise<string> {
   await child.tell("restart");
   for (;;) {
@@ -45,57 +45,61 @@ async function restarted(child: Child): Promise<string> {
   }
 }
 
-/** The process that another one has started, as it is seen from here. */
+/** The child of a process, by its number in this PID namespace. */
 function childOf(pid: number): number {
   return Number(readText(`/proc/${pid}/task/${pid}/children`));
 }
 
-test("process 1 is not replaced: by a call, a signal, the command line or a start beside it", {
-  ignore,
-}, async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  await using service = await serving(path, { through: unshare });
-  const why =
-    "process 1, this one, is process 1 of its container (PID namespace): when it ends, the kernel ends";
-  assert(
-    (await restarted(service)).startsWith(
-      `failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: ${why}`,
-    ),
-  );
-  const one = childOf(service.pid);
-  Deno.kill(one, "SIGHUP");
-  assertStringIncludes(await line(service, "error: Cannot restart"), why);
-  await using cli = new Child("../../lib/cli.ts", ["restart", path]);
-  const { code, stdout, stderr } = await cli.ended();
-  assertEquals([code, stdout], [1, []]);
-  assert(stderr.startsWith(`The restart failed: Cannot restart: ${why}`), stderr);
-  assertMatch(
-    stderr,
-    /a container of its own, or .* an init process that stays .*`restartAsMain: true`/,
-  );
-  const enter = ["nsenter", "--target", String(one), "--pid", "--mount"];
-  await using beside = new Child("./generation.ts", [path], { through: enter });
-  const refused = await beside.ended();
-  assertEquals(refused.code, 1);
-  assertStringIncludes(
-    refused.stderr,
-    ": process 1, which runs, is process 1 of its container",
-  );
-  // One that is outside does not end with it.
-  await using outside = new Child("./generation.ts", [path]);
-  await line(outside, "serving: 2");
-  await service.ended();
-});
+test(
+  "process 1 of a container is replaced neither by restart(), a signal, the command line nor another start()",
+  {
+    ignore,
+  },
+  async () => {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    await using service = await serving(path, { through: unshare });
+    const why =
+      "process 1, this one, is process 1 of its container (PID namespace): when it ends, the kernel ends";
+    assert(
+      (await restarted(service)).startsWith(
+        `failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: ${why}`,
+      ),
+    );
+    const one = childOf(service.pid);
+    Deno.kill(one, "SIGHUP");
+    assertStringIncludes(await line(service, "error: Cannot restart"), why);
+    await using cli = new Child("../../lib/cli.ts", ["restart", path]);
+    const { code, stdout, stderr } = await cli.ended();
+    assertEquals([code, stdout], [1, []]);
+    assert(stderr.startsWith(`The restart failed: Cannot restart: ${why}`), stderr);
+    assertMatch(
+      stderr,
+      /a container of its own, or .* an init process that stays .*`restartAsMain: true`/,
+    );
+    const enter = ["nsenter", "--target", String(one), "--pid", "--mount"];
+    await using beside = new Child("./generation.ts", [path], { through: enter });
+    const refused = await beside.ended();
+    assertEquals(refused.code, 1);
+    assertStringIncludes(
+      refused.stderr,
+      ": process 1, which runs, is process 1 of its container",
+    );
+    // A process outside of the container does not end with process 1.
+    await using outside = new Child("./generation.ts", [path]);
+    await line(outside, "serving: 2");
+    await service.ended();
+  },
+);
 
-test("process 1 is replaced when it is told that it may be", { ignore }, async () => {
+test("process 1 of a container is replaced with `restartAsMain: true`", { ignore }, async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using service = await serving(path, { through: unshare, args: ["--restartAsMain"] });
   assertEquals(await restarted(service), "restarted: 2");
 });
 
-/** Scripts of process 1, which start what is put for "$@"; and whether that one waits for it. */
+/** Scripts of process 1, which start "$@"; and whether process 1 waits for it. */
 const firsts: [program: string, script: string, waits: boolean][] = [
   ["tini", `"$@"; exit`, true],
   ["docker-init", `"$@"; exit`, true],
@@ -104,7 +108,7 @@ const firsts: [program: string, script: string, waits: boolean][] = [
   ["sh", `"$@"; exit`, true],
   ["bash", `true; sh -c '"$@"; exit' sh "$@"; exit`, true],
   ["npm", `"$@"; exit`, true],
-  // It has started another one for itself: this one is an orphan, or was started beside it.
+  // The init program has started another process first: the service is beside it, or an orphan.
   ["tini", `sleep 600 & "$@"; exit`, false],
   ["sh", `setsid "$@"; sleep 600`, false],
   ["init", `"$@"; exit`, false],
@@ -114,7 +118,7 @@ const firsts: [program: string, script: string, waits: boolean][] = [
 
 for (const [program, script, waits] of firsts) {
   const what = waits ? "is not replaced" : "is replaced";
-  test(`what process 1, ${program} with the script ${script}, has started ${what}`, {
+  test(`a process that process 1, ${program} with the script ${script}, has started ${what}`, {
     ignore,
   }, async () => {
     using directory = new Directory();
@@ -127,19 +131,19 @@ for (const [program, script, waits] of firsts) {
     if (!waits) {
       assertEquals(said, "restarted: 2");
       if (!script.endsWith("; sleep 600")) return;
-      // By now process 1 is the parent of what restart() has started, and stays.
+      // The new generation is a child of process 1 by now, which stays.
       await using cli = new Child("../../lib/cli.ts", ["restart", path]);
       const { code, stderr } = await cli.ended();
       return assertEquals([code, stderr], [0, ""]);
     }
     const why =
-      `is what process 1 of its container, "${program}", seems to wait for: when it ends, that one does`;
+      `is the process that process 1 of its container, "${program}", seems to wait for: when it ends, process 1 does`;
     assertMatch(said, /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, /);
     assertStringIncludes(said, why);
   });
 }
 
-/** Stops the service at the end of its block: a shell that waits for it does not end it with itself. */
+/** Stops the service at the end of its block: killing the shell that waits for it would not end it. */
 class Stop implements AsyncDisposable {
   readonly #path: string;
 
@@ -153,14 +157,14 @@ class Stop implements AsyncDisposable {
   }
 }
 
-/** What systemd sets, and a shell that is started so; and whether the service is the main process. */
+/** A kind of process, a script with its variables of systemd, and whether the service is a main process. */
 const units: [what: string, script: string, isMain: boolean][] = [
   ["the main process of a plain unit", `export SYSTEMD_EXEC_PID=$$; exec "$@"`, true],
-  ["what the main process waits for", `export SYSTEMD_EXEC_PID=$$; "$@"; exit`, true],
-  ["what is started in a terminal", `export SYSTEMD_EXEC_PID=$PPID; exec "$@"`, false],
-  ["what is started in a terminal by an older systemd", `exec "$@"`, false],
+  ["a process that the main process waits for", `export SYSTEMD_EXEC_PID=$$; "$@"; exit`, true],
+  ["a process that is started in a terminal", `export SYSTEMD_EXEC_PID=$PPID; exec "$@"`, false],
+  ["a process that is started in a terminal under an older systemd", `exec "$@"`, false],
   [
-    "the main process of a unit that is told of another one",
+    "the main process of a unit that can announce another one",
     `export SYSTEMD_EXEC_PID=$$ NOTIFY_SOCKET=/nonexistent; exec "$@"`,
     false,
   ],
@@ -178,7 +182,7 @@ for (const [what, script, isMain] of units) {
     if (isMain) {
       assertMatch(
         said,
-        /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|what the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
+        /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|the process that the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
       );
       return;
     }

@@ -1,5 +1,6 @@
 /**
- * What a generation that restart() has started, and its own processes, write; and what the other one is told of its end.
+ * The output of a generation that restart() has started, and of its own processes; and the errors of its end that its
+ * predecessor reports.
  *
  * @module
  */
@@ -12,19 +13,19 @@ import { Generations } from "../support/generations.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
-/** A service whose generations start a process that goes on saying a word on both streams. */
+/** A service whose generations start a helper that keeps writing to both streams. */
 function service(
   directory: Directory,
   args: string[],
   env: Record<string, string> = {},
 ): Generations {
-  // Both are read as one.
+  // Both streams are read as one.
   const through = ["sh", "-c", 'exec "$@" 2>&1', "sh"];
   return new Generations("./helped.ts", [directory.join("app.sock"), ...args], { through, env });
 }
 
 for (const when of ["before start()", "before ready()", "after ready()"]) {
-  test(`a process that a generation has started ${when} goes on writing when the generation before has ended`, async () => {
+  test(`a process that a generation has started ${when} can still write after the predecessor has ended`, async () => {
     using directory = new Directory();
     await using first = service(directory, [when]);
     await first.until(/^serving: 1$/);
@@ -37,7 +38,7 @@ for (const when of ["before start()", "before ready()", "after ready()"]) {
   });
 }
 
-test("the same when the generation before is killed, and over two restarts", async () => {
+test("a process of a generation can still write after the predecessor was killed, and after two restarts", async () => {
   using directory = new Directory();
   await using first = service(directory, ["before start()"]);
   await first.until(/^serving: 1$/);
@@ -59,7 +60,7 @@ test("the same when the generation before is killed, and over two restarts", asy
   }
 });
 
-test("what writes to Deno.stdout and Deno.stderr does so in later generations", async () => {
+test("Deno.stdout and Deno.stderr of a later generation lead to the streams of the first", async () => {
   using directory = new Directory();
   await using first = service(directory, ["never"]);
   await first.until(/^serving: 1$/);
@@ -72,11 +73,11 @@ test("what writes to Deno.stdout and Deno.stderr does so in later generations", 
 });
 
 for (const [when, copies] of [["never", false], ["before start()", true]] as const) {
-  test(`a process that copies is ${copies ? "" : "not "}started with a helper started ${when}`, async () => {
+  test(`a copying process is ${copies ? "" : "not "}started for a helper that is started ${when}`, async () => {
     using directory = new Directory();
     const bin = directory.join("bin");
     Deno.mkdirSync(bin);
-    // Says that it was started, and does what it is for.
+    // A cat that leaves a file as a trace.
     const cat = `#!/bin/sh\n: >"${directory.join("copies")}"\nPATH=\${PATH#*:} exec cat "$@"\n`;
     Deno.writeTextFileSync(`${bin}/cat`, cat, { mode: 0o755 });
     const env = { PATH: `${bin}:${Deno.env.get("PATH")}` };
@@ -92,11 +93,11 @@ for (const [when, copies] of [["never", false], ["before start()", true]] as con
   });
 }
 
-test("a process that copies finds its programs where PATH does not lead to them", async () => {
+test("a copying process finds cat and sleep when PATH does not have them", async () => {
   using directory = new Directory();
   const bin = directory.join("bin");
   Deno.mkdirSync(bin);
-  // What the helper itself needs.
+  // The helper itself needs these.
   for (const name of ["sh", "sleep"]) Deno.symlinkSync(`/bin/${name}`, `${bin}/${name}`);
   await using first = service(directory, ["before start()"], { PATH: bin });
   await first.until(/^serving: 1$/);
@@ -122,7 +123,7 @@ const ends: Record<string, RegExp> = {
 };
 
 for (const [how, words] of Object.entries(ends)) {
-  test(`what a generation ends of is told to the one before that did not start it: ${how}`, async () => {
+  test(`the predecessor reports the error of a generation that it did not start: ${how}`, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
     await using first = new Generations("./ending.ts", [path, how]);
@@ -138,7 +139,7 @@ for (const [how, words] of Object.entries(ends)) {
   });
 }
 
-test("a program that prevents what an error does goes on, and takes over", async () => {
+test("a program that calls preventDefault() for an error takes over", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using first = new Generations("./ending.ts", [path, "prevented"]);

@@ -1,5 +1,5 @@
 /**
- * The lock of a control path: who waits for it, for how long, and what is left of it.
+ * The lock of a control path: waiting for it, its file, and the users that may lock it.
  *
  * @module
  */
@@ -19,7 +19,7 @@ const nobody = 65534;
 const isRoot = Deno.uid() === 0;
 if (!isRoot) console.log("path_lock_test.ts: only root can be a second user: that is not tested");
 
-/** Logs nothing of note on a good day. */
+/** Keeps warnings and errors. */
 class Log implements Logger {
   readonly lines: string[] = [];
 
@@ -32,7 +32,7 @@ class Log implements Logger {
   }
 }
 
-/** The lock of a path, as another process has it, until the end of its block. */
+/** Holds the lock of a path until the end of its block. */
 class Held implements Disposable {
   readonly #lock: string;
   readonly #raw: number;
@@ -47,7 +47,7 @@ class Held implements Disposable {
   }
 }
 
-test("a start that waits for the lock warns, names the process that holds it, and gives up", async () => {
+test("start() warns while another process holds the lock, and rejects after `peerTimeout`; both name the process", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = new Log();
@@ -58,7 +58,7 @@ test("a start that waits for the lock warns, names the process that holds it, an
   );
   assertEquals(error.code, "ERR_HANDOVER_TIMEOUT");
   const holder =
-    `process ${Deno.pid} \\("[^"]+"\\) holds "${path}\\.lock": if it is not about to start`;
+    `process ${Deno.pid} \\("[^"]+"\\) holds "${path}\\.lock": if it is not about to start or to stop`;
   assertMatch(
     error.message,
     new RegExp(`^Cannot lock the control path "${path}" within 200 ms: ${holder}`),
@@ -70,7 +70,7 @@ test("a start that waits for the lock warns, names the process that holds it, an
   );
 });
 
-test("a start that waits for the lock ends with its signal, or goes on when the lock is free", async () => {
+test("start() stops waiting for the lock when its signal is aborted, and goes on when the lock is free", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const ended = new AbortController();
@@ -106,7 +106,7 @@ test("a handover takes no lock", async () => {
   await until(() => directory.names().length === 0);
 });
 
-test("at one time one process has the lock, and nothing is left of it", async () => {
+test("locked() runs one step at a time, also after one that throws, and removes the file", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const options = { timeout: 60_000, logger: {} };
@@ -127,7 +127,7 @@ test("at one time one process has the lock, and nothing is left of it", async ()
   assertEquals(directory.names(), []);
 });
 
-test("processes that lock and unlock all the time are never inside together", async () => {
+test("lockFile() of several processes gives the lock to one at a time", async () => {
   using directory = new Directory();
   const args = [directory.join("app.sock.lock"), directory.join("inside"), "5000"];
   await using one = new Child("./lock_often.ts", args);
@@ -137,29 +137,28 @@ test("processes that lock and unlock all the time are never inside together", as
   assertEquals(directory.names(), []);
 });
 
-test("a lock that was removed while it was waited for is not taken for the lock", () => {
+test("unlockFile() does not remove a lock file that another process has created anew", () => {
   using directory = new Directory();
   const lock = directory.join("app.sock.lock");
   const first = lockFile(lock, "Cannot lock")!;
   Deno.removeSync(lock);
-  // Another process has made it anew by now.
+  // As another process would create it anew.
   const second = lockFile(lock, "Cannot lock")!;
   assertEquals(lockFile(lock, "Cannot lock"), undefined);
-  // The first one leaves the second one's alone.
   unlockFile(lock, first);
   assertEquals(directory.names(), ["app.sock.lock"]);
   unlockFile(lock, second);
   assertEquals(directory.names(), []);
 });
 
-test("the file of a lock can be locked by any user, whatever the umask, and is no other file's", () => {
+test("lockFile() creates a file that every user can lock, whatever the umask, and locks one that a killed process has left", () => {
   using directory = new Directory();
   const lock = directory.join("app.sock.lock");
   const umask = Deno.umask(0o077);
   try {
     const raw = lockFile(lock, "Cannot lock")!;
     assertEquals(pathStatus(lock)!.mode, 0o644);
-    // What was killed with it leaves it.
+    // A process that is killed leaves the file.
     closeRaw(raw);
   } finally {
     Deno.umask(umask);
@@ -169,7 +168,7 @@ test("the file of a lock can be locked by any user, whatever the umask, and is n
   assertEquals(directory.names(), []);
 });
 
-test("what is in the place of the lock is named, and what to do", async () => {
+test("start() names a directory or link at the path of the lock, and a missing directory, with advice", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const lock = `${path}.lock`;
@@ -195,12 +194,12 @@ test("what is in the place of the lock is named, and what to do", async () => {
   await assertRejects(() => start("\0name"), TypeError, '"@name"');
 });
 
-test("a lock that root has left keeps the owner of the directory from nothing", {
+test("the owner of the directory can start after a process of root was killed with the lock", {
   ignore: !isRoot,
 }, async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  // Killed while it had it.
+  // As a killed process leaves it.
   closeRaw(lockFile(`${path}.lock`, "Cannot lock")!);
   Deno.chownSync(directory.path, nobody, nobody);
   await using child = new Child("./serve_unix_path.ts", [
@@ -213,19 +212,23 @@ test("a lock that root has left keeps the owner of the directory from nothing", 
   await until(() => directory.names().length === 0);
 });
 
-test("a user whom `mode` and `allow` let in takes over where it may make no files", {
-  ignore: !isRoot,
-}, async () => {
-  using directory = new Directory();
-  const path = directory.join("app.sock");
-  const web = directory.join("web.sock");
-  Deno.chmodSync(directory.path, 0o755);
-  const old = await begin(path, { mode: 0o666, allow: () => true });
-  old.serve({ path: web }, () => new Response());
-  await old.ready();
-  await using child = new Child("./serve_unix_path.ts", [path, web, String(nobody)]);
-  assertEquals(await child.line(), "started: 2");
-  await child.tell("serve");
-  assertEquals(await child.line(), "ready");
-  await old.stop();
-});
+test(
+  "a user that `mode` and `allow` admit takes over without permission to create files in the directory",
+  {
+    ignore: !isRoot,
+  },
+  async () => {
+    using directory = new Directory();
+    const path = directory.join("app.sock");
+    const web = directory.join("web.sock");
+    Deno.chmodSync(directory.path, 0o755);
+    const old = await begin(path, { mode: 0o666, allow: () => true });
+    old.serve({ path: web }, () => new Response());
+    await old.ready();
+    await using child = new Child("./serve_unix_path.ts", [path, web, String(nobody)]);
+    assertEquals(await child.line(), "started: 2");
+    await child.tell("serve");
+    assertEquals(await child.line(), "ready");
+    await old.stop();
+  },
+);

@@ -1,5 +1,6 @@
 /**
- * Deploys by release directories: what restart() starts is found by the names that led there at the start.
+ * Deploys by release directories: restart() starts the program by the names of the first start, which lead through a
+ * symbolic link to the current release.
  *
  * @module
  */
@@ -16,7 +17,7 @@ async function restart(control: string): Promise<Ended> {
   return await child.ended();
 }
 
-/** Ends the generation that runs, and gives the warnings and errors that nobody has read. */
+/** Ends the running generation; resolves to the warnings and errors that were not read yet. */
 async function end(first: Child, { pid }: Said): Promise<string[]> {
   Deno.kill(pid, "SIGTERM");
   const { stdout, stderr } = await first.ended();
@@ -94,21 +95,21 @@ async function deploys(
 for (const named of [true, false]) {
   for (const [how, way] of ways) {
     const pwd = named ? "with PWD" : "without PWD";
-    test(`behind a link, by ${how}, ${pwd}, each restart and each start runs the next release`, async () => {
+    test(`each restart and each start runs the current release, by ${how} behind a link, ${pwd}`, async () => {
       using releases = new Releases();
       const ask = ({ at }: Said) => asked((at as Deno.NetAddr).port);
       await deploys(releases, { ...way(releases), named }, ask);
     });
   }
 
-  test(`a unix path that leads through the link is reached after each restart, ${named ? "with" : "without"} PWD`, async () => {
+  test(`a unix path through the link reaches the service after each restart, ${named ? "with" : "without"} PWD`, async () => {
     using releases = new Releases({ unix: true });
     const way = { ...ways[0][1](releases), named };
     await deploys(releases, way, () => askedAtPath(releases.socket));
   });
 }
 
-/** Who answers at a unix path. */
+/** The answer of the server at a unix path. */
 async function askedAtPath(path: string): Promise<string> {
   using conn = await Deno.connect({ transport: "unix", path });
   const request = "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
@@ -117,7 +118,7 @@ async function askedAtPath(path: string): Promise<string> {
   return answer.split("\r\n\r\n")[1];
 }
 
-test("a link elsewhere is found by the names in the command", async () => {
+test("a link in another directory is found by the paths in the command", async () => {
   using releases = new Releases({ current: "live/now" });
   const way = { cwd: releases.current, program: "deno", script: `${releases.current}/main.ts` };
   releases.deploy();
@@ -146,7 +147,7 @@ test("a service whose command or PWD names one release stays with it", async () 
   }
 });
 
-test("of two links it is not known which one is meant: a warning says so, and an error when one has moved", async () => {
+test("with two links to the release, start() warns that the right one is not known, and restart() fails when one has changed", async () => {
   using releases = new Releases();
   releases.deploy();
   const { current } = releases;
@@ -160,7 +161,7 @@ test("of two links it is not known which one is meant: a warning says so, and an
     assertStringIncludes(warning, word);
   }
   await ready(first);
-  // It is the same release yet, and its next generation knows no more.
+  // Both links still lead to the same release: the next generation warns as well.
   assertEquals((await restart(releases.control)).code, 0);
   assertMatch(await complaint(first), unknown);
   const said = await ready(first);
@@ -172,7 +173,7 @@ test("of two links it is not known which one is meant: a warning says so, and an
   await end(first, said);
 });
 
-test("of two links the command names the one that is meant, or does not depend on it", async () => {
+test("with two links to the release, the one in the path of the script is used", async () => {
   using releases = new Releases();
   releases.deploy();
   const { current } = releases;
@@ -192,7 +193,7 @@ test("of two links the command names the one that is meant, or does not depend o
   assertEquals(await end(first, said), []);
 });
 
-test("a release that no link was found to is warned of, a directory of another name is not", async () => {
+test("start() warns of a release directory without a link, and not of a directory with another name", async () => {
   using releases = new Releases({ current: "elsewhere/now" });
   releases.deploy();
   const program = Deno.execPath();
@@ -211,7 +212,7 @@ test("a release that no link was found to is warned of, a directory of another n
   assertEquals(await end(second, said), []);
 });
 
-test("a directory that is gone is entered by its name again, or is not needed, or is an error", async () => {
+test('a removed directory is entered again by its name, replaced by "/" if it is not needed, or makes restart() fail', async () => {
   using releases = new Releases();
   releases.deploy();
   const program = Deno.execPath();
@@ -263,7 +264,7 @@ test("a directory that is gone is entered by its name again, or is not needed, o
   await end(third, running);
 });
 
-test("a program whose name is gone is an error, and the generation that runs goes on", async () => {
+test("restart() fails when the program was removed, and the running generation goes on", async () => {
   using releases = new Releases();
   releases.deploy();
   const { current } = releases;

@@ -1,5 +1,5 @@
 /**
- * What a generation has open: when it is let go of, and what the next one gets of it.
+ * The sockets and files of a generation: when they are closed, and which of them the next generation gets.
  *
  * @module
  */
@@ -17,7 +17,7 @@ function refused(port: number): Promise<unknown> {
   return assertRejects(() => Deno.connect({ hostname: "127.0.0.1", port }), ConnectionRefused);
 }
 
-test("what its owner closes listens no more", async () => {
+test("a socket that the program closes is unbound, and its path removed", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const server = app.serve(quietly, saying("here"));
@@ -39,7 +39,7 @@ test("what its owner closes listens no more", async () => {
   await app.stop();
 });
 
-test("a server that is shut down accepts nobody, though it still answers", async () => {
+test("a server that is shut down refuses connections while it finishes its answers", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const answer = Promise.withResolvers<Response>();
@@ -52,7 +52,7 @@ test("a server that is shut down accepts nobody, though it still answers", async
   const slow = asked(portOf(server));
   await asks.promise;
   const shutdown = server.shutdown();
-  // A turn later the listener is closed.
+  // Deno closes the listener a turn later.
   await new Promise((resolve) => setTimeout(resolve, 10));
   await refused(portOf(server));
   answer.resolve(new Response("late"));
@@ -61,7 +61,7 @@ test("a server that is shut down accepts nobody, though it still answers", async
   await app.stop();
 });
 
-test("what cannot be made leaves nothing behind, and what was inherited to the next try", async () => {
+test("serve() and listenTls() with a bad certificate bind nothing, and an inherited listener stays for the next call", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const bad = { cert: "no certificate", key: "no key" };
@@ -80,7 +80,7 @@ test("what cannot be made leaves nothing behind, and what was inherited to the n
   await next.stop();
 });
 
-test("an address in other words is the same one, and what covers some of it is named", async () => {
+test("listen() finds an inherited listener by the address it is bound to, and names one that covers the address", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const [one, two, three] = [freePort(), freePort(), freePort("0.0.0.0")];
@@ -96,13 +96,13 @@ test("an address in other words is the same one, and what covers some of it is n
   assertThrows(
     () => next.listen({ hostname: "127.0.0.1", port: three }),
     AddrInUse,
-    `the generation before listens on 0.0.0.0:${three}`,
+    `the previous generation listens on 0.0.0.0:${three}`,
   );
   await next.ready();
   await next.stop();
 });
 
-test("an inherited path gets the mode that is asked for, and so does the control socket", async () => {
+test("`mode` changes the permissions of an inherited path, and of the control socket", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const web = directory.join("web.sock");
@@ -116,7 +116,7 @@ test("an inherited path gets the mode that is asked for, and so does the control
   await next.ready();
   assertEquals(modes(), [0o660, 0o666]);
   await old.finished;
-  // Who does not say what it is to be leaves it.
+  // Without `mode` they stay as they are.
   const last = await begin(path);
   last.listen({ path: web });
   await last.ready();
@@ -124,7 +124,7 @@ test("an inherited path gets the mode that is asked for, and so does the control
   await last.stop();
 });
 
-test("a path that another service has taken is left to it", async () => {
+test("a handover does not remove a path that another service has bound meanwhile", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const web = directory.join("web.sock");
@@ -140,7 +140,7 @@ test("a path that another service has taken is left to it", async () => {
   using _conn = await another.accept();
 });
 
-test("a file that is opened again is handed on as it is by then", async () => {
+test("open() hands over the file that was opened last at a path", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = directory.join("log");
@@ -163,7 +163,7 @@ test("a file that is opened again is handed on as it is by then", async () => {
   await next.stop();
 });
 
-test("a log that was rotated is opened anew, and one that was removed goes along", async () => {
+test("open() opens a rotated log anew, and goes on with a removed file", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const [log, gone] = [directory.join("log"), directory.join("gone")];
@@ -191,7 +191,7 @@ function write(file: Deno.FsFile, words: string): void {
   file.writeSync(new TextEncoder().encode(words));
 }
 
-test("what is asked for while the next generation proves itself accepts nothing; later it is refused", async () => {
+test("listen() during the probation of the next generation accepts nothing, and while draining it throws", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await begin(path);
@@ -207,7 +207,7 @@ test("what is asked for while the next generation proves itself accepts nothing;
   const next = await begin(path, { probation: 60_000 });
   next.serve(quietly, saying("next"));
   await next.ready();
-  // The old one has stopped accepting, and waits.
+  // The old generation has stopped accepting, and waits for the probation.
   const late = old.listen(here);
   using client = await Deno.connect({ hostname: "127.0.0.1", port: portOf(late) });
   const read = client.read(new Uint8Array(1));
@@ -215,13 +215,17 @@ test("what is asked for while the next generation proves itself accepts nothing;
   slow.resolve(new Response("after all"));
   assertEquals(await answer, "after all");
   await old.finished;
-  // Its end, in one way or the other.
+  // The connection is closed or reset.
   assert(await read.catch(() => null) === null);
-  assertThrows(() => old.serve(quietly, saying("never")), TypeError, "this generation has left");
+  assertThrows(
+    () => old.serve(quietly, saying("never")),
+    TypeError,
+    "this generation is draining, or has stopped",
+  );
   await next.finished;
 });
 
-test("connections count where they came in, at two addresses with one port", async () => {
+test("status() counts connections at the listener that accepted them, also at several addresses with the same port", async () => {
   using directory = new Directory();
   const app = await begin(directory.join("app.sock"));
   const hostnames = ["127.0.0.1", "127.0.0.2", "::1"];

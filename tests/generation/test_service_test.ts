@@ -1,3 +1,9 @@
+/**
+ * `TestService`: generations inside one process.
+ *
+ * @module
+ */
+
 import { assertEquals, assertRejects } from "@std/assert";
 import { type Generation, TestService } from "../../mod.ts";
 import { test } from "../support/guard.ts";
@@ -7,10 +13,10 @@ async function asked(app: Generation, headers: HeadersInit = {}): Promise<string
   return await response.text();
 }
 
-/** A connection that is kept would be answered by the generation that accepted it. */
+/** A kept connection would be answered by the generation that accepted it. */
 const onItsOwn = { connection: "close" };
 
-test("generations take over from one another inside one process", async () => {
+test("each next() of a TestService starts a generation that takes over, in the same process", async () => {
   const ended: number[] = [];
   await using service = new TestService(async (app) => {
     app.serve(
@@ -30,7 +36,7 @@ test("generations take over from one another inside one process", async () => {
     assertEquals(app.status().sockets[0].address, address);
     assertEquals(await asked(app, onItsOwn), `generation ${i}`);
   }
-  // A client that stays is told to leave by the answer that it gets then.
+  // A client with a kept connection gets `Connection: close` with its next answer.
   const last = await service.next();
   assertEquals(await asked(last), "generation 5");
   const after = await service.next();
@@ -41,7 +47,7 @@ test("generations take over from one another inside one process", async () => {
   assertEquals(ended[0], 1);
 });
 
-test("one whose main program throws, or is never ready, leaves the service to the one before", async () => {
+test("next() rejects when the main program throws or ends before ready(), and the previous generation goes on", async () => {
   let broken: "throws" | "ends" | undefined;
   await using service = new TestService(async (app) => {
     app.serve({ hostname: "127.0.0.1", port: 0 }, () => new Response("fine"));

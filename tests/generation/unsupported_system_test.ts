@@ -57,7 +57,7 @@ const scenes: Record<string, string[]> = {
     "TypeError",
     "1",
     "false",
-    "Cannot listen: this generation has left, or is leaving",
+    "Cannot listen: this generation is draining, or has stopped",
   ],
   "more clients than the generation remembers": ["1100"],
   "WebSockets": ["hello!", "1001 going away"],
@@ -236,7 +236,7 @@ test(
       assertEquals([code, stdout, stderr], [
         1,
         [],
-        'No service can be asked at "/run/app.sock", for on this system none has a control socket: ' +
+        'Cannot connect to a service at "/run/app.sock": on this system services have no control socket: ' +
         `${refusal} ${darwin}. End its process by SIGTERM or Ctrl-C, and start it anew\n`,
       ]);
     }

@@ -1,5 +1,5 @@
 /**
- * A service under `deno run --watch`: each run of it is in the same process, however the one before ended.
+ * A service under `deno run --watch`: all runs are in the same process, however the previous one has ended.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 import { installDeno, versions } from "../support/deno_versions.ts";
 
-/** What a run does, and the line by which it shows that it has come to that. */
+/** The ways of a run to end, and the line that shows it. */
 const ways: Record<string, RegExp | undefined> = {
   "serves": /^version: 1$/,
   "rejects": /Process failed/,
@@ -21,7 +21,7 @@ const ways: Record<string, RegExp | undefined> = {
   "is not ready": undefined,
 };
 
-test("restart() refuses under --watch: that process would stay, and run the program beside the next one", async () => {
+test("restart() refuses under --watch: the process would stay, and run the program beside the next generation", async () => {
   using directory = new Directory();
   const saved = directory.join("saved.ts");
   Deno.writeTextFileSync(saved, 'export const version = 1; export const how = "restarts";');
@@ -38,36 +38,40 @@ for (const version of new Set([versions[0], Deno.version.deno])) {
   const ignore = "skipped" in runtime;
   if (ignore) console.log(`Deno ${version} is not tested: ${runtime.skipped}`);
   for (const [how, shown] of Object.entries(ways)) {
-    test(`on Deno ${version}, the next run under --watch serves where the one before ${how}`, {
-      ignore,
-    }, async () => {
-      if ("skipped" in runtime) return;
-      using directory = new Directory();
-      const port = freePort();
-      const saved = directory.join("saved.ts");
-      const save = (version: number, how: string) => {
-        const text = `export const version = ${version}; export const how = "${how}";`;
-        Deno.writeTextFileSync(saved, text);
-      };
-      save(1, how);
-      await using service = new Generations("./watched.ts", [directory.path, String(port)], {
-        deno: ["run", "-A", "--no-check", "--no-lock", `--watch=${saved}`],
-        program: runtime.command,
-        // Deno's own words are on stderr.
-        through: ["sh", "-c", 'exec "$@" 2>&1', "sh"],
-      });
-      if (shown) await service.until(shown);
-      else await until(() => directory.names().includes("app.sock"));
-      // Deno may not watch the file yet: what it has not noticed is saved again.
-      const saving = setInterval(() => save(2, "serves"), 1000);
-      save(2, "serves");
-      try {
-        await service.until(/^version: 2$/);
-      } finally {
-        clearInterval(saving);
-      }
-      await until(async () => await asked(port).catch(() => "") === "version 2");
-    });
+    test(
+      `on Deno ${version}, the next run under --watch serves at the addresses of a run that ${how}`,
+      {
+        ignore,
+      },
+      async () => {
+        if ("skipped" in runtime) return;
+        using directory = new Directory();
+        const port = freePort();
+        const saved = directory.join("saved.ts");
+        const save = (version: number, how: string) => {
+          const text = `export const version = ${version}; export const how = "${how}";`;
+          Deno.writeTextFileSync(saved, text);
+        };
+        save(1, how);
+        await using service = new Generations("./watched.ts", [directory.path, String(port)], {
+          deno: ["run", "-A", "--no-check", "--no-lock", `--watch=${saved}`],
+          program: runtime.command,
+          // The messages of Deno are on stderr.
+          through: ["sh", "-c", 'exec "$@" 2>&1', "sh"],
+        });
+        if (shown) await service.until(shown);
+        else await until(() => directory.names().includes("app.sock"));
+        // Deno may not watch the file yet: save it until it does.
+        const saving = setInterval(() => save(2, "serves"), 1000);
+        save(2, "serves");
+        try {
+          await service.until(/^version: 2$/);
+        } finally {
+          clearInterval(saving);
+        }
+        await until(async () => await asked(port).catch(() => "") === "version 2");
+      },
+    );
   }
 }
 
@@ -86,7 +90,7 @@ function watched(directory: Directory, fixture: string, ...args: string[]) {
     through: ["sh", "-c", 'exec "$@" 2>&1', "sh"],
   });
   const run = async (version: number) => {
-    // Deno may not watch the file yet: what it has not noticed is saved again.
+    // Deno may not watch the file yet: save it until it does.
     const saving = setInterval(() => save(version), 1000);
     save(version);
     try {
@@ -98,7 +102,7 @@ function watched(directory: Directory, fixture: string, ...args: string[]) {
   return { service, run };
 }
 
-test("the next run under --watch serves where the generation of the one before was in a worker", async () => {
+test("the next run under --watch serves at the addresses of a generation in a worker of the previous run", async () => {
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched_worker.ts");
   await using _service = service;
@@ -106,7 +110,7 @@ test("the next run under --watch serves where the generation of the one before w
   for (const version of [2, 3]) await run(version);
 });
 
-test("runs under --watch leave no descriptors open", async () => {
+test("runs under --watch do not accumulate open descriptors", async () => {
   using directory = new Directory();
   const { service, run } = watched(directory, "./watched.ts", String(freePort()));
   await using _service = service;
@@ -116,6 +120,6 @@ test("runs under --watch leave no descriptors open", async () => {
   const before = open();
   const runs = 6;
   for (let i = 0; i < runs; i++) await run(3 + i);
-  // Two for each run would be twice as many.
+  // A leak of the two descriptors of a run would be twice as many.
   assertEquals(open() - before < runs, true, `${before} descriptors, and ${open()} in the end`);
 });

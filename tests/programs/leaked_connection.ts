@@ -11,7 +11,7 @@ import { replace } from "../../ffi/fd.ts";
 import { ready } from "../../ffi/poll.ts";
 import { Channel } from "../../lib/generation/channel.ts";
 import { protocolVersion } from "../../lib/generation/protocol.ts";
-import { ownToken } from "../../lib/generation/child.ts";
+import { ownToken } from "../../lib/generation/environment.ts";
 import { connect } from "../../mod.ts";
 
 const conn = await connect(Deno.args[0]);
