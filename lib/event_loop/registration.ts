@@ -13,7 +13,7 @@
  */
 
 import { closeAll, closeRaw, dup, replace, setNonblocking } from "../../ffi/fd.ts";
-import { createEpoll, unwatch, watch } from "../../ffi/poll.ts";
+import { createEpoll, unwatch, watch } from "../../ffi/epoll.ts";
 import {
   describeDescriptor,
   openDescriptors,

@@ -11,7 +11,7 @@
  */
 
 import { closeAll, closeRaw } from "../../ffi/fd.ts";
-import type { Waker } from "../../ffi/poll.ts";
+import type { Waker } from "./reactor.ts";
 import { socketPair, writeByte } from "../../ffi/socket.ts";
 import { divert, mayBeAbstract, type Registration, revert, unixStandIn } from "./registration.ts";
 

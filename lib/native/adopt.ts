@@ -17,7 +17,7 @@ import {
   setNonblocking,
 } from "../../ffi/fd.ts";
 import { fileStatus, statusOf } from "../../ffi/file.ts";
-import { createEventfd } from "../../ffi/poll.ts";
+import { createEventfd } from "../../ffi/epoll.ts";
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
 import {

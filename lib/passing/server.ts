@@ -5,7 +5,7 @@
  */
 
 import type { FileIdentity } from "../../ffi/file.ts";
-import { isReadySoon } from "../../ffi/poll.ts";
+import { isReadySoon } from "../event_loop/busy_poll.ts";
 import { formatAddress, type UnixAddress } from "../../ffi/sockaddr.ts";
 import { checkDuration, longestPause, pause, unlessAborted } from "../time.ts";
 import { listenerDescriptor, wasPassedOn } from "../native/descriptor.ts";

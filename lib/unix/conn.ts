@@ -12,7 +12,8 @@ import {
   tooManyInFlight,
   wouldBlock,
 } from "../../ffi/message.ts";
-import { abandon, isReadyInTime, ready, yieldToEventLoop } from "../../ffi/poll.ts";
+import { abandon, ready, yieldToEventLoop } from "../event_loop/reactor.ts";
+import { isReadyInTime } from "../event_loop/busy_poll.ts";
 import { readText } from "../../ffi/file.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
 import {

@@ -21,12 +21,12 @@ import {
 } from "../../ffi/file.ts";
 import {
   abandon,
-  isReady,
   ready,
   refreshKeepAlive,
   useWaker,
   yieldToEventLoop,
-} from "../../ffi/poll.ts";
+} from "../event_loop/reactor.ts";
+import { isReady } from "../../ffi/poll.ts";
 import { formatPath, maxPathBytes, packUnix, type UnixAddress } from "../../ffi/sockaddr.ts";
 import {
   accept,

@@ -2,16 +2,10 @@ import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/as
 import { c } from "../../ffi/abi.ts";
 import { closeAll, closeRaw, dup, replace } from "../../ffi/fd.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../../ffi/message.ts";
-import {
-  abandon,
-  createEpoll,
-  isReady,
-  isReadyInTime,
-  isReadySoon,
-  ready,
-  unwatch,
-  watch,
-} from "../../ffi/poll.ts";
+import { abandon, ready } from "../../lib/event_loop/reactor.ts";
+import { createEpoll, unwatch, watch } from "../../ffi/epoll.ts";
+import { isReady } from "../../ffi/poll.ts";
+import { isReadyInTime, isReadySoon } from "../../lib/event_loop/busy_poll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../../ffi/proc.ts";
 import { connectUnix, shutdownWrite, socketPair } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { closeAll } from "../../ffi/fd.ts";
-import { createEpoll, watch } from "../../ffi/poll.ts";
+import { createEpoll, watch } from "../../ffi/epoll.ts";
 import { Registrations, registrations } from "../../ffi/proc.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { test } from "../support/guard.ts";

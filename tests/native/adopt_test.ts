@@ -14,7 +14,7 @@ import { closeRaw, Fd, setNonblocking } from "../../ffi/fd.ts";
 import { offsetOf } from "../../ffi/file.ts";
 import { libc } from "../../ffi/libc.ts";
 import { OutgoingMessage, wouldBlock } from "../../ffi/message.ts";
-import { createEpoll } from "../../ffi/poll.ts";
+import { createEpoll } from "../../ffi/epoll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../../ffi/proc.ts";
 import { listenUnix, localAddress } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";

@@ -6,7 +6,7 @@
  */
 
 import { Fd } from "../../ffi/fd.ts";
-import { ready, useWaker, type Waker } from "../../ffi/poll.ts";
+import { ready, useWaker, type Waker } from "../../lib/event_loop/reactor.ts";
 import { socketPair, writeByte } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
 import { makeWaker } from "../../lib/event_loop/waker.ts";

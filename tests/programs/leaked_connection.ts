@@ -8,7 +8,7 @@
  */
 
 import { replace } from "../../ffi/fd.ts";
-import { ready } from "../../ffi/poll.ts";
+import { ready } from "../../lib/event_loop/reactor.ts";
 import { Channel } from "../../lib/generation/channel.ts";
 import { protocolVersion } from "../../lib/generation/protocol.ts";
 import { ownToken } from "../../lib/generation/environment.ts";

@@ -9,7 +9,7 @@ import { c, structs } from "../../ffi/abi.ts";
 import { check, uninterrupted } from "../../ffi/errno.ts";
 import { Fd } from "../../ffi/fd.ts";
 import { libc } from "../../ffi/libc.ts";
-import { ready } from "../../ffi/poll.ts";
+import { ready } from "../../lib/event_loop/reactor.ts";
 import { packUnix } from "../../ffi/sockaddr.ts";
 import { connectUnix, listenUnix, localAddress } from "../../ffi/socket.ts";
 import {

@@ -9,7 +9,7 @@ import { accept, connectUnix, listenUnix, socketPair } from "../../ffi/socket.ts
 import { Fd } from "../../ffi/fd.ts";
 import { check } from "../../ffi/errno.ts";
 import { libc } from "../../ffi/libc.ts";
-import { ready } from "../../ffi/poll.ts";
+import { ready } from "../../lib/event_loop/reactor.ts";
 import { fdConn, fdListener, fdPacketConn, serveHttp, start } from "../../mod.ts";
 import { boundAt, connectedTo, portOf } from "../support/loopback.ts";
 

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { ready } from "../../ffi/poll.ts";
+import { ready } from "../../lib/event_loop/reactor.ts";
 import { ifSocket, localAddress } from "../../ffi/socket.ts";
 import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { connect, receive, serveHttp } from "../../mod.ts";

@@ -5,7 +5,7 @@
  */
 
 import { closeAll } from "../../ffi/fd.ts";
-import { ready } from "../../ffi/poll.ts";
+import { ready } from "../../lib/event_loop/reactor.ts";
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";

@@ -9,7 +9,7 @@ import { c, cmsg, structs } from "../../ffi/abi.ts";
 import { check, errno, errnoName, uninterrupted } from "../../ffi/errno.ts";
 import { closeRaw } from "../../ffi/fd.ts";
 import { addressOf, libc } from "../../ffi/libc.ts";
-import { ready } from "../../ffi/poll.ts";
+import { ready } from "../../lib/event_loop/reactor.ts";
 import { shutdownWrite } from "../../ffi/socket.ts";
 import { type Conversation, fileCount, type Message } from "./fuzz_conversation.ts";
 
