@@ -62,6 +62,7 @@ export {
   GobError,
   GracefulError,
   HandoverError,
+  type HandoverErrorCode,
   LongReadError,
   LongWriteError,
   NoDescriptorError,

@@ -1,6 +1,6 @@
 /**
- * The errors that a caller may want to tell apart. What the kernel refuses is thrown as the
- * `Deno.errors` class that Deno itself uses, with the errno's name as `code`.
+ * The errors that a caller may handle. An errno of the kernel is thrown as the `Deno.errors` class that Deno itself uses,
+ * with the name of the errno as `code`.
  *
  * Pure: no Deno namespace, no ffi.
  *
@@ -29,7 +29,7 @@ export class GracefulError extends Error {
   }
 }
 
-/** Bytes arrived that no descriptor belongs to (Go: `ErrEmptyControlMessage`). */
+/** Bytes arrived without a descriptor for them (Go: `ErrEmptyControlMessage`). */
 export class EmptyControlMessageError extends GracefulError {
   /** Makes an error with `code` "ERR_EMPTY_CONTROL_MESSAGE". */
   constructor(message: string, options?: ErrorOptions) {
@@ -38,7 +38,7 @@ export class EmptyControlMessageError extends GracefulError {
   }
 }
 
-/** Descriptors arrived that no record belongs to; they were closed. */
+/** Descriptors arrived without a record for them; they were closed. */
 export class SurplusDescriptorsError extends GracefulError {
   /** Makes an error with `code` "ERR_SURPLUS_DESCRIPTORS". */
   constructor(message: string, options?: ErrorOptions) {
@@ -47,7 +47,7 @@ export class SurplusDescriptorsError extends GracefulError {
   }
 }
 
-/** The stream ended inside a record: the sender died or gave up half-way. */
+/** The stream ended inside a record: the sender ended or failed half-way. */
 export class UnexpectedEofError extends GracefulError {
   /** Makes an error with `code` "ERR_UNEXPECTED_EOF". */
   constructor(message: string, options?: ErrorOptions) {
@@ -65,7 +65,7 @@ export class LongReadError extends GracefulError {
   }
 }
 
-/** A meta is longer than one message carries (Go: `ErrLongWrite`); nothing of it was sent. */
+/** A meta is longer than one message may be (Go: `ErrLongWrite`); nothing of it was sent. */
 export class LongWriteError extends GracefulError {
   /** Makes an error with `code` "ERR_LONG_WRITE". */
   constructor(message: string, options?: ErrorOptions) {
@@ -101,7 +101,7 @@ export class NotUnixListenerError extends GracefulError {
   }
 }
 
-/** The process at the other end is not one that may have, or give, descriptors; none was. */
+/** The process at the other end is refused by `allow`: no descriptor was sent or received. */
 export class PeerNotAllowedError extends GracefulError {
   /** Makes an error with `code` "ERR_PEER_NOT_ALLOWED". */
   constructor(message: string, options?: ErrorOptions) {
@@ -111,22 +111,45 @@ export class PeerNotAllowedError extends GracefulError {
 }
 
 /**
- * A handover between two generations of a service did not come about; the running one goes on. `code`
- * says why: "ERR_HANDOVER_BUSY" another handover is under way, "ERR_HANDOVER_VERSION" they do not
- * speak the same protocol, "ERR_HANDOVER_PROTOCOL" one of them broke it, "ERR_HANDOVER_TIMEOUT" one did
- * not answer in time, "ERR_HANDOVER_SERVICE" they are of services of different names,
- * "ERR_HANDOVER_FAILED" the next one gave up or died, "ERR_HANDOVER_ROLLED_BACK" the running one changed
- * its mind, "ERR_HANDOVER_MAIN_PROCESS" the end of its process would end the next one too.
+ * Why a handover has failed:
+ *
+ * - `ERR_HANDOVER_FAILED`: the next generation failed or ended before it was healthy.
+ * - `ERR_HANDOVER_TIMEOUT`: the other process was not ready, or did not answer, in time; or another process holds the
+ *   lock of the control path.
+ * - `ERR_HANDOVER_BUSY`: another handover, or its probation, is under way.
+ * - `ERR_HANDOVER_ROLLED_BACK`: the previous generation accepts again.
+ * - `ERR_HANDOVER_SERVICE`: the generation that runs belongs to a service of another name.
+ * - `ERR_HANDOVER_MAIN_PROCESS`: the end of the process would end its successor.
+ * - `ERR_HANDOVER_VERSION`: the processes have different versions of the handover protocol.
+ * - `ERR_HANDOVER_PROTOCOL`: the process at the other end breaks the protocol, or is no generation.
  */
+export type HandoverErrorCode =
+  | "ERR_HANDOVER_FAILED"
+  | "ERR_HANDOVER_TIMEOUT"
+  | "ERR_HANDOVER_BUSY"
+  | "ERR_HANDOVER_ROLLED_BACK"
+  | "ERR_HANDOVER_SERVICE"
+  | "ERR_HANDOVER_MAIN_PROCESS"
+  | "ERR_HANDOVER_VERSION"
+  | "ERR_HANDOVER_PROTOCOL";
+
+/** A handover between two generations of a service has failed, and the running one goes on; `code` says why. */
 export class HandoverError extends GracefulError {
+  /** Why it has failed. */
+  declare readonly code: HandoverErrorCode;
+
   /** Makes an error with `code`. */
-  constructor(message: string, code = "ERR_HANDOVER_FAILED", options?: ErrorOptions) {
+  constructor(
+    message: string,
+    code: HandoverErrorCode = "ERR_HANDOVER_FAILED",
+    options?: ErrorOptions,
+  ) {
     super(message, code, options);
     this.name = "HandoverError";
   }
 }
 
-/** The descriptor behind an object cannot be had, or not for certain (Go: `ErrNotFiler`). */
+/** An object has no descriptor, or it cannot be told for certain which one (Go: `ErrNotFiler`). */
 export class NoDescriptorError extends GracefulError {
   /** Makes an error with `code` "ERR_NO_DESCRIPTOR". */
   constructor(message: string, options?: ErrorOptions) {
@@ -135,7 +158,7 @@ export class NoDescriptorError extends GracefulError {
   }
 }
 
-/** A descriptor is not of the kind asked for; it stays open, with its owner. */
+/** A descriptor is of another kind than was asked for; it stays open, with its owner. */
 export class WrongDescriptorError extends GracefulError {
   /** Makes an error with `code` "ERR_WRONG_DESCRIPTOR". */
   constructor(message: string, options?: ErrorOptions) {
@@ -144,7 +167,7 @@ export class WrongDescriptorError extends GracefulError {
   }
 }
 
-/** This system or this Deno cannot do it; the message names the alternative. */
+/** This system or this version of Deno does not support a call; the message names the alternative. */
 export class UnsupportedRuntimeError extends GracefulError {
   /** Makes an error with `code` "ERR_UNSUPPORTED_RUNTIME". */
   constructor(message: string, options?: ErrorOptions) {
@@ -153,7 +176,7 @@ export class UnsupportedRuntimeError extends GracefulError {
   }
 }
 
-/** Bytes are not a gob of a map of strings; the message says where. */
+/** Bytes are not a gob of a map with string keys; the message says where. */
 export class GobError extends GracefulError {
   /** Makes an error with `code` "ERR_GOB". */
   constructor(message: string, options?: ErrorOptions) {

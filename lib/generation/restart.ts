@@ -20,7 +20,9 @@ import type { Phase } from "./phase_log.ts";
 
 /** The outcome of a restart: the process and number of the generation that serves. */
 export interface Restarted {
+  /** Its process number. */
   pid: number;
+  /** Its generation number. */
   generation: number;
 }
 
