@@ -31,7 +31,7 @@ import {
 } from "./options.ts";
 import { isStarting, runsHere } from "./own_process.ts";
 import { locked } from "./path_lock.ts";
-import { requestOffer } from "./takeover.ts";
+import { type Accepted, requestOffer } from "./takeover.ts";
 import { closeLeftovers } from "./watch.ts";
 
 /**
@@ -82,7 +82,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
     const taken = await takePath(path, settings);
     if (taken instanceof UnixListener) return await startFirst(path, taken, settings);
     const outcome = await requestOffer(path, taken, settings, began);
-    if ("accepted" in outcome) return new Generation(path, settings, outcome.accepted);
+    if ("accepted" in outcome) return startNext(path, settings, outcome.accepted);
     const now = performance.now();
     const isLate = now - logged > peerTimeout;
     if (isLate) logged = now;
@@ -217,6 +217,18 @@ async function startFirst(
     foreign,
   });
   started.move();
+  return generation;
+}
+
+/** Starts the generation that has received an offer. */
+function startNext(path: string, settings: Settings, accepted: Accepted): Generation {
+  using received = new DisposableStack();
+  received.use(accepted.predecessor);
+  received.use(accepted.inheritance);
+  // Its descriptor alone: the path leads to the predecessor.
+  received.use(accepted.control.fd);
+  const generation = new Generation(path, settings, accepted);
+  received.move();
   return generation;
 }
 

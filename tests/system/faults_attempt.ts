@@ -137,7 +137,10 @@ class Attempt {
     const service = this.#service;
     const { side, step, ending, via } = this.#scenario;
     const first = service.start();
-    await service.line("the first generation is ready", ({ step }) => step === "ready");
+    await service.line(
+      "the first generation is ready",
+      ({ step }) => step === "serving" || step === "withdrawn",
+    );
     const load = this.load = new Load(service.port);
     await eventually("clients are served", () => (load.answered.get(first)?.count ?? 0) >= 20);
 

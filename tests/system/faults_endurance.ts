@@ -19,7 +19,10 @@ export async function restartOften(
 ): Promise<Figures[]> {
   await using service = new Service({ ...longTimeouts, probation: 20, defect });
   let running = service.start();
-  await service.line("the first generation is ready", ({ step }) => step === "ready");
+  await service.line(
+    "the first generation is ready",
+    ({ step }) => step === "serving" || step === "withdrawn",
+  );
   const all: Figures[] = [];
   for (let i = 0;; i++) {
     const figures = await settledFigures(service, running);
@@ -46,7 +49,10 @@ export async function failOften(
 ): Promise<Figures[]> {
   await using service = new Service({ ...longTimeouts, probation: 20 });
   const running = service.start();
-  await service.line("the generation is ready", ({ step }) => step === "ready");
+  await service.line(
+    "the generation is ready",
+    ({ step }) => step === "serving" || step === "withdrawn",
+  );
   const all: Figures[] = [];
   for (let i = 0;; i++) {
     const figures = await settledFigures(service, running);
