@@ -130,11 +130,6 @@ export {
   type ServerOptions,
   type ShutdownOptions,
 } from "./lib/passing/server.ts";
-export {
-  connect,
-  type ConnectOptions,
-  type PeerCheck,
-  UnixConn,
-  type WaitOptions,
-} from "./lib/unix/conn.ts";
+export { connect, type ConnectOptions, UnixConn, type WaitOptions } from "./lib/unix/conn.ts";
+export { type PeerCheck } from "./lib/unix/peer.ts";
 export { listen, type ListenOptions, UnixListener } from "./lib/unix/listener.ts";

@@ -1,5 +1,5 @@
 /**
- * Who owns a descriptor, and the calls that work on any kind of one.
+ * Ownership of descriptors, and the calls for descriptors of any kind.
  *
  * @module
  */
@@ -50,13 +50,13 @@ export class Fd {
 
   /**
    * The number, for good: closing it is now up to the caller. A number does not know where it came
-   * from: adopt the `Fd` itself while its donor lives.
+   * from: adopt the `Fd` itself while the sender lives.
    *
    * @throws {Deno.errors.BadResource} When it was taken or closed already.
    */
   take(): number {
     const raw = this.raw;
-    // What it was stays known, for the error of who asks again.
+    // Kept for the error of a later call.
     this.#raw = ~raw;
     record?.(raw, false);
     return raw;
@@ -149,7 +149,7 @@ export function closeAll(raws: Iterable<number>): void {
 
 /**
  * Numbers to close, neighbours by one call to the kernel, which takes half the time (close_range(2),
- * since Linux 5.9). Who adds a number has given it up.
+ * since Linux 5.9). A number that is added is not used any more.
  */
 export class ClosingRun {
   #first = 0;

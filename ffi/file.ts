@@ -299,8 +299,8 @@ export function outOfRemoved<T>(path: string, step: () => T): T {
  * Opens the file at `path`, made if need be, and locks it (flock(2)); undefined while another process
  * has it locked. `unlockFile`, or the end of the process, unlocks it.
  *
- * flock(2) takes a descriptor that is open for reading, and so any user may lock it who may read the
- * file: its mode is 0644, whatever the umask. An existing file is opened without O_CREAT first, which in a
+ * flock(2) takes a descriptor that is open for reading: every user may read and lock the file, whose mode is 0644,
+ * whatever the umask. An existing file is opened without O_CREAT first, which in a
  * directory with the sticky bit is refused for another user's file (proc(5), "protected_regular").
  */
 export function lockFile(path: string, attempt: string): number | undefined {

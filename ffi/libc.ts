@@ -244,7 +244,7 @@ function slow(): typeof symbols {
 /**
  * "libc.so.6" where any library may be opened. Where only some paths may (`--allow-ffi=PATH`), or some
  * may not (`--deny-ffi=PATH`), Deno takes that name for a file in the working directory: the usual
- * places that are allowed, then. Where none is, whoever sits at a terminal is asked once.
+ * places that are allowed, then. Where none is, Deno prompts at a terminal, once.
  */
 function libraryNames(): string[] {
   if (anyAllowed()) return [soname];

@@ -120,7 +120,7 @@ export class OutgoingMessage extends MessageBuffers {
 export class IncomingMessage extends MessageBuffers {
   /** The descriptors that came with the last message, in their order; the first `count` are set. */
   readonly descriptors: Int32Array = new Int32Array(maxDescriptors);
-  /** How many descriptors came with the last message. Whoever received them owns them. */
+  /** How many descriptors came with the last message. The caller of `receive` owns them. */
   count = 0;
   /** Whether the kernel had to drop descriptors of the last message (`MSG_CTRUNC`). */
   truncated = false;

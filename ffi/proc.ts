@@ -36,7 +36,7 @@ function names(directory: string, attempt: string): string[] {
 /** The numbers of every open descriptor, in order. */
 export function openDescriptors(): number[] {
   const open = names("/proc/self/fd", "Cannot list this process's descriptors");
-  // The one that the directory was read through is listed, and closed by now.
+  // The descriptor of the directory itself is listed, and closed by now.
   return open.map(Number).filter(isOpen).sort((a, b) => a - b);
 }
 

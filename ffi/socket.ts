@@ -327,7 +327,7 @@ export function ifSocket<T>(raw: number, look: (kind: SocketKind) => T): T | und
   }
 }
 
-/** Whether `raw` is a unix stream socket that listens, or one that does not. */
+/** Whether `raw` is a unix stream socket, and listens or does not. */
 export function isUnixStream(raw: number, { listening }: { listening: boolean }): boolean {
   const kind = socketKind(raw);
   return kind?.domain === "unix" && kind.type === "stream" && kind.listening === listening;
@@ -394,7 +394,7 @@ export function belongsToNetwork(raw: number): boolean {
   return address !== undefined && !("path" in address && !address.path?.startsWith("\0"));
 }
 
-/** Who is at the other end of a unix connection: as of its connect() or listen() (SO_PEERCRED). */
+/** The process at the other end of a unix connection, as of its connect() or listen() (SO_PEERCRED). */
 export interface Credentials {
   /** Process. */
   pid: number;

@@ -13,8 +13,8 @@ import { quoted } from "../ffi/quote.ts";
 export interface NamedListenAddress {
   /**
    * What identifies it in the next generations. Without a name it is found by its address; where that has
-   * port 0 several times, by the order in which they are asked for. One that has the name and another
-   * address than is asked for is not found: the address is bound anew, and that one is closed.
+   * port 0 several times, by the order in which they are asked for. A socket that has the name and
+   * another address is not found: the address is bound anew, and that socket is closed.
    */
   name?: string;
 }

@@ -168,7 +168,7 @@ test("Meta.from() reads a meta that arrived", () => {
   assertEquals(kindOf(graceful.Meta.from), "function");
 });
 
-test("mod.ts exports what it promises, and the errors, and no more", () => {
+test("mod.ts exports the promised names, the errors, and nothing else", () => {
   assertEquals(
     Object.keys(exported).sort(),
     [...Object.keys(promised), ...Object.keys(errors), ...withCodes].sort(),
@@ -176,7 +176,7 @@ test("mod.ts exports what it promises, and the errors, and no more", () => {
 });
 
 for (const [name, code] of Object.entries(errors)) {
-  test(`${name} says what it is, in every way that a caller may ask`, () => {
+  test(`${name} has its name, its code, its prototype and its cause`, () => {
     const Class = exported[name] as new (m: string, o?: ErrorOptions) => graceful.GracefulError;
     const cause = new Error("below");
     const error = new Class("what was attempted", { cause });
@@ -203,7 +203,7 @@ for (const name of withCodes) {
   });
 }
 
-test("everything that is exported is documented, and what runs has an example", async () => {
+test("every export is documented, and every function and class has an example", async () => {
   const symbols = await documented();
   const names = Object.keys(symbols);
   assertEquals(names.filter((name) => name in exported).sort(), Object.keys(exported).sort());

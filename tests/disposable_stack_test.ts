@@ -9,14 +9,14 @@ function stackOfThree(): { stack: DisposableStack; undone: number[] } {
   return { stack, undone };
 }
 
-Deno.test("what is on a stack is undone from the last to the first, once", () => {
+Deno.test("a stack disposes of its resources from the last to the first, once", () => {
   const { stack, undone } = stackOfThree();
   stack[Symbol.dispose]();
   stack[Symbol.dispose]();
   assertEquals(undone, [3, 2, 1]);
 });
 
-Deno.test("what is used is given back, and disposed of", () => {
+Deno.test("use() returns its argument, and the stack disposes of it", () => {
   let disposed = 0;
   const value = { [Symbol.dispose]: () => void disposed++ };
   {
@@ -26,7 +26,7 @@ Deno.test("what is used is given back, and disposed of", () => {
   assertEquals(disposed, 1);
 });
 
-Deno.test("what was moved is undone by the other stack alone", () => {
+Deno.test("moved resources are disposed of by the other stack alone", () => {
   const { stack, undone } = stackOfThree();
   const other = stack.move();
   stack[Symbol.dispose]();
@@ -35,7 +35,7 @@ Deno.test("what was moved is undone by the other stack alone", () => {
   assertEquals(undone, [3, 2, 1]);
 });
 
-Deno.test("what throws does not keep the rest from being undone", () => {
+Deno.test("a resource that throws does not keep the others from being disposed of", () => {
   const { stack, undone } = stackOfThree();
   stack.defer(() => {
     throw new Error("cannot be undone");

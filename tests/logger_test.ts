@@ -61,7 +61,7 @@ for (const [how, fail] of Object.entries(ways)) {
     for (const line of lines) assertEquals(line[1], failure);
   });
 
-  test(`a logger that ${how} ends no generation, and no rehearsal`, async () => {
+  test(`a logger that ${how} ends no generation, and no test service`, async () => {
     using directory = new Directory();
     const path = directory.join("app.sock");
     const lines = await printed(async () => {
@@ -86,7 +86,7 @@ for (const [how, fail] of Object.entries(ways)) {
   });
 }
 
-test("an error that cannot be printed is lost, and so is what cannot be looked at", async () => {
+test("an error that cannot be printed, or cannot be inspected, is lost", async () => {
   const { warn, error } = console;
   console.warn = console.error = () => {
     throw new Error("No space left on device");

@@ -89,7 +89,7 @@ test("mod.ts is a door: named exports, and nothing else", () => {
   assert(!/\*\s+from/.test(codeOf("mod.ts")));
 });
 
-test("nobody outside ffi/ sees a pointer, a layout or an errno number", () => {
+test("no file outside ffi/ uses a pointer, a layout or an errno number", () => {
   for (const file of files.filter((file) => !file.startsWith("ffi/"))) {
     const code = codeOf(file);
     for (const word of ["UnsafePointer", "UnsafeFnPointer", "UnsafeCallback", "dlopen", "errno"]) {
@@ -117,7 +117,7 @@ test("every test of the library runs under the guard", () => {
   }
 });
 
-test("the eyes of these tests see what they are to find", () => {
+test("the parser of these tests finds imports and ignores comments", () => {
   const source = `
     /** import "doc"; UnsafePointer */
     import { a } from "./a.ts"; // import "comment"; dlopen

@@ -94,7 +94,7 @@ async function failing(texts: string[], prefix: string): Promise<string[]> {
 }
 
 for (const prefix of ["Deno.", "app."]) {
-  test(`what is written for Deno passes the type check with ${prefix}`, async () => {
+  test(`a text written for Deno passes the type check with ${prefix}`, async () => {
     assertEquals(await failing(valid, prefix), []);
   });
 

@@ -1,9 +1,9 @@
 /**
- * O_NONBLOCK belongs to the open socket, not to the descriptor, and so to every process that has one
- * for it (open(2)). A donor may clear it while a native object here relies on it: Go does whenever it
- * asks a listener for its file. A blocking socket freezes the whole event loop at the first call that
- * finds nothing to do. So while a donor lives, the flag is looked after; and since the loop may freeze
- * between two looks, no call waits for long on a socket that came from somebody who makes it blocking.
+ * Keeps O_NONBLOCK set on received sockets while their senders live. The flag belongs to the socket, and so to every
+ * process that has a descriptor of it (open(2)). A sender may clear it while a native object here relies on it: Go
+ * does whenever a program asks a listener for its file. A blocking socket freezes the whole event loop at the first
+ * call that would block. So the flag is checked again and again, and a timeout limits each call meanwhile, because
+ * the loop may freeze between two checks.
  *
  * @module
  */
@@ -12,22 +12,22 @@ import { type Fd, isNonblocking, rawOf, setNonblocking } from "../../ffi/fd.ts";
 import { isRunning } from "../../ffi/proc.ts";
 import { ifSocket, limitBlocking, socketCookie } from "../../ffi/socket.ts";
 
-/** Milliseconds between two looks: a call to the kernel for each socket. */
+/** Milliseconds between two checks: one system call for each socket. */
 const interval = 100;
 
-/** A socket here that another process has, too. */
+/** A socket that another process has as well. */
 interface Shared {
   raw: number;
   cookie: bigint;
   senderPid: number;
-  /** Whether it came blocking: its donor does not mind, and may make it so again. */
+  /** Whether it was received blocking: its sender does not mind, and may clear the flag again. */
   blocking: boolean;
 }
 
 let shared: Shared[] = [];
 let timer: ReturnType<typeof setInterval> | undefined;
 
-/** Looks after number `raw`, where the socket of `fd` is about to go, for as long as both live. */
+/** Guards number `raw`, to which the socket of `fd` is about to be moved, while the socket and its sender live. */
 export function lookAfter(fd: Fd | number, raw: number): void {
   const senderPid = typeof fd === "number" ? undefined : fd.senderPid;
   if (senderPid === undefined || senderPid === Deno.pid) return;
@@ -42,7 +42,7 @@ export function lookAfter(fd: Fd | number, raw: number): void {
 
 function look(): void {
   shared = shared.filter(({ raw, cookie, senderPid, blocking }) => {
-    // Asked first: what a process did before it ended is seen to once more.
+    // Before the check: what the process did before it ended is undone once more.
     const running = isRunning(senderPid);
     return ifSocket(raw, () => {
       if (socketCookie(raw) !== cookie) return false;

@@ -27,7 +27,7 @@ import { UnsupportedRuntimeError } from "../errors.ts";
 
 export type { Registration };
 
-/** The epoll that catches, and the one of this thread's runtime: the number it registers through. */
+/** The epoll that catches registrations, and the number by which the runtime of this thread registers. */
 interface Loop {
   trap: number;
   runtime: number;
@@ -38,7 +38,7 @@ interface Loop {
 let loop: Loop | undefined;
 
 /**
- * Makes a dummy and catches its place; `place` or `keep` has to follow in the same turn.
+ * Makes a dummy and catches its registration; `place` or `keep` has to follow in the same turn of the event loop.
  *
  * @throws {UnsupportedRuntimeError} When this runtime does not work as described above.
  */
@@ -61,7 +61,7 @@ export function capture<T>(
   throw unsupported(`${caught.length} registrations where one was expected`);
 }
 
-/** What was caught and is not wanted is the runtime's. */
+/** Gives caught registrations back to the runtime. */
 function handBack({ trap, runtime }: Loop): void {
   for (const registration of registrations(trap)) {
     unwatch(trap, registration.tfd);
@@ -70,10 +70,10 @@ function handBack({ trap, runtime }: Loop): void {
 }
 
 /**
- * Puts what `raw` is open on in the place of the dummy. `raw` stays open, with the caller.
+ * Replaces the dummy's descriptor by a duplicate of `raw`, and registers that; `raw` stays open, with the caller.
  *
- * The dummy's registration goes first: left in, a duplicate or a child of a fork would keep it, with
- * a token that may be freed by then.
+ * The dummy's registration is removed first: a duplicate of its descriptor, or a forked child, would keep it
+ * otherwise, with a token that may be freed by then.
  */
 export function place(registration: Registration, raw: number): void {
   const { trap, runtime } = loop!;
@@ -83,14 +83,14 @@ export function place(registration: Registration, raw: number): void {
   watch(runtime, registration);
 }
 
-/** Lets the dummy keep its place for now; `exchange` takes it later. */
+/** Registers the dummy itself; `exchange` may replace its descriptor later. */
 export function keep(registration: Registration): void {
   const { trap, runtime } = loop!;
   unwatch(trap, registration.tfd);
   watch(runtime, registration);
 }
 
-/** Puts what `raw` is open on in a place that is in use; `raw` stays open, with the caller. */
+/** Replaces the descriptor of a registered object by a duplicate of `raw`; `raw` stays open, with the caller. */
 export function exchange(registration: Registration, raw: number): void {
   const { runtime } = loop!;
   setNonblocking(raw, true);
@@ -100,8 +100,8 @@ export function exchange(registration: Registration, raw: number): void {
 }
 
 /**
- * Has the runtime hear of `raw` where it listens for what is in a place that is in use, and puts what
- * `other` is open on there: that is what it reads then. `other` and `raw` stay the caller's.
+ * Registers `raw` in place of an object, and replaces the object's descriptor by a duplicate of `other`: the runtime
+ * reads `other` when `raw` is ready. Both stay the caller's.
  */
 export function divert(registration: Registration, other: number, raw: number): void {
   const { runtime } = loop!;
@@ -110,31 +110,31 @@ export function divert(registration: Registration, other: number, raw: number): 
   watch(runtime, { ...registration, tfd: raw });
 }
 
-/** Ends what `divert` began: the runtime hears of the place again. */
+/** Undoes `divert`: the object is registered again. */
 export function revert(registration: Registration, raw: number): void {
   const { runtime } = loop!;
   unwatch(runtime, raw);
   watch(runtime, registration);
 }
 
-/** The places that this thread's runtime watches. */
+/** The registrations in the epoll of this thread's runtime. */
 export function denoRegistrations(): Registration[] {
   loop ??= findLoop();
   return loop.watched.read();
 }
 
-/** Does ahead what the first object costs beside itself, while there is nothing else to do. */
+/** Finds the epoll of the runtime ahead of the first adoption, while the process waits anyway. */
 export function prepare(): void {
   try {
     loop ??= findLoop();
   } catch {
-    // The call that needs it tries again, and throws.
+    // The adoption tries again, and throws.
   }
 }
 
 /**
- * Starts a connection attempt and catches its place; `arrange` decides in the same turn what stands
- * there. Resolves when the runtime takes the connection for established.
+ * Starts a connection attempt and catches its registration; `arrange` decides in the same turn of the event loop
+ * which descriptor is registered. Resolves when the runtime takes the connection for established.
  */
 export async function captureConn<T extends Deno.Conn>(
   connect: () => Promise<T>,
@@ -145,7 +145,7 @@ export async function captureConn<T extends Deno.Conn>(
   try {
     ({ registration } = capture(() => connecting = connect(), () => {}));
   } catch (error) {
-    // An attempt that failed at once, or is not permitted, says why here, and registers nothing.
+    // The error of an attempt that failed at once, or is not permitted: it has registered nothing.
     (await connecting)?.close();
     throw error;
   }
@@ -153,7 +153,7 @@ export async function captureConn<T extends Deno.Conn>(
   return { conn: await connecting!, registration };
 }
 
-/** A unix connection to nobody, and its place: it needs neither a port nor a network interface. */
+/** Makes a unix connection without a peer, and its registration: it needs neither a port nor a network interface. */
 export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; registration: Registration }> {
   const path = privateName();
   const listening = listenUnix(path, "Cannot make a connection to stand in");
@@ -162,7 +162,7 @@ export async function unixStandIn(): Promise<{ conn: Deno.UnixConn; registration
   } catch (error) {
     throw explained(error, abstractFlag);
   } finally {
-    // Nothing accepts the connection: its far end goes with the listener.
+    // The connection is never accepted: its other end is closed with the listener.
     closeRaw(listening);
   }
 }
@@ -173,8 +173,8 @@ export function privateName(): string {
 }
 
 /**
- * Whether native objects may be on unix sockets in the abstract namespace, told without a prompt: Deno
- * wants the whole network for that, and before 2.8.3 every path too (even then it takes -A).
+ * Whether native objects on abstract unix sockets are permitted, without a prompt: Deno requires the whole network
+ * for that, and before 2.8.3 every path too (in effect -A).
  */
 export function mayBeAbstract(): boolean {
   const names = needsAll() ? ["read", "write", "net"] as const : ["net"] as const;
@@ -186,9 +186,9 @@ function needsAll(): boolean {
 }
 
 /**
- * What `make` makes in the first of `places` where it can; where it can nowhere, the first error.
+ * Calls `make` for each of `places` until it succeeds; throws the first error if it never does.
  *
- * @param flag What permits the first place.
+ * @param flag The permission flag of the first place.
  */
 export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T, flag = newPortFlag): T {
   let first: { error: unknown } | undefined;
@@ -203,23 +203,23 @@ export function atFirst<P, T>(places: Iterable<P>, make: (place: P) => T, flag =
   throw explained(first!.error, flag);
 }
 
-/** Why no socket can be made at an address; what else Deno refuses, a certificate for one, it explains. */
+/** Errors that concern the address: all others, such as that of a certificate, are explained by Deno. */
 const addressErrors = ["EADDRINUSE", "EADDRNOTAVAIL", "ENETUNREACH", "EAFNOSUPPORT"];
 
-/** What permits a listener or datagram socket to stand in for another one. */
+/** The flag for a listener or datagram socket that stands in for another one. */
 const newPortFlag = "--allow-net=127.0.0.1:0";
 
-/** What permits a TCP connection to stand in for another one: to a port that is not known before. */
+/** The flag for a TCP connection that stands in for another one: its port is not known before. */
 export const anyPortFlag = "--allow-net=127.0.0.1";
 
-/** What permits a unix socket to stand in for another one, as far as there is a flag for it. */
+/** The flag for a unix socket that stands in for another one, as far as there is one. */
 export const abstractFlag = needsAll() ? "-A" : "--allow-net";
 
 /**
- * The same error, with what was attempted and what to do: Deno's own says neither, or names an address that
- * is none of the program's.
+ * Gives the error with the attempt and the remedy: Deno's own message has neither, or names an address that the
+ * program did not ask for.
  *
- * @param flag What permits what was attempted.
+ * @param flag The flag that permits the attempt.
  */
 export function explained(error: unknown, flag = newPortFlag): unknown {
   if (error instanceof Deno.errors.NotCapable) {
@@ -250,9 +250,9 @@ function through<T>(trap: number, runtime: number, make: () => T): T {
 }
 
 /**
- * Finds the number through which this thread's runtime registers. Other threads have epolls too;
- * this thread's are those that a listener made here appears in, and the one that registers is the
- * one through which a second listener lands in the trap.
+ * Finds the number by which this thread's runtime registers. Other threads have epolls too: those of this thread list
+ * a listener that is made here; and if a second listener lands in the trap, that is the number by which the runtime
+ * registers.
  */
 function findLoop(): Loop {
   const trap = createEpoll();
@@ -276,25 +276,25 @@ function findLoop(): Loop {
   }
 }
 
-/** Epolls of this process: those that were made as it began first, and mostly alone. */
+/** The epolls of this process, those with low numbers first: they were made when the process began. */
 function* epolls(): Generator<number> {
   const isEpoll = (raw: number) => describeDescriptor(raw) === "anon_inode:[eventpoll]";
   for (let raw = 0; raw < early; raw++) if (isEpoll(raw)) yield raw;
   yield* openDescriptors().filter((raw) => raw >= early && isEpoll(raw));
 }
 
-/** A number below which what a process opens as it begins is found. */
+/** The descriptors that a process opens when it begins are below this number. */
 const early = 32;
 
-/** A listener for trials, and its address as text. */
+/** A listener for a trial, and its address as text. */
 interface Trial {
   listener: Deno.Listener;
   address: string;
 }
 
 /**
- * A listener of the kind that this process can make: a sandbox may refuse sockets of either family,
- * every port may be in use, and permissions may be for one of the two.
+ * Makes a listener of a kind that this process may make: a sandbox may refuse IPv4 or unix sockets, every port may be
+ * in use, and permissions may cover only one kind.
  */
 function makeTrial(): Trial {
   const ways = [unixTrial, tcpTrial];
@@ -311,12 +311,12 @@ function tcpTrial(): Trial {
   return { listener, address: formatAddress(listener.addr as Address) };
 }
 
-/** A listener for trials, without the rest of what is known of it. */
+/** Makes a listener for a trial. */
 export function trialListener(): Deno.Listener {
   return makeTrial().listener;
 }
 
-/** A listener, and its number: the lowest that is free (POSIX, "File Descriptor Allocation"), as a rule. */
+/** A listener, and its number: usually the lowest free one (POSIX, "File Descriptor Allocation"). */
 function placedTrial(): { listener: Deno.Listener; raw: number } {
   const lowest = dup(0);
   closeRaw(lowest);
@@ -324,7 +324,7 @@ function placedTrial(): { listener: Deno.Listener; raw: number } {
   const isIt = (raw: number) =>
     ifSocket(raw, ({ listening }) => listening && formatAddress(localAddress(raw)) === address) ??
       false;
-  // Another thread may have been quicker.
+  // Another thread may have taken that number.
   const raw = isIt(lowest) ? lowest : openDescriptors().find(isIt);
   if (raw !== undefined) return { listener, raw };
   listener.close();

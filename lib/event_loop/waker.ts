@@ -1,11 +1,9 @@
 /**
- * How the runtime itself comes to say that an epoll of ours has something: no thread of its pool has to
- * wait for it and pass it on.
+ * Has Deno's own epoll report the events of an epoll of ours: no thread of the pool has to wait for them.
  *
- * A native connection reads one byte that is there already, and would at once; but the runtime tries
- * to read only when its own epoll says so, and there the other epoll stands in the connection's place
- * (epoll(7), "an epoll instance may be added to another one"). So each read resolves when there was an
- * event.
+ * A native connection reads a byte that is queued already. The runtime reads only when its epoll reports the connection,
+ * and there our epoll is registered in place of the connection (epoll(7): an epoll can watch another one). So each read
+ * resolves when our epoll has an event.
  *
  * @module
  */
@@ -16,9 +14,8 @@ import { socketPair, writeByte } from "../../ffi/socket.ts";
 import { divert, mayBeAbstract, type Registration, revert, unixStandIn } from "./registration.ts";
 
 /**
- * An alarm for `epoll`; undefined where this process may not connect to abstract unix sockets, and
- * before Deno 2.8, whose tests would take its connection for something that one of them has left
- * open.
+ * Makes a waker for `epoll`; undefined where this process may not connect to abstract unix sockets, and before Deno
+ * 2.8, whose test sanitizers would report its connection as a leak.
  *
  * @throws {UnsupportedRuntimeError} When this runtime has no epoll that could be used so.
  */
@@ -37,12 +34,12 @@ class ReadWaker implements Waker {
   readonly #conn: Deno.UnixConn;
   readonly #registration: Registration;
   readonly #epoll: number;
-  /** What is written here the connection reads. */
+  /** The other end of the connection. */
   readonly #far: number;
-  // A read that fills less of it than there is room for tells the runtime that there is no more
-  // (tokio, `PollEvented::poll_read`), and it waits for its epoll again.
+  // A read that does not fill the buffer tells the runtime that no more bytes are queued (tokio,
+  // `PollEvented::poll_read`): it waits for its epoll again.
   readonly #into = new Uint8Array(2);
-  /** The read that waits, if one does. */
+  /** The pending read. */
   #next: Promise<unknown> | undefined;
   #alive = true;
 
@@ -68,7 +65,7 @@ class ReadWaker implements Waker {
       this.#next = undefined;
       return true;
     } catch {
-      // Disposed of, or broken: no read resolves any more.
+      // The waker was disposed of, or is broken: no read resolves any more.
       return false;
     }
   }

@@ -19,12 +19,9 @@ import type {
 } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import { checkDatagrams } from "../native/adopt.ts";
-import {
-  bindDatagrams,
-  DatagramPath,
-  listenWhereFree,
-  type UnixListener,
-} from "../unix/listener.ts";
+import { bindDatagrams } from "../unix/bind.ts";
+import { DatagramPath } from "../unix/datagram_path.ts";
+import { listenWhereFree, type UnixListener } from "../unix/listener.ts";
 import { type AnyListenAddress, guardPath, type Inherited } from "./inheritance.ts";
 
 /** The kinds of sockets that a generation binds. */

@@ -57,7 +57,7 @@ export class Channel implements Disposable {
   readonly conn: UnixConn;
   readonly #stallTimeout: number;
   #sending: Promise<void> = Promise.resolve();
-  /** A frame that is waited for, by whoever asks first: a wait that times out does not lose it. */
+  /** The pending read of a frame: a wait that times out does not lose it. */
   #receiving: Promise<Frame | undefined> | undefined;
 
   /**

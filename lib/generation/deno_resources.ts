@@ -13,7 +13,7 @@ import { pollIntervalFor } from "../http/connections.ts";
 import { forceCloseGrace, settlesBy } from "../http/drain.ts";
 import type { SocketStatus } from "./protocol.ts";
 import { internalServerError, type ServeHttpOptions } from "../http/serve.ts";
-import { closeNative } from "../unix/listener.ts";
+import { closeNative } from "../native/close.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import { type HttpHandler, HttpTracker } from "../http/tracker.ts";
 import { listenTcp, listenUdp } from "./bind.ts";

@@ -122,7 +122,7 @@ export class DescriptorResources implements Resources {
     undo.defer(() => this.#sockets.delete(socket));
     native.announce?.();
     this.#releaseWhenClosed(native);
-    socket.followFile();
+    socket.trackFile();
     if (this.#isOpen) socket.moveToReplacement();
     undo.move();
     bound.fd[Symbol.dispose]();
@@ -375,6 +375,6 @@ function discard({ fd, unix, replacement }: BoundSocket, isInherited: boolean): 
   if (isInherited) unix?.keepPath();
   else fd[Symbol.dispose]();
   // Last: a path is removed only where no socket is bound to it any more.
-  unix?.leave();
-  replacement?.leave();
+  unix?.release();
+  replacement?.release();
 }

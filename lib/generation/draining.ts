@@ -8,7 +8,7 @@ type Listener = EventListenerOrEventListenerObject;
 type Change = (type: string, listener: Listener | null, options?: unknown) => void;
 
 /**
- * An abort signal whose listeners are isolated: one that throws or rejects is reported, and the others are still called.
+ * An abort signal whose listeners are isolated: an error of a listener is reported, and the others are still called.
  * An ordinary signal of Deno turns the error into an uncaught one, which ends the process; up to 2.6 it does not call the
  * remaining listeners either.
  */

@@ -13,7 +13,8 @@ import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { isBound, isUnixStream, localAddress, socketKind } from "../../ffi/socket.ts";
 import type { State } from "./channel.ts";
 import { fileOf, type OfferedItem } from "./protocol.ts";
-import { DatagramPath, UnixListener } from "../unix/listener.ts";
+import { DatagramPath } from "../unix/datagram_path.ts";
+import { UnixListener } from "../unix/listener.ts";
 import type { DatagramListenAddress, ListenAddress } from "../listen_address.ts";
 
 /** The address of a listener or datagram socket. */
@@ -218,7 +219,7 @@ export class Inheritance implements Disposable {
       if (item.path === undefined) return unclaimed;
       try {
         // Only if the path still leads to this socket: another service may have bound it by now.
-        guardPath(item.kind, fd!, item.path, inherited.file).leave();
+        guardPath(item.kind, fd!, item.path, inherited.file).release();
       } catch (error) {
         // The permissions of its directory may not allow to remove it.
         unclaimed.words += ` (its path stays: ${(error as Error).message})`;

@@ -13,7 +13,7 @@ import type { Inheritance } from "./inheritance.ts";
 import type { OfferedResource } from "./resources.ts";
 import { whenClosed } from "./when_closed.ts";
 
-/** Open files: of each path the one that was opened last. */
+/** Open files: for each path the file that was opened last. */
 export class OpenFiles implements Disposable {
   /** Duplicates of their descriptors, by path. */
   readonly #descriptors = new Map<string, Fd>();

@@ -10,7 +10,7 @@ import { formatPath, packUnix } from "../../ffi/sockaddr.ts";
 import { checkDrainOptions, type DrainOptions } from "../http/drain.ts";
 import { guarded, type Logger } from "../logger.ts";
 import { checkDuration } from "../time.ts";
-import { type PeerCheck, sameUserOrRoot } from "../unix/conn.ts";
+import { type PeerCheck, sameUserOrRoot } from "../unix/peer.ts";
 import type { Command } from "./command.ts";
 import { maxServiceName } from "./protocol.ts";
 

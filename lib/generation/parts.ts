@@ -114,7 +114,7 @@ export class Parts {
     this.paths = new Paths(control, this);
     this.restarts = new Restarts(this);
     this.departure = new Departure(this);
-    control?.followFile();
+    control?.trackFile();
   }
 
   /** The listener of the control socket. */

@@ -78,7 +78,7 @@ export class Paths {
         logger.info?.(`The control path ${path} led to another place: it was linked there`);
         return;
       }
-      control.become(restored.socket);
+      control.adoptSocket(restored.socket);
       logger.warn?.(
         `The control path ${path} was removed: it was bound anew; keep cleaners of temporary files away from it`,
       );
@@ -93,7 +93,7 @@ export class Paths {
 
   /** Leaves the control path to the next generation, or removes it when no process listens there. */
   async release(): Promise<void> {
-    const remove = this.#control?.depart();
+    const remove = this.#control?.releaseLater();
     if (!remove) return;
     const { path, logger, settings: { peerTimeout: timeout } } = this.#host;
     try {

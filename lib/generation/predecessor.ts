@@ -104,7 +104,9 @@ export class Predecessor implements Disposable {
     this.#arrived = Promise.withResolvers();
   }
 
-  /** The connections that it moves here, until it has ended; one that the loop body does not take is closed. */
+  /**
+   * The connections that it moves here, until it has ended; a connection that the loop body does not take is closed.
+   */
   async *arrivals(): AsyncGenerator<Arrival> {
     for (;;) {
       const arrival = this.#arrivals.shift();

@@ -130,8 +130,8 @@ export class SocketResource implements AcceptingListener, Disposable {
   }
 
   /** Keeps a descriptor of the socket file: the file is found by it after it was renamed. */
-  followFile(): void {
-    this.#unix?.followFile();
+  trackFile(): void {
+    this.#unix?.trackFile();
   }
 
   /** Starts accepting, or accepts again. */
@@ -173,7 +173,7 @@ export class SocketResource implements AcceptingListener, Disposable {
     if (!this.#unix || path === undefined) return;
     const restored = restorePath(path, this.#replacement ?? this.#unix, logger);
     if (restored) {
-      this.#replacement?.leave();
+      this.#replacement?.release();
       this.#replacement = restored;
       if (this.#backlog !== undefined) setAcceptQueueLength(restored.fd.raw, this.#backlog);
     }
@@ -195,8 +195,8 @@ export class SocketResource implements AcceptingListener, Disposable {
       return;
     }
     this.#gate.exchange(replacement.fd.raw);
-    if (unix instanceof UnixListener) unix.become(replacement as UnixListener);
-    else unix.become(replacement as Exclude<PathOwner, UnixListener>);
+    if (unix instanceof UnixListener) unix.adoptSocket(replacement as UnixListener);
+    else unix.adoptSocket(replacement as Exclude<PathOwner, UnixListener>);
     this.#replacement = undefined;
     if (this.#address) this.#formerAddresses.push(this.#address);
     this.#address = localAddress(this.fd.raw);
@@ -227,8 +227,8 @@ export class SocketResource implements AcceptingListener, Disposable {
     this.#isReleased = true;
     using each = new DisposableStack();
     // In reverse: the path is removed where no socket is bound to it any more.
-    if (this.#unix) each.defer(() => this.#unix!.leave());
-    if (this.#replacement) each.defer(() => this.#replacement!.leave());
+    if (this.#unix) each.defer(() => this.#unix!.release());
+    if (this.#replacement) each.defer(() => this.#replacement!.release());
     each.use(this.#gate);
   }
 

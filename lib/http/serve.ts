@@ -19,7 +19,7 @@ import { place, type Registration } from "../event_loop/registration.ts";
 import { park } from "../native/accept_switch.ts";
 import { listenerDescriptor, remember, remembered, wasPassedOn } from "../native/descriptor.ts";
 import { lookAfter } from "../event_loop/nonblocking_guard.ts";
-import { closeNativeListener, fileOfNative } from "../unix/listener.ts";
+import { closeNativeListener, fileOfNative } from "../native/close.ts";
 import { printError } from "../logger.ts";
 import { checkOptions } from "../listen_address.ts";
 import { connectedClients } from "./connections.ts";

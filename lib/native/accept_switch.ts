@@ -1,6 +1,6 @@
 /**
- * Whether a native listener, server or datagram socket is on its socket, or off it for a while: what
- * arrives then is left to another process, or waits in the kernel.
+ * Switches a native listener, server or datagram socket off its socket and on again: connections that arrive meanwhile
+ * are accepted by another process, or queued in the kernel.
  *
  * @module
  */
@@ -18,16 +18,16 @@ import { remembered, rememberSocket } from "./descriptor.ts";
 import { NoDescriptorError } from "../errors.ts";
 
 /**
- * The place of a native object that was adopted, and a descriptor of its own for the same socket, by
- * which the object can come back to it.
+ * Switches one adopted object: it has a descriptor of its own for the object's socket, by which the object is put
+ * back.
  */
 export class Gate implements Disposable {
-  /** The socket, whether the object is on it or off it. */
+  /** The socket, whether the object is on it or off. */
   readonly fd: Fd;
-  /** The socket that the object is put on: made ahead, because later no descriptor may be left. */
+  /** The idle socket that the object is put on: made ahead, because later no descriptor may be left. */
   readonly #deaf: Fd;
   readonly #registration: Registration;
-  /** The socket that is in the place: another one there means that the object is closed. */
+  /** The socket that the object has now: another one means that the object was closed. */
   #cookie: bigint;
   #open = true;
 
@@ -49,7 +49,7 @@ export class Gate implements Disposable {
     rememberSocket(object, () => this.fd.owned && !this.closed ? this.fd : undefined);
   }
 
-  /** Lets the object have what arrives. */
+  /** Puts the object on its socket: it accepts. */
   open(): void {
     if (this.#open || this.closed) return;
     exchange(this.#registration, this.fd.raw);
@@ -57,7 +57,7 @@ export class Gate implements Disposable {
     this.#open = true;
   }
 
-  /** Puts the object on a socket on which nothing arrives: it waits, and notices nothing. */
+  /** Puts the object on the idle socket: it waits, and notices nothing. */
   shut(): void {
     if (!this.#open || this.closed) return;
     exchange(this.#registration, this.#deaf.raw);
@@ -65,7 +65,7 @@ export class Gate implements Disposable {
     this.#open = false;
   }
 
-  /** Has the object, whether it is on its socket or off it, have what `raw` is open on in place of that. */
+  /** Replaces the object's socket by a duplicate of `raw`, whether it is on or off. */
   exchange(raw: number): void {
     replace(raw, this.fd.raw);
     if (!this.#open || this.closed) return;
@@ -73,7 +73,7 @@ export class Gate implements Disposable {
     this.#cookie = socketCookie(this.#registration.tfd);
   }
 
-  /** Whether its owner has closed the object. */
+  /** Whether the program has closed the object. */
   get closed(): boolean {
     const { tfd } = this.#registration;
     return ifSocket(tfd, () => socketCookie(tfd)) !== this.#cookie;
@@ -86,13 +86,13 @@ export class Gate implements Disposable {
   }
 }
 
-/** Puts a socket on which nothing arrives in the place of a native object. */
+/** Replaces the socket of a native object by an idle one. */
 export function park(registration: Registration): void {
   using deaf = new Fd(deafSocket(registration));
   exchange(registration, deaf.raw);
 }
 
-/** A socket of the kind that is in the place of a native object, on which nothing arrives. */
+/** Makes an idle socket of the same kind as a native object's. */
 function deafSocket({ tfd }: Registration): number {
   return socketKind(tfd)?.type === "datagram" ? deafDatagramSocket() : deafListener();
 }

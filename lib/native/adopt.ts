@@ -1,8 +1,8 @@
 /**
- * A descriptor becomes a native Deno object.
+ * Makes native Deno objects of descriptors.
  *
- * What is not of the kind asked for is an error, and the descriptor stays open, with the caller: made
- * into the wrong object it would hang or lose connections silently.
+ * A descriptor of another kind than was asked for is an error, and stays open, with the caller: as the wrong object it
+ * would hang, or lose connections without an error.
  *
  * @module
  */
@@ -128,23 +128,23 @@ function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
   return dummy;
 }
 
-/** How many connections wait at a TCP listener of Deno's own (its option `tcpBacklog`). */
+/** The length of the accept queue of Deno's own TCP listeners (its option `tcpBacklog`). */
 const nativeBacklog = 511;
 
 /**
- * Lets as many connections wait at an inherited TCP listener as at one of Deno's own: whatever made it may
- * have been content with few, and a connection that finds no room is tried again after a second. That it
- * cannot be done is no reason not to serve.
+ * Makes the accept queue of an inherited TCP listener as long as that of Deno's own: its sender may have chosen a
+ * short one, and a connection that finds no room is tried again after a second. An error is ignored: the listener
+ * serves nevertheless.
  */
 export function growAcceptQueue(raw: number, { domain }: SocketKind): void {
-  // To listen again on a unix socket changes the credentials that its clients see (unix(7), SO_PEERCRED).
+  // listen(2) on a unix socket changes the credentials that its clients see (unix(7), SO_PEERCRED).
   if (domain === "unix") return;
   const length = acceptQueueLength(raw);
   if (length === undefined || length >= nativeBacklog) return;
   try {
     setAcceptQueueLength(raw, nativeBacklog);
   } catch {
-    // A sandbox that refuses listen(2): it accepts all the same.
+    // A sandbox may refuse listen(2): the listener accepts all the same.
   }
 }
 
@@ -178,7 +178,7 @@ export async function fdConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixC
 }
 
 async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn> {
-  // A peer that resets meanwhile has no address any more.
+  // A connection that its peer resets meanwhile has no address any more.
   const peer = peerAddress(rawOf(fd));
   const unix = connKind(rawOf(fd)).domain === "unix";
   const { conn, registration } = unix ? await unixStandIn() : await tcpStandIn(fd);
@@ -194,7 +194,7 @@ async function adoptConn(fd: Fd | number): Promise<Deno.TcpConn | Deno.UnixConn>
   return conn;
 }
 
-/** A TCP connection that stands on nothing of the network, and its place. */
+/** Makes a dummy TCP connection, and its registration. */
 async function tcpStandIn(
   fd: Fd | number,
 ): Promise<{ conn: Deno.TcpConn; registration: Registration }> {
@@ -210,10 +210,10 @@ async function tcpStandIn(
 }
 
 /**
- * Deno takes a TCP connection for established when its socket is writable and has two IP addresses. So
- * no packet has to come back: what Deno reads the addresses of is the descriptor itself, and what its
- * runtime sees to be writable is an eventfd, because the descriptor may have no room for long. The attempt
- * that begins it all is refused, or filtered, and forgotten.
+ * Deno takes a TCP connection for established when its socket is writable and has two IP addresses. So no packet has
+ * to come back: Deno reads the addresses of the descriptor itself, and its runtime watches an eventfd, which is
+ * writable, because the descriptor may have no room for long. The connection attempt with which it begins is refused,
+ * or filtered, and has no effect.
  */
 async function connectedLike(
   fd: Fd | number,
@@ -231,7 +231,7 @@ async function connectedLike(
         divert(registration, rawOf(fd), writable);
       },
     );
-    // Closing the connection must not shut the descriptor's down, should it not be adopted after all.
+    // If the adoption fails, closing the dummy must not shut the descriptor down.
     closing(() => {
       replace(writable, registration.tfd);
       revert(registration, writable);
@@ -312,8 +312,8 @@ function listenUnixpacket(path: string): Deno.DatagramConn {
 }
 
 /**
- * Makes a file, pipe or terminal a native `Deno.FsFile`; the offset stays shared with whoever else
- * has the file open. The descriptor becomes the file's.
+ * Makes a file, pipe or terminal a native `Deno.FsFile`; the offset is shared with every process
+ * that has the file open. The descriptor becomes the file's.
  *
  * ```ts
  * import { fdFile, fileHandler, listenAndServe, receive } from "@graceful/deno";
@@ -335,7 +335,7 @@ export function fdFile(fd: Fd | number): Deno.FsFile {
   const raw = rawOf(fd);
   const { kind } = fileStatus(raw);
   if (kind === "socket" || kind === "directory" || kind === "other") throw wrong(raw, "a file");
-  // Deno reads files on a thread that blocks; one that does not would give EAGAIN.
+  // Deno reads files on a thread that blocks: with O_NONBLOCK a read would fail with EAGAIN.
   if (kind !== "regular") setNonblocking(raw, false);
   const { dummy, place } = standInFile(raw);
   remember(dummy, place);
@@ -344,9 +344,9 @@ export function fdFile(fd: Fd | number): Deno.FsFile {
 }
 
 /**
- * A native file in whose place is what `raw` is open on. Files are in no epoll: what tells its number
- * is that nobody else has /dev/null open in such a way. Other threads may, at the same moment and for
- * the same reason; then all try again.
+ * Makes a native file with a duplicate of `raw`. Files are in no epoll: the number of the dummy is found because no
+ * other descriptor has /dev/null open in the same way. Other threads may open it so at the same moment: all of them
+ * try again then.
  */
 function standInFile(raw: number): { dummy: Deno.FsFile; place: number } {
   for (let tries = 0; tries < 1000; tries++) {
@@ -372,12 +372,12 @@ function isAppendingNull(raw: number): boolean {
   return status?.kind === "character device" && status.rdev === 0x103n;
 }
 
-/** Where a listener stands that stands in for another one. */
+/** The address of a dummy listener. */
 export type StandInPlace = { path: string } | { hostname: string; port: number };
 
 /**
- * Captures what `make` makes to stand in for the listening socket `raw`: on a socket of the same kind,
- * so that nothing else has to be permitted, up or free.
+ * Makes a dummy for the listening socket `raw` and catches its registration. The dummy is of the same kind of socket:
+ * nothing else has to be permitted, up or free.
  */
 export function captureListener<T>(
   raw: number,
@@ -396,10 +396,9 @@ export function captureListener<T>(
 }
 
 /**
- * Where a socket may be made that stands in for `raw`, as far as this process may use others than the
- * first. Each address has ports of its own, and those of 127.0.0.1 may all be in use: a random one of the
- * 2^24 loopback addresses is next. Where loopback is down, or IPv4 is refused, the address of `raw` itself
- * is the last.
+ * The addresses for a dummy of `raw`, as far as this process may use others than the first. Each address has its own
+ * ports, and those of 127.0.0.1 may all be in use: a random one of the 2^24 loopback addresses is next. If loopback
+ * is down, or IPv4 is refused, the address of `raw` itself is the last.
  */
 function* standInHosts(raw: number): Generator<string> {
   yield "127.0.0.1";
@@ -431,20 +430,20 @@ export function listenerKind(raw: number): SocketKind {
 let proof: Promise<void> | undefined;
 
 /**
- * Rejects if objects on a socket of ours are not woken, tried once for the thread with a connection of
- * its own: a runtime on which they are not is an error, and not a hang.
+ * Rejects if adopted objects do not notice events, tried once a thread with a connection of its own: on such a
+ * runtime an adoption is an error, and not a hang.
  */
 function proven(): Promise<void> {
   return proof ??= prove().catch((error) => {
     if (error instanceof UnsupportedRuntimeError) throw error;
-    // Out of descriptors, for example: nothing is proven, and the next call tries again.
+    // The test could not be made, for lack of descriptors for example: the next call tries again.
     proof = undefined;
   });
 }
 
 /**
- * The same for calls that cannot wait for it: a failure is logged. What it is about may have been
- * served for a second, and a process that serves is not ended for what a proof makes of it.
+ * The same for calls that do not wait: a failure is logged. The object may have been served on for a second by then,
+ * and a process that serves is not ended for a failed test.
  */
 export function proveInBackground(): void {
   if (proof) return;
@@ -453,7 +452,7 @@ export function proveInBackground(): void {
   );
 }
 
-/** A unix socket is all that it takes: no packet filter sees it, no interface has to be up. */
+/** Tests with a unix socket: no packet filter applies, and no interface has to be up. */
 async function prove(): Promise<void> {
   const attempt = "Cannot try an adopted listener";
   const name = privateName();
@@ -463,11 +462,11 @@ async function prove(): Promise<void> {
   place(registration, fd.raw);
   const accepting = listener.accept();
   using _client = new Fd(connectUnix(name, attempt));
-  // A listener of TCP that finds a unix connection fails then, and was woken too.
+  // A TCP listener that accepts a unix connection fails: it has noticed the event, too.
   await woken(accepting.then((conn) => conn.close(), () => {}));
 }
 
-/** What a promise comes to, if it does within a second, and a hundred turns, of the event loop. */
+/** Waits for a promise, for a second and a hundred turns of the event loop at least. */
 async function woken<T>(promise: Promise<T>): Promise<T> {
   let turns = 100;
   using late = expiring(
@@ -482,7 +481,7 @@ async function woken<T>(promise: Promise<T>): Promise<T> {
   return await unlessAborted(promise, late.signal);
 }
 
-/** The descriptor belongs to the new object from here on. */
+/** Gives the descriptor up: it belongs to the new object. */
 export function release(fd: Fd | number): void {
   closeRaw(typeof fd === "number" ? fd : fd.take());
 }
@@ -496,7 +495,7 @@ function connKind(raw: number): SocketKind {
   return kind;
 }
 
-/** Runs `step`, and closes `dummy` if it fails. */
+/** Runs a step, and closes the dummy if it fails. */
 function closing(step: () => void, dummy: { close(): void }): void {
   try {
     step();
@@ -506,7 +505,7 @@ function closing(step: () => void, dummy: { close(): void }): void {
   }
 }
 
-/** The error for a descriptor that is not of the kind that is wanted. */
+/** The error for a descriptor of another kind than was asked for. */
 export function wrong(raw: number, wanted: string): WrongDescriptorError {
   return new WrongDescriptorError(`Descriptor ${raw} is ${describe(raw)}, not ${wanted}`);
 }

@@ -1,6 +1,6 @@
 /**
- * The way out: the descriptor behind a native object. Deno has no word for it, so it is found by what
- * is known of the object, and only when that fits exactly one open socket or file.
+ * Finds the descriptor of a Deno or Node object: open descriptors are matched by address, inode or a probe; exactly one
+ * match, or a {@linkcode NoDescriptorError}. Deno has no API for it.
  *
  * @module
  */
@@ -23,11 +23,12 @@ import { pause } from "../time.ts";
 import { denoRegistrations, exchange } from "../event_loop/registration.ts";
 import { NoDescriptorError } from "../errors.ts";
 import { UnixConn } from "../unix/conn.ts";
-import { closeNative, UnixListener } from "../unix/listener.ts";
+import { closeNative } from "./close.ts";
+import { UnixListener } from "../unix/listener.ts";
 
 /** A listening or datagram socket of node's: a server of node:net, node:http and their like. */
 export interface NodeServer {
-  /** Where it is bound. */
+  /** The address that it is bound to. */
   address(): { address: string; port: number } | string | null;
 }
 
@@ -41,7 +42,7 @@ export interface NodeSocket {
   readonly remoteAddress?: string;
   /** The peer's port. */
   readonly remotePort?: number;
-  /** Forgets the connection here. */
+  /** Closes the connection in this process. */
   destroy(): unknown;
 }
 
@@ -63,7 +64,7 @@ export type PacketConnLike = Deno.DatagramConn | NodeServer | Fd | number;
 /** A file, pipe or terminal, as Deno's object, node's `FileHandle`, or by its descriptor. */
 export type FileLike = Deno.FsFile | { readonly fd: number } | Fd | number;
 
-/** Whatever has a descriptor that can be sent to another process. */
+/** Any object with a descriptor that can be sent to another process. */
 export type DescriptorLike = ListenerLike | ConnLike | PacketConnLike | FileLike;
 
 /** A descriptor, and how to detach its object here when another process has the descriptor. */
@@ -74,7 +75,7 @@ export interface Found {
   passOn?(): void;
 }
 
-/** Which open socket or file a number meant when it was written down. */
+/** The socket or file that a number had when it was noted. */
 interface Remembered {
   raw: number;
   identity: string | undefined;
@@ -82,15 +83,15 @@ interface Remembered {
 
 const adopted = new WeakMap<object, Remembered>();
 
-/** Notes that `object` stands on number `raw`, so that it need not be searched for. */
+/** Notes the number of an object, so that it need not be searched. */
 export function remember(object: object, raw: number): void {
   adopted.set(object, { raw, identity: identityOf(raw) });
 }
 
-/** The number that `object`, made by this library, still stands on. */
+/** The number of an object that this library has made, if it is still the object's. */
 export function remembered(object: object): number | undefined {
   const note = adopted.get(object);
-  // A closed object's number may be somebody else's by now.
+  // The number of a closed object may belong to another one by now.
   return note && note.identity !== undefined && identityOf(note.raw) === note.identity
     ? note.raw
     : undefined;
@@ -98,7 +99,7 @@ export function remembered(object: object): number | undefined {
 
 const parked = new WeakMap<object, () => Fd | undefined>();
 
-/** Notes how to find the socket of an object that is put off it for a while; undefined when it is closed. */
+/** Notes how to find the socket of an object that is off it for a while; undefined when it is closed. */
 export function rememberSocket(object: object, socket: () => Fd | undefined): void {
   parked.set(object, socket);
 }
@@ -120,16 +121,16 @@ export function listenerDescriptor(listener: ListenerLike): Fd {
   );
 }
 
-/** A connection's descriptor, and the way to leave it to whoever gets that. */
+/** A connection's descriptor, and how to give the connection up to its receiver. */
 export interface FoundConn {
   /** A duplicate that is the caller's. */
   fd: Fd;
-  /** Puts a native connection on a dead socket: it reads and writes nothing any more. */
+  /** Replaces the socket of a native connection by a dead one: nothing is read or written here any more. */
   detach(): void;
   /**
-   * Closes a native connection that lives on in another process. Deno's own `close()`, and the end of
-   * the process, would shut it down there too (tokio's `OwnedWriteHalf` does when dropped); so the
-   * object is put on a dead socket first. What is not a native object stays as it is.
+   * Closes a native connection that lives on in another process. Deno's own `close()`, and the end of the process,
+   * would shut it down there too (tokio's `OwnedWriteHalf` does when it is dropped): so its socket is replaced by a
+   * dead one first. Objects that are not native stay as they are.
    */
   leave(): void;
 }
@@ -158,7 +159,7 @@ export function findConn(conn: ConnLike): FoundConn {
   );
   const identity = identityOf(place);
   const detach = () => {
-    // Its owner may have closed it meanwhile, and the number be somebody else's.
+    // The program may have closed it meanwhile, and the number belong to another object.
     if (identityOf(place) === identity) park(place);
   };
   return {
@@ -172,7 +173,7 @@ export function findConn(conn: ConnLike): FoundConn {
   };
 }
 
-/** Puts a dead socket in the place of a native connection. */
+/** Replaces the socket of a native connection by a dead one. */
 function park(place: number): void {
   const registration = denoRegistrations().find(({ tfd }) => tfd === place);
   if (!registration) return;
@@ -184,12 +185,12 @@ function park(place: number): void {
 
 const passedOn = new WeakSet<object>();
 
-/** Notes that another process has what `object` stands on. */
+/** Notes that another process has the socket or file of an object. */
 export function notePassedOn(object: object): void {
   passedOn.add(object);
 }
 
-/** Whether another process has what `object` stands on. */
+/** Whether another process has the socket or file of an object. */
 export function wasPassedOn(object: object): boolean {
   return passedOn.has(object);
 }
@@ -218,7 +219,7 @@ export function fileDescriptor(object: FileLike): Fd {
     () => {
       const file = resourceFile(object) ?? object;
       if ("fd" in file) return { candidates: [rawOf(file.fd)], what: `file ${file.fd}` };
-      // Of a closed file this throws, even if its number is open on the same file again.
+      // Throws for a closed file, even if its number is open on the same file again.
       const { dev, ino } = file.statSync();
       const own = remembered(file);
       if (own !== undefined) return { candidates: [own], what: `the file with inode ${ino}` };
@@ -237,8 +238,8 @@ export function fileDescriptor(object: FileLike): Fd {
 }
 
 /**
- * Before Deno 2.7.12 the `fd` of node's `FileHandle` is the number of a resource of Deno's, and as a
- * descriptor it is any other file: the resource as Deno's own object.
+ * Before Deno 2.7.12 the `fd` of node's `FileHandle` is the number of a resource of Deno, and not a descriptor: this
+ * gives the resource as Deno's own object.
  */
 function resourceFile(file: object): Deno.FsFile | undefined {
   if (file.constructor?.name !== "FileHandle") return undefined;
@@ -249,7 +250,7 @@ function resourceFile(file: object): Deno.FsFile | undefined {
   return new (Deno.FsFile as unknown as Internal)(fd, Symbol.for("Deno.internal.FsFile"));
 }
 
-/** What needs no search. */
+/** The descriptor of an object that has it as a property. */
 function known(object: unknown): Fd | undefined {
   if (typeof object === "number" || object instanceof Fd) return new Fd(dup(rawOf(object)));
   if (object instanceof UnixListener || object instanceof UnixConn) return object.fd.dup();
@@ -278,7 +279,7 @@ export function findAny(object: DescriptorLike): Found {
     const { fd, detach } = findConn(object);
     return { fd, passOn: detach };
   }
-  // What both have, and files have not: node's datagram sockets send.
+  // Datagram sockets of node have `send`, and files have not.
   if ("receive" in object || "send" in object) {
     return { fd: packetConnDescriptor(object as PacketConnLike) };
   }
@@ -298,8 +299,8 @@ function isConn(object: DescriptorLike & object): object is ConnLike & object {
 }
 
 /**
- * Whether a descriptor that was not found may be found in a later turn: a unix connection is not before its
- * runtime has looked at it once, and a file is busy while it is read or written.
+ * Whether a descriptor that was not found may be found in a later turn of the event loop: that of a unix connection
+ * only after the runtime has polled it once, and that of a file not while it is read or written.
  */
 export function isLate(object: DescriptorLike, error: unknown): boolean {
   if (!(error instanceof NoDescriptorError)) return false;
@@ -309,7 +310,7 @@ export function isLate(object: DescriptorLike, error: unknown): boolean {
   return isConn(object) && "destroy" in object && object.localPort === undefined;
 }
 
-/** What `find` gives, now or some turns later. */
+/** Calls `find` until it succeeds, for some turns of the event loop. */
 export async function settled<T>(find: () => T): Promise<T> {
   for (let turns = 0; turns < 10; turns++) {
     try {
@@ -358,7 +359,7 @@ function sockets(fits: (raw: number, kind: SocketKind) => boolean): number[] {
   return openDescriptors().filter((raw) => ifSocket(raw, (kind) => fits(raw, kind)));
 }
 
-/** The same for every duplicate of one socket or file, different for any other; undefined for none. */
+/** Identifies a socket or file: the same for each duplicate, different for any other; undefined for none. */
 function identityOf(raw: number): string | undefined {
   const cookie = ifSocket(raw, () => socketCookie(raw));
   if (cookie !== undefined) return `socket ${cookie}`;
@@ -366,7 +367,7 @@ function identityOf(raw: number): string | undefined {
   return status && `file ${status.dev} ${status.ino}`;
 }
 
-/** Where a connection starts and ends, as text; undefined for a unix connection. */
+/** Both addresses of a connection, as text; undefined for a unix connection. */
 interface Ends {
   local: string;
   remote: string;
@@ -391,7 +392,7 @@ function describeEnds(ends: Ends | undefined): string {
   return ends ? `the connection from ${ends.local} to ${ends.remote}` : "this unix connection";
 }
 
-/** The number that this thread's runtime has a connection on; none for a closed one. */
+/** The number by which this thread's runtime has registered a connection; none for a closed one. */
 function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] {
   const fits = (raw: number) =>
     ifSocket(raw, ({ domain, type, listening }) => {
@@ -410,7 +411,7 @@ function places(conn: Deno.Conn | NodeSocket, ends: Ends | undefined): number[] 
     return suspects.filter((raw) => raw === handle?.fd);
   }
   if (ends && suspects.length > 0 && !isOpenTcp(conn as Deno.TcpConn, suspects[0])) return [];
-  // Four numbers name one TCP connection; but several objects may stand on it.
+  // Addresses and ports identify a TCP connection; but several objects may have it.
   if (ends && suspects.length === 1) return suspects;
   for (let i = 0; i < suspects.length; i += probesAtOnce) {
     const found = probeConn(conn, suspects.slice(i, i + probesAtOnce));
@@ -428,24 +429,29 @@ function nativeInside(handle: object | undefined): Deno.Conn | undefined {
   return symbol && (handle as Record<symbol, Deno.Conn | undefined>)[symbol];
 }
 
-/** Whether the object is open, told by a call that fails on a closed one and changes nothing here. */
+/** Whether the object is open: a call that has no effect here fails for a closed one. */
 function isOpenTcp(conn: Deno.TcpConn, raw: number): boolean {
   try {
     conn.setNoDelay(noDelay(raw));
     return true;
   } catch (error) {
-    // An open one in the middle of a write says that it is busy.
+    // An open object with a pending write is busy.
     return !(error instanceof Deno.errors.BadResource);
   }
 }
 
-/** Each probe takes three descriptors, for as long as it takes. */
+/** A probe needs three descriptors while it lasts. */
 const probesAtOnce = 64;
 
 /**
- * For each suspect a probe takes its place; an empty write is sent at once and lands on exactly one
- * probe, where, the probes being datagram sockets, it shows. All within one turn, so that nobody
- * sees it.
+ * Finds the candidate that is the object's by a probe, all within one turn of the event loop, so that no other code
+ * notices:
+ *
+ *     candidate 12 -> probe A        object.write("")        one datagram of 0 bytes
+ *     candidate 15 -> probe B   --------------------->       arrives at the other end of B: it is 15
+ *
+ * Each candidate's socket is replaced by one end of a datagram socket pair; an empty write is sent at once and
+ * arrives at exactly one of the other ends; then every socket is put back.
  */
 function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
   const probes: { raw: number; kept: number; pair: [number, number] }[] = [];
@@ -462,7 +468,7 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
         throw error;
       }
     }
-    // Written in this turn or never: nobody waits for it, and a closed object refuses it.
+    // The write is sent in this turn or never: its promise is not awaited, and a closed object rejects it.
     conn.write(new Uint8Array(0)).catch(() => {});
     return probes.filter(({ pair }) => message.receive(pair[1]) !== wouldBlock)
       .map(({ raw }) => raw);
@@ -475,9 +481,9 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
 }
 
 /**
- * Which of several descriptors of one file the object has: the ones that move along when it seeks.
- * What has no offset, a pipe or a device, is told by whether it can be written to; that end of it is
- * the same by any of them. Nothing is done to a descriptor, which might be another thread's.
+ * Finds which of several descriptors of one file the object has: the one whose offset changes when the object seeks.
+ * A pipe or device has no offset: it is found by whether it can be written to, and any descriptor of that end does.
+ * The candidates themselves are not touched: they may belong to another thread.
  */
 function tellFile(file: Deno.FsFile, candidates: number[]): number[] {
   const before = offsetIn(file);
@@ -500,18 +506,18 @@ function offsetIn(file: Deno.FsFile): number | undefined {
   return file.seekSync(0, Deno.SeekMode.Current);
 }
 
-/** Whether writing nothing is refused for the access mode (write(2), EBADF). */
+/** Whether an empty write fails for the access mode (write(2), EBADF). */
 function canWrite(file: Deno.FsFile): boolean {
   try {
     file.writeSync(new Uint8Array(0));
     return true;
   } catch {
-    // Whatever it is called: nothing else can be wrong with no bytes.
+    // An empty write has no other reason to fail.
     return false;
   }
 }
 
-/** What a listener or datagram socket is bound to, as text. */
+/** The address of a listener or datagram socket, as text. */
 function boundTo(socket: { readonly addr: Deno.Addr } | NodeServer): string {
   if ("addr" in socket) return format(socket.addr);
   const address = socket.address();

@@ -1,45 +1,39 @@
 /**
- * A process that wants descriptors: it connects, says nothing and reads to the end.
+ * A client: it connects to a server, sends nothing, and receives descriptors to the end of the stream.
  *
  * @module
  */
 
 import { ClosingRun, Fd } from "../../ffi/fd.ts";
 import { NotUnixConnError } from "../errors.ts";
-import {
-  checkPeer,
-  connect,
-  type ConnectOptions,
-  UnixConn,
-  type WaitOptions,
-} from "../unix/conn.ts";
+import { checkPeer } from "../unix/peer.ts";
+import { connect, type ConnectOptions, UnixConn, type WaitOptions } from "../unix/conn.ts";
 import { checkMaxMetaBytes, type WireRecord } from "../wire/record.ts";
 
 /**
- * Called with each descriptor and the meta that came with it, or null. What it does not take, or hand
- * to something that does, is closed, together with others of the same message and before anything is
- * waited for. When it throws, nothing more is delivered, the
- * rest is closed, and the receiving function rejects with what it threw.
+ * Called with each descriptor and its meta, which is null if none was sent. A descriptor that the callback does not
+ * take is closed, with the others of the same message, before anything else is awaited. If the callback throws, no
+ * further descriptor is delivered, all others are closed, and the receiving function rejects with that error.
  */
 export type ReceiveCallback = (fd: Fd, meta: Uint8Array | null) => void | Promise<void>;
 
-/** A descriptor and its meta, as iterated over; not taken, it is closed at the next step. */
+/** A descriptor and its meta, as the iterator gives it; it is closed at the next step if it was not taken. */
 export interface Received {
   /** The descriptor. */
   fd: Fd;
-  /** What came with it; null when nothing did. */
+  /** The meta; null if none was sent. */
   meta: Uint8Array | null;
 }
 
-/** Options of everything that receives. */
+/** Options of all receiving functions. */
 export interface ReceiveOptions extends ConnectOptions {
   /** The longest meta to accept, in bytes; a longer one is an error. @default {1048576} */
   maxMetaBytes?: number;
 }
 
 /**
- * Connects to the unix socket at `path` and delivers every descriptor that is sent, to the end of the
- * stream: to `callback`, resolving to how many there were; or, without one, as an async iterator.
+ * Connects to the unix socket at `path` and delivers every descriptor, to the end of the stream: to `callback`, and
+ * resolves to their number; or, without a callback, as an async iterator.
  *
  * ```ts
  * import { fdHandler, fdListener, listenAndServe, receive } from "@graceful/deno";
@@ -53,12 +47,12 @@ export interface ReceiveOptions extends ConnectOptions {
  * ```
  *
  * @throws {Deno.errors.NotFound} When there is no such path: no instance is running.
- * @throws {Deno.errors.ConnectionRefused} When nobody listens there: an instance died.
+ * @throws {Deno.errors.ConnectionRefused} When no process listens there: the instance has ended.
  * @throws {UnexpectedEofError} When the sender failed half-way, or refused this process.
  * @throws {PeerNotAllowedError} When `allow` refuses the process that listens there.
  */
 export function receive(path: string, options?: ReceiveOptions): AsyncGenerator<Received>;
-/** Connects to `path` and delivers every descriptor to `callback`; resolves to how many. */
+/** Connects to `path` and delivers every descriptor to `callback`; resolves to their number. */
 export function receive(
   path: string,
   callback: ReceiveCallback,
@@ -74,8 +68,8 @@ export function receive(
 }
 
 /**
- * Delivers the descriptors of one message, or of what has arrived: waits for at least one. Resolves
- * to how many there were, to 0 at the end of the stream.
+ * Delivers the descriptors of one message, or all that have arrived: waits for at least one. Resolves to their number,
+ * which is 0 at the end of the stream.
  *
  * ```ts
  * import { connect, listen, receiveFrom, sendTo } from "@graceful/deno";
@@ -96,8 +90,8 @@ export function receiveFrom(
 }
 
 /**
- * Delivers every descriptor that is sent over `conn`, to the end of the stream: to `callback`,
- * resolving to how many there were; or, without one, as an async iterator. `conn` stays the caller's.
+ * Delivers every descriptor that is sent over `conn`, to the end of the stream: to `callback`, and resolves to their
+ * number; or, without a callback, as an async iterator. `conn` stays the caller's.
  *
  * ```ts
  * import { connect, listen, receiveAllFrom, sendTo } from "@graceful/deno";
@@ -111,7 +105,7 @@ export function receiveFrom(
  * ```
  */
 export function receiveAllFrom(conn: UnixConn, options?: ReceiveOptions): AsyncGenerator<Received>;
-/** Delivers every descriptor sent over `conn` to `callback`; resolves to how many. */
+/** Delivers every descriptor sent over `conn` to `callback`; resolves to their number. */
 export function receiveAllFrom(
   conn: UnixConn,
   callback: ReceiveCallback,
@@ -127,7 +121,7 @@ export function receiveAllFrom(
 }
 
 /**
- * The receiving functions with options in common.
+ * The receiving functions, with common options.
  *
  * ```ts
  * import { Client, fdHandler, listenAndServe } from "@graceful/deno";
@@ -188,7 +182,7 @@ export class Client {
     yield* this.#iterateAll(conn);
   }
 
-  /** A connection that may be received from. */
+  /** Gives the connection, if it is one of this library. */
   #carrier(conn: UnixConn): UnixConn {
     if (!(conn instanceof UnixConn)) {
       throw new NotUnixConnError(
@@ -197,7 +191,7 @@ export class Client {
       );
     }
     const { allow } = this.#options;
-    // What was asked for once is known when the connection is closed, too.
+    // Read now: the credentials of a closed connection cannot be read.
     if (allow) checkPeer(conn, allow, "Cannot receive");
     else void conn.peer;
     return conn;
@@ -214,14 +208,14 @@ export class Client {
         yield { fd, meta: record.meta };
         left = false;
       } finally {
-        // Nobody will ask for the rest.
+        // The caller has left the loop: the other descriptors are closed.
         if (left) conn.discard();
       }
     }
   }
 }
 
-/** Delivers `first`, what has arrived with it, and what `next` waits for; gives how many. */
+/** Delivers `first`, the records that have arrived, and those that `next` waits for; gives their number. */
 async function deliver(
   conn: UnixConn,
   first: WireRecord,
@@ -237,7 +231,7 @@ async function deliver(
       const fd = new Fd(record.descriptor, pid);
       try {
         const done = callback(fd, record.meta);
-        // Thousands arrive at once: a turn of the event loop for each would take most of the time.
+        // Not awaited: thousands arrive at once, and a turn of the event loop for each would take most of the time.
         if (done) {
           untaken.close();
           await done;
@@ -246,11 +240,11 @@ async function deliver(
         conn.discard();
         throw error;
       } finally {
-        // As `using` would, which takes five times as long.
+        // Not by `using`, which takes five times as long.
         if (fd.owned) untaken.add(fd.take());
       }
       count++;
-      // What has arrived stays with the connection, for who receives from it again.
+      // Received records stay in the connection, for the next call that receives from it.
       signal?.throwIfAborted();
       record = conn.whole();
       if (record) continue;

@@ -1,5 +1,5 @@
 /**
- * What a server does with each client: handlers, and the sending that they are made of.
+ * Handlers: what a server sends to each client.
  *
  * @module
  */
@@ -22,10 +22,12 @@ import type { ResponseWriter } from "./response_writer.ts";
 import type { UnixConn } from "../unix/conn.ts";
 import { UnixListener } from "../unix/listener.ts";
 
-/** Sends descriptors to one client; when it throws, the client learns that the response is not whole. */
+/**
+ * Sends descriptors to one client; when it throws, the stream ends inside a record, and the client reports an error.
+ */
 export type HandlerFunction = (conn: UnixConn, response: ResponseWriter) => void | Promise<void>;
 
-/** A function, or an object with one. */
+/** A handler: a function, or an object with a method `handle`. */
 export type Handler = HandlerFunction | { handle: HandlerFunction };
 
 /**
@@ -43,7 +45,7 @@ export async function handle(
 }
 
 /**
- * A handler that runs the given ones, one after the other.
+ * A handler that runs other handlers, one after the other.
  *
  * ```ts
  * import { callbackHandler, fdHandler, listenAndServe, receive, sequenceHandler } from "@graceful/deno";
@@ -63,8 +65,8 @@ export function sequenceHandler(...handlers: Handler[]): HandlerFunction {
 }
 
 /**
- * A handler that only calls `callback`. What the handlers before it wrote may still be on its way:
- * it is sent when all handlers are done.
+ * A handler that only calls `callback`. Descriptors that other handlers wrote before may not be sent yet: they are sent
+ * at the latest when all handlers are done.
  *
  * ```ts
  * import { callbackHandler, listenAndServe, receive } from "@graceful/deno";
@@ -193,7 +195,7 @@ export async function sendListener(
   meta?: MetaLike,
 ): Promise<void> {
   const fd = listenerDescriptor(listener);
-  // Whoever gets it may serve on the path when this process has long closed it.
+  // The receiver may serve on the path after this process has closed the listener.
   await response.give(fd, meta, () => {
     if (listener instanceof UnixListener) listener.keepPath();
     else if (typeof listener === "object") notePassedOn(listener);

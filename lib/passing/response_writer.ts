@@ -1,5 +1,5 @@
 /**
- * Where a handler writes the descriptors that it sends.
+ * The response of a handler: it collects descriptors into messages, and sends them.
  *
  * @module
  */
@@ -19,7 +19,7 @@ import {
   maxMetaBytes as defaultMaxMetaBytes,
 } from "../wire/record.ts";
 
-/** Options of everything that sends. */
+/** Options of all sending functions. */
 export interface SendOptions {
   /**
    * The longest meta to send, in bytes. More than the default only to receivers of this library: the
@@ -27,31 +27,31 @@ export interface SendOptions {
    */
   maxMetaBytes?: number;
   /**
-   * How long the receiver may read nothing of what waits for it, in milliseconds: then it counts as
-   * dead. What it holds back counts against every sender of the same user. @default {30000}
+   * How long the receiver may read none of the queued bytes, in milliseconds: then it counts as dead. Descriptors
+   * that it does not read count against the limit of all senders of the same user. @default {30000}
    */
   stallTimeout?: number;
   /** Ends a wait for the receiver to read; the wait rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
-/** A descriptor that is the response's now, and what to do once it is sent. */
+/** A descriptor that belongs to the response, and a function to call after it was sent. */
 interface Gift {
   readonly fd: Fd;
   readonly afterwards: (() => void) | undefined;
 }
 
-/** One message in the making, and the buffers that it goes out from. */
+/** A message that is being made, with its buffers. */
 interface Outgoing {
   readonly message: OutgoingMessage;
   readonly batch: Batch;
 }
 
-/** Those of responses that have ended: making the buffers takes longer than sending them. */
+/** Buffers of responses that have ended: to make them takes longer than to send them. */
 const spare: Outgoing[] = [];
 const mostSpare = 8;
 
-/** Where nothing is logged. */
+/** A logger that logs nothing. */
 const silent = guarded({});
 
 function outgoing(maxMetaBytes: number): Outgoing {
@@ -81,9 +81,9 @@ export class ResponseWriter implements Disposable {
   readonly #signal: AbortSignal | undefined;
   readonly #stallTimeout: number;
   readonly #maxMetaBytes: number;
-  /** What was given with the message in the making. */
+  /** Descriptors that belong to the message that is being made. */
   #gifts: Gift[] = [];
-  /** Settles when everything that was called before is done; undefined when nothing is under way. */
+  /** Settles when all earlier calls are done; undefined when none is pending. */
   #last: Promise<void> | undefined;
   #failure: { error: unknown } | undefined;
   #ended = false;
@@ -92,8 +92,7 @@ export class ResponseWriter implements Disposable {
   /**
    * Writes to `conn`, which stays the caller's.
    *
-   * @throws {NotUnixConnError} When `conn` is not a connection of this library's: another kind cannot
-   * carry descriptors.
+   * @throws {NotUnixConnError} When `conn` is not a `UnixConn`: no other object sends descriptors.
    */
   constructor(conn: UnixConn, options: SendOptions & { logger?: Logger } = {}) {
     if (!(conn instanceof UnixConn)) {
@@ -113,17 +112,17 @@ export class ResponseWriter implements Disposable {
     this.#stallTimeout = stallTimeout;
   }
 
-  /** How many descriptors were sent. */
+  /** The number of descriptors that were sent. */
   get sent(): number {
     return this.#sent;
   }
 
   /**
    * Adds a descriptor and its meta to the message, which is sent when it is full and at `flush`. The
-   * descriptor stays the caller's, who keeps it open until then.
+   * descriptor stays the caller's, and has to stay open until then.
    *
-   * `await` what it gives. That is undefined where there is nothing to wait for, which is almost
-   * always: who writes thousands may look first, because an `await` takes longer than the rest.
+   * `await` the result. It is undefined, almost always, when no wait is needed: a program that writes thousands may
+   * check that first, because `await` takes longer than everything else.
    *
    * ```ts
    * import { Fd, type Handler } from "@graceful/deno";
@@ -137,15 +136,15 @@ export class ResponseWriter implements Disposable {
    * };
    * ```
    *
-   * @throws {LongWriteError} When no message has room for the meta; the others are not affected.
+   * @throws {LongWriteError} When the meta is longer than a message may be; all others are sent.
    */
   write(fd: Fd | number, meta?: MetaLike): Promise<void> | undefined {
     return this.#write(fd, meta);
   }
 
   /**
-   * The same for a descriptor that is not the caller's any more: it is closed once it is sent, and
-   * `afterwards` runs.
+   * The same for a descriptor that belongs to the response from then on: it is closed after it was sent, and
+   * `afterwards` is called.
    *
    * @ignore
    */
@@ -175,38 +174,38 @@ export class ResponseWriter implements Disposable {
   }
 
   /**
-   * Sends what was written and not sent yet.
+   * Sends all descriptors that were written and not sent yet.
    *
-   * @throws {Deno.errors.BadResource} When one of the descriptors is not open; the message names it,
-   * and none of those that were waiting with it was sent.
+   * @throws {Deno.errors.BadResource} When one of the descriptors is not open: the error names it, and no descriptor of
+   * that message was sent.
    */
   async flush(): Promise<void> {
     await this.#inTurn(() => this.#send());
   }
 
-  /** Logs what happens all the time. */
+  /** Logs at level "debug". */
   debug(message: string, ...details: unknown[]): void {
     this.#logger.debug?.(message, ...details);
   }
 
-  /** Logs what an operator may want to know. */
+  /** Logs at level "info". */
   info(message: string, ...details: unknown[]): void {
     this.#logger.info?.(message, ...details);
   }
 
-  /** Logs what went wrong. */
+  /** Logs at level "error". */
   error(message: string, ...details: unknown[]): void {
     this.#logger.error?.(message, ...details);
   }
 
   /**
-   * Closes what it owns. What was written and not sent is not sent, but for a message that waits for
-   * room already: that one ends with the connection at the latest. Nothing more can be written.
+   * Closes the descriptors that it owns. Those that were not sent are not sent any more, except a message that waits
+   * for room: that one ends with the connection at the latest. A later write throws.
    */
   [Symbol.dispose](): void {
     if (this.#ended) return;
     this.#ended = true;
-    // What is on its way still needs all of it, until it is sent or has failed.
+    // A pending send still needs the buffers, until it is done or has failed.
     if (this.#last) return;
     this.#release();
     const reusable = this.#maxMetaBytes === defaultMaxMetaBytes;
@@ -218,7 +217,7 @@ export class ResponseWriter implements Disposable {
     if (this.#ended) throw new Deno.errors.BadResource("The response has ended");
   }
 
-  /** Empties the message; what was given with it is closed. */
+  /** Empties the message, and closes the descriptors that belong to it. */
   #release(): Gift[] {
     this.#outgoing.batch.clear();
     const gifts = this.#gifts;
@@ -228,7 +227,7 @@ export class ResponseWriter implements Disposable {
     return gifts;
   }
 
-  /** Whether the message had room; throws what sending the one before threw. */
+  /** Whether the message had room; throws the error of the last send. */
   #add(raw: number, bytes: Uint8Array, gift: Gift | undefined): boolean {
     this.#check();
     if (!this.#outgoing.batch.add(raw, bytes)) return false;
@@ -236,7 +235,7 @@ export class ResponseWriter implements Disposable {
     return true;
   }
 
-  /** Runs a step when those before it are done, however they ended. */
+  /** Runs a step after all earlier ones, however these ended. */
   #inTurn(step: () => Promise<void> | undefined): Promise<void> | undefined {
     const result = this.#last ? this.#last.then(step) : step();
     if (!result) return undefined;
@@ -247,7 +246,7 @@ export class ResponseWriter implements Disposable {
     return result;
   }
 
-  /** Sends what is there; undefined when nothing has to be waited for. */
+  /** Sends the message; undefined if no wait was needed. */
   #send(): Promise<void> | undefined {
     this.#check();
     const { message, batch } = this.#outgoing;

@@ -1,5 +1,5 @@
 /**
- * Sending over a connection, or to a path, of one's own, without a server.
+ * Sends descriptors over a connection, or to a path, without a server.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { ResponseWriter, type SendOptions } from "./response_writer.ts";
 import { connect, type ConnectOptions, type UnixConn } from "../unix/conn.ts";
 
 /**
- * Connects to the unix socket at `path` and sends a descriptor to whoever listens there.
+ * Connects to the unix socket at `path` and sends a descriptor to the process that listens there.
  *
  * ```ts
  * import { listen, receiveAllFrom, send } from "@graceful/deno";
@@ -24,8 +24,8 @@ import { connect, type ConnectOptions, type UnixConn } from "../unix/conn.ts";
  * ```
  *
  * @throws {Deno.errors.NotFound} When there is no such path.
- * @throws {Deno.errors.ConnectionRefused} When nobody listens there.
- * @throws {PeerNotAllowedError} When `allow` says so.
+ * @throws {Deno.errors.ConnectionRefused} When no process listens there.
+ * @throws {PeerNotAllowedError} When `allow` returns false.
  */
 export async function send(
   path: string,

@@ -1,5 +1,5 @@
 /**
- * A process that owns descriptors and sends them to each client that connects.
+ * A server: it sends descriptors to each client that connects.
  *
  * @module
  */
@@ -13,24 +13,20 @@ import { NotUnixListenerError, PeerNotAllowedError } from "../errors.ts";
 import { handle, type Handler } from "./handler.ts";
 import { guarded, type Logger } from "../logger.ts";
 import { ResponseWriter, type SendOptions } from "./response_writer.ts";
-import { checkPeer, type PeerCheck, sameUserOrRoot, type UnixConn } from "../unix/conn.ts";
-import {
-  closeNativeListener,
-  fileOfNative,
-  listen,
-  type ListenOptions,
-  UnixListener,
-} from "../unix/listener.ts";
+import { checkPeer, type PeerCheck, sameUserOrRoot } from "../unix/peer.ts";
+import type { UnixConn } from "../unix/conn.ts";
+import { closeNativeListener, fileOfNative } from "../native/close.ts";
+import { listen, type ListenOptions, UnixListener } from "../unix/listener.ts";
 import { checkMaxMetaBytes } from "../wire/record.ts";
 
 /** Options of a server. */
 export interface ServerOptions extends Omit<SendOptions, "signal"> {
   /**
-   * Asked about each client before the handler: one for which it is false is logged and refused, and
-   * learns that from its end of the stream. @default {those of the same user, and of root}
+   * Called for each client before the handler: if it returns false, the client is logged and refused, and its stream
+   * ends inside a record. @default {processes of the same user, and of root}
    */
   allow?: PeerCheck;
-  /** Where to log. @default {the console: warnings and errors alone} */
+  /** Gets errors, and the descriptors that were sent. @default {the console: warnings and errors alone} */
   logger?: Logger;
   /** Shuts the server down, as {@linkcode Server.shutdown} does. */
   signal?: AbortSignal;
@@ -39,11 +35,11 @@ export interface ServerOptions extends Omit<SendOptions, "signal"> {
 /** Options of {@linkcode Server.shutdown}. */
 export interface ShutdownOptions {
   /**
-   * How long the clients that are connected may take, in milliseconds; then those that are left are
-   * hung up on, and see that it was too early. @default {10000}
+   * How long connected clients may take, in milliseconds; then the connections that are left are closed inside a
+   * record. @default {10000}
    */
   drainTimeout?: number;
-  /** Ends the wait; the server goes on leaving. */
+  /** Ends the wait; the server goes on shutting down. */
   signal?: AbortSignal;
 }
 
@@ -62,7 +58,7 @@ export interface ShutdownOptions {
  * });
  * ```
  *
- * @throws {Deno.errors.AddrInUse} When another instance is serving there, or left its file behind.
+ * @throws {Deno.errors.AddrInUse} When another instance serves there, or its file is left.
  */
 export function listenAndServe(
   path: string,
@@ -79,7 +75,7 @@ export function listenAndServe(
 }
 
 /**
- * Runs `handler` for each client of `listener`, which becomes the server's: closing either ends both.
+ * Runs `handler` for each client of `listener`, which belongs to the server from then on: closing one closes the other.
  *
  * ```ts
  * import { fdHandler, listen, receive, serve } from "@graceful/deno";
@@ -111,9 +107,9 @@ export function serve(
  * ```
  */
 export class Server implements AsyncDisposable {
-  /** Where it listens. */
+  /** The address that it listens at. */
   readonly addr: UnixAddress;
-  /** Resolves when it has stopped and every client has been served; rejects if it had to stop. */
+  /** Resolves when it has stopped and every client has been served; rejects if accepting failed for good. */
   readonly finished: Promise<void>;
   readonly #listener: UnixListener;
   readonly #native: Deno.Listener | undefined;
@@ -123,7 +119,7 @@ export class Server implements AsyncDisposable {
   readonly #logger: Logger;
   readonly #allow: PeerCheck;
   readonly #conversations = new Set<Conversation>();
-  /** Runs when the last of the conversations is over. */
+  /** Called when the last conversation is over. */
   #whenAlone: (() => void) | undefined;
   readonly #hangUp = new AbortController();
   #hangUpTimer: ReturnType<typeof setTimeout> | undefined;
@@ -153,21 +149,21 @@ export class Server implements AsyncDisposable {
     this.#allow = allow;
     this.#logger = guarded(options.logger);
     this.finished = this.#run();
-    // It is logged; that nobody waits for it must not end the process.
+    // The error is logged; a program that does not await it must not end by it.
     this.finished.catch(() => {});
   }
 
-  /** Waiting for clients keeps the process running; that is how it starts. */
+  /** Has the server keep the process running, as by default. */
   ref(): void {
     this.#listener.ref();
   }
 
-  /** Waiting for clients does not keep the process running. */
+  /** Has the server not keep the process running. */
   unref(): void {
     this.#listener.unref();
   }
 
-  /** Stops listening, and resolves when every client has been served, or hung up on. */
+  /** Stops listening; resolves when every client has been served, or its connection was closed. */
   async shutdown(options: ShutdownOptions = {}): Promise<void> {
     const { drainTimeout = defaultDeadline, signal } = options;
     checkDuration("drainTimeout", drainTimeout);
@@ -209,7 +205,7 @@ export class Server implements AsyncDisposable {
     const reason = new Deno.errors.TimedOut(
       `The server was shut down, and its client was not done ${drainTimeout} ms later`,
     );
-    // No timer is longer.
+    // A timer takes no longer delay.
     const delay = Math.min(drainTimeout, longestPause);
     this.#hangUpTimer = setTimeout(() => {
       this.#hangUp.abort(reason);
@@ -234,14 +230,14 @@ export class Server implements AsyncDisposable {
         delay = 0;
         const conversation: Conversation = { conn, response: undefined };
         this.#converse(conversation);
-        // An answer that waits for nothing comes before the next client.
+        // A handler that waits for nothing ends before the next client is accepted.
         for (let i = 0; i < manySteps && this.#conversations.has(conversation); i++) {
           await undefined;
         }
       } catch (error) {
         if (!this.#listener.fd.owned) return;
         if (!passing.has((error as { code?: string }).code ?? "")) throw error;
-        // What lasts is said once.
+        // An error that lasts is logged once.
         if (delay === 0) {
           this.#logger.error?.(`Cannot accept on ${formatAddress(this.addr)}; trying again`, error);
         }
@@ -272,7 +268,7 @@ export class Server implements AsyncDisposable {
     }
   }
 
-  /** Hangs up on a client, once: it is served, or something went wrong, or there is no time left. */
+  /** Closes the connection of a client, once: it was served, or its handler failed, or the time is over. */
   #end(conversation: Conversation, failure?: { error: unknown }): void {
     if (!this.#conversations.delete(conversation)) return;
     const { conn, response } = conversation;
@@ -289,13 +285,13 @@ export class Server implements AsyncDisposable {
       }
       if (this.#conversations.size === 0) {
         this.#whenAlone?.();
-        // One in this very process needs this thread.
+        // A client in this process needs this thread.
         if (conn.peer.pid !== Deno.pid) this.#stayAwake();
       }
     }
   }
 
-  /** Where clients come one after the other, the next one need not wake this process. */
+  /** Polls for the next client, if clients come one after the other: the process need not be woken then. */
   #stayAwake(): void {
     const now = performance.now();
     const often = now - this.#lastEnd < quickSuccession;
@@ -312,7 +308,7 @@ export class Server implements AsyncDisposable {
     this.#poison(conn);
   }
 
-  /** Refused clients may come by the thousand, and are not to fill the log. */
+  /** Logs refused clients at most once in an interval: thousands may connect. */
   #mayReportRefusal(): boolean {
     const now = performance.now();
     if (now - this.#refusalReported < refusalInterval) return false;
@@ -320,7 +316,7 @@ export class Server implements AsyncDisposable {
     return true;
   }
 
-  /** A client that is not served to the end is to see it. */
+  /** Ends the stream inside a record, so that the client reports an error. */
   #poison(conn: UnixConn): void {
     try {
       conn.poison();
@@ -330,7 +326,7 @@ export class Server implements AsyncDisposable {
   }
 }
 
-/** A client that is being served, and what it is sent, once that has begun. */
+/** A client that is served, and its response as soon as that has begun. */
 interface Conversation {
   readonly conn: UnixConn;
   response: ResponseWriter | undefined;
@@ -340,26 +336,26 @@ function nameOf({ peer }: UnixConn): string {
   return `process ${peer.pid}`;
 }
 
-/** Milliseconds between two clients that are expected to be followed by a third. */
+/** The longest time between two clients, in milliseconds, after which a third one is polled for. */
 const quickSuccession = 1;
 
-/** How many steps an answer gets before others are looked for. */
+/** How many turns of the microtask queue a handler gets before the next client is accepted. */
 const manySteps = 32;
 
-/** How long the clients of a server that is shut down may take, in milliseconds. */
+/** The default of `drainTimeout`, in milliseconds. */
 const defaultDeadline = 10_000;
 
-/** Out of descriptors or memory: that passes, and the client waits in the queue meanwhile. */
+/** Errors that pass: no descriptor or memory is left, and the client waits in the accept queue. */
 const passing = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"]);
 
-/** Milliseconds between two lines about clients that are refused. */
+/** Milliseconds between two log lines about refused clients. */
 const refusalInterval = 1000;
 
 /** Milliseconds before accepting again after it failed: twice as many each time. */
 const shortestDelay = 5;
 const longestDelay = 1000;
 
-/** A listener of ours on the socket of a native one. */
+/** Gives a listener of this library on the socket of a native one. */
 function ownListener(listener: Deno.Listener): UnixListener {
   if ((listener.addr as Deno.Addr | undefined)?.transport !== "unix") {
     throw new NotUnixListenerError("Descriptors can be served on a unix stream listener only");

@@ -7,19 +7,14 @@
 import { closeAll, Fd } from "../../ffi/fd.ts";
 import {
   IncomingMessage,
-  inFlightError,
   OutgoingMessage,
   tooManyInFlight,
   wouldBlock,
 } from "../../ffi/message.ts";
-import { abandon, ready, yieldToEventLoop } from "../event_loop/reactor.ts";
-import { isReadyInTime } from "../event_loop/busy_poll.ts";
-import { readText } from "../../ffi/file.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
 import {
   connectUnix,
   type Credentials,
-  effectiveUser,
   growSendBuffer,
   isUnixStream,
   peerAddress,
@@ -27,54 +22,32 @@ import {
   shutdownWrite,
   unsentBytes,
 } from "../../ffi/socket.ts";
-import { either, longestPause, pause, unlessAborted } from "../time.ts";
-import {
-  ControlTruncatedError,
-  NotUnixConnError,
-  PeerNotAllowedError,
-  UnexpectedEofError,
-} from "../errors.ts";
+import { ControlTruncatedError, NotUnixConnError, UnexpectedEofError } from "../errors.ts";
+import { isReadyInTime } from "../event_loop/busy_poll.ts";
+import { abandon, ready, yieldToEventLoop } from "../event_loop/reactor.ts";
+import { pause, unlessAborted } from "../time.ts";
 import { defaultMaxReceivedMeta, RecordReader, type WireRecord } from "../wire/record.ts";
+import { checkPeer, type PeerCheck } from "./peer.ts";
+import { Stall } from "./stall.ts";
 
-/** What waits takes a signal: aborting it rejects the wait with the signal's reason. */
+/** Options of every call that waits. */
 export interface WaitOptions {
-  /** Ends the wait. */
+  /** Ends the wait: it rejects with the signal's reason. */
   signal?: AbortSignal;
-}
-
-/** Whether the process at the other end is one to talk to: by its user, group or number. */
-export type PeerCheck = (peer: Credentials) => boolean;
-
-/** Allows those who may have everything that this process has anyway. */
-export function sameUserOrRoot({ uid }: Credentials): boolean {
-  return uid === 0 || uid === effectiveUser() && !isOverflow(uid);
-}
-
-/**
- * Whether the number stands for every user that has none in this user namespace
- * (user_namespaces(7), "Unmapped user and group IDs"), and so tells nothing.
- */
-function isOverflow(uid: number): boolean {
-  if (uid !== Number(readText("/proc/sys/kernel/overflowuid") ?? 65534)) return false;
-  const lines = (readText("/proc/self/uid_map") ?? "").trim().split("\n");
-  return !lines.some((line) => {
-    const [first, , count] = line.trim().split(/ +/).map(Number);
-    return uid >= first && uid < first + count;
-  });
 }
 
 /** Options of {@linkcode connect}. */
 export interface ConnectOptions extends WaitOptions {
   /**
-   * Asked about the process that listens: nothing is taken from one, or given to it, for which this
-   * is false. For a path that others may write to: `({ uid }) => uid === 0`. @default {any}
+   * Called for the process that listens: if it returns false, nothing is sent or received. For a path that other
+   * users may write to: `({ uid }) => uid === 0`. @default {every process}
    */
   allow?: PeerCheck;
 }
 
-/** How a message is sent. */
+/** Options of a write. */
 export interface WriteOptions extends WaitOptions {
-  /** Milliseconds in which the peer must read some of what waits for it. */
+  /** Milliseconds in which the peer has to read some of the queued bytes. */
   stallTimeout?: number;
 }
 
@@ -89,8 +62,8 @@ export interface WriteOptions extends WaitOptions {
  * ```
  *
  * @throws {Deno.errors.NotFound} When there is no such path.
- * @throws {Deno.errors.ConnectionRefused} When nobody listens there.
- * @throws {PeerNotAllowedError} When `allow` says so.
+ * @throws {Deno.errors.ConnectionRefused} When no process listens there.
+ * @throws {PeerNotAllowedError} When `allow` returns false.
  */
 export async function connect(path: string, options: ConnectOptions = {}): Promise<UnixConn> {
   const { allow, signal } = options;
@@ -117,30 +90,10 @@ function allowed(conn: UnixConn, allow: PeerCheck | undefined, attempt: string):
   }
 }
 
-/**
- * @throws {PeerNotAllowedError} When `allow` is not true for the process at the other end, or throws.
- *
- * @ignore
- */
-export function checkPeer({ peer }: UnixConn, allow: PeerCheck, attempt: string): void {
-  const who = `process ${peer.pid} of user ${peer.uid}`;
-  let answer: unknown;
-  try {
-    answer = allow(peer);
-  } catch (cause) {
-    const what = `${attempt}: \`allow\` has failed for ${who}: ${cause}`;
-    throw new PeerNotAllowedError(what, { cause });
-  }
-  if (answer === true) return;
-  // A promise is no answer, and if it rejects, that is no reason to end the process.
-  if (answer instanceof Promise) answer.catch(() => {});
-  throw new PeerNotAllowedError(`${attempt}: \`allow\` refuses ${who}`);
-}
-
-/** How often a connection may find something to read before others are thought of. */
+/** How many reads in a row may succeed without a wait before the event loop gets a turn. */
 const manyInARow = 8;
 
-// Shared by every connection of the thread: filled and emptied within one turn.
+// Shared by all connections of the thread: filled and emptied within one turn of the event loop.
 const chunkBytes = 1 << 16;
 let incomingBuffers: IncomingMessage | undefined;
 let outgoingBuffers: OutgoingMessage | undefined;
@@ -164,30 +117,30 @@ export class UnixConn implements Disposable {
   /** The descriptor, on loan: the connection owns it. */
   readonly fd: Fd;
   /**
-   * Whether the peer is expected to answer at once, and has so far: most do within a tenth of a
-   * millisecond, and to wait for that elsewhere takes as long again.
+   * Whether to poll on this thread for the next bytes: most peers answer within a tenth of a millisecond, and a wait
+   * elsewhere takes as long again. Set to false by the first answer that takes longer.
    *
    * @ignore
    */
   busyPoll = false;
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
-  /** How often in a row there was something to read without waiting. */
+  /** How many reads in a row have succeeded without a wait. */
   #immediate = 0;
   #received = 0;
   #wrote = false;
-  /** Whether a write has gone out in part. */
+  /** Whether a write was sent in part. */
   #unfinished = false;
-  /** Why no more can be read, or written: what came before was left half done. */
+  /** The error of every further read, or write: a message was left incomplete. */
   #readEnd: Error | undefined;
   #writeEnd: Error | undefined;
-  /** Settles when the writer that waits for room is done. */
+  /** Settles when the pending writer is done. */
   #writing: Promise<void> | undefined;
 
   /**
    * Takes over a connected unix stream socket.
    *
-   * @param known Whether the caller has just been given it as one: then the kernel is not asked.
+   * @param known Whether the caller knows that it is one: it is not checked then.
    * @throws {NotUnixConnError} When `fd` is something else; it stays open, with the caller.
    */
   constructor(fd: Fd, known = false) {
@@ -197,13 +150,13 @@ export class UnixConn implements Disposable {
     this.fd = fd;
   }
 
-  /** The other process, by the kernel's word (unix(7), SO_PEERCRED). */
+  /** The process at the other end, as the kernel gives it (unix(7), SO_PEERCRED). */
   get peer(): Credentials {
     return this.#peer ??= peerCredentials(this.fd.raw);
   }
 
   /**
-   * How many bytes have come so far, of records too.
+   * The number of bytes received so far, those of records included.
    *
    * @ignore
    */
@@ -212,10 +165,10 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Reads up to `into.length` plain bytes; resolves to how many, or to null at the end.
+   * Reads up to `into.length` plain bytes; resolves to their number, or to null at the end of the stream.
    *
-   * Read no further than the peer's plain bytes go: what is read is not a record's any more. The
-   * descriptors that were attached to it stay queued.
+   * Do not read more than the plain bytes that the peer sends: the bytes of a record that were read are missing from it.
+   * The descriptors that were attached to them stay queued.
    */
   async read(into: Uint8Array, options: WaitOptions = {}): Promise<number | null> {
     if (into.length === 0) return 0;
@@ -226,7 +179,7 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Fills `into` with plain bytes: exactly so many, so that a message that follows stays whole.
+   * Fills `into` with plain bytes, and reads no more: a message behind them stays whole.
    *
    * @throws {UnexpectedEofError} When the stream ends before.
    */
@@ -244,7 +197,7 @@ export class UnixConn implements Disposable {
     return into;
   }
 
-  /** Writes all of `bytes`; resolves to how many that are. */
+  /** Writes all of `bytes`; resolves to their number. */
   async write(bytes: Uint8Array, options: WaitOptions = {}): Promise<number> {
     const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
     await this.#write(bytes.length, options, (sent) => {
@@ -255,14 +208,14 @@ export class UnixConn implements Disposable {
     return bytes.length;
   }
 
-  /** Says that no more will be written: the peer reads the end after what is queued. */
+  /** Ends the sending half: the peer reads the end of the stream after the queued bytes (shutdown(2), SHUT_WR). */
   closeWrite(): void {
     shutdownWrite(this.fd.raw);
   }
 
   /**
-   * Sends `length` bytes of `message` with its first `count` descriptors, whole. Gives undefined when
-   * there was nothing to wait for: many are sent, and a promise for each would cost as much again.
+   * Sends `length` bytes of `message` with its first `count` descriptors. Gives undefined if it was sent without a
+   * wait: a promise for each message would cost as much as the message.
    *
    * @ignore
    */
@@ -272,7 +225,7 @@ export class UnixConn implements Disposable {
     count: number,
     options: WriteOptions = {},
   ): Promise<void> | undefined {
-    // The kernel attaches all descriptors to the first part; the rest goes without.
+    // The kernel attaches all descriptors to the first part: the other parts have none.
     const attempt = (sent: number) =>
       message.send(this.fd.raw, sent, length, sent === 0 ? count : 0);
     if (this.#writing) return this.#write(length, options, attempt);
@@ -284,8 +237,8 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Makes the peer's end of stream an error, without waiting: a stream that ends inside a record is
-   * one at every receiver, and one that ends after whole records is not.
+   * Makes the end of the stream an error for the peer, without a wait: every receiver reports a stream that ends inside
+   * a record, and none a stream that ends behind one.
    *
    * @ignore
    */
@@ -294,9 +247,9 @@ export class UnixConn implements Disposable {
     this.#writeEnd = new Deno.errors.BadResource(
       "Nothing more can be written to this connection: its stream was ended inside a record",
     );
-    // One byte more might make it whole.
+    // One more byte could complete the record.
     if (this.#unfinished) return;
-    // Room for a byte is to be had where a peer that does not read has left none.
+    // The peer may not read, and the buffer be full: room for one byte is added.
     growSendBuffer(this.fd.raw);
     const buffers = outgoingBuffers ??= new OutgoingMessage(chunkBytes);
     buffers.data[0] = 0;
@@ -304,7 +257,7 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * The next record that is whole already, without waiting.
+   * The next record, if it is complete already; without a wait.
    *
    * @ignore
    */
@@ -318,7 +271,7 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * The next record; undefined at the end of the stream. Its descriptor is the caller's.
+   * Receives the next record; undefined at the end of the stream. Its descriptor is the caller's.
    *
    * @ignore
    */
@@ -330,7 +283,7 @@ export class UnixConn implements Disposable {
     this.#reader.limit(maxMetaBytes);
     for (let ended = false;;) {
       const record = this.whole();
-      // Until it is looked at somebody else may ask for the next one.
+      // A copy: the reader reuses the object for the next record, which may be asked for before this one is looked at.
       if (record) return { ...record };
       if (ended) {
         this.#checked(() => this.#reader.end());
@@ -341,8 +294,8 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Closes every descriptor that arrived and was not handed out. Between two messages that is none;
-   * inside one, what follows could not be told apart any more.
+   * Closes every descriptor that arrived and was not delivered: none between two messages; inside a message, the
+   * boundary to the next record is lost.
    *
    * @ignore
    */
@@ -351,7 +304,7 @@ export class UnixConn implements Disposable {
     if (!this.#reader.empty) this.#loseTrack();
   }
 
-  /** Which record belongs to which descriptor cannot be told from here on. */
+  /** Ends receiving: the boundary between records is lost. */
   #loseTrack(): void {
     this.#readEnd ??= new Deno.errors.BadResource(
       "Nothing more can be received on this connection: a message was left half read",
@@ -359,7 +312,7 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Closes the connection, and every descriptor that arrived and was not handed out.
+   * Closes the connection, and every descriptor that arrived and was not delivered.
    *
    * @throws {Deno.errors.BadResource} When it is closed already.
    */
@@ -375,7 +328,7 @@ export class UnixConn implements Disposable {
     if (this.fd.owned) this.close();
   }
 
-  /** Waits for bytes and takes them in; false at the end of the stream. */
+  /** Waits for bytes, and passes them to the reader; false at the end of the stream. */
   async #fill(most: number, signal: AbortSignal | undefined): Promise<boolean> {
     const buffers = incomingBuffers ??= new IncomingMessage(chunkBytes);
     for (;;) {
@@ -396,8 +349,7 @@ export class UnixConn implements Disposable {
     try {
       return buffers.receive(this.fd.raw, most);
     } catch (error) {
-      // A peer that closes without having read what we wrote resets: after whole records that is
-      // its end like any other.
+      // A peer that closes with unread bytes resets the connection: behind a whole record that is the end of the stream.
       const reset = error instanceof Deno.errors.ConnectionReset;
       if (reset && this.#wrote && this.#reader.empty) return 0;
       this.discard();
@@ -418,7 +370,7 @@ export class UnixConn implements Disposable {
     }
   }
 
-  /** What fails has lost the line between records: whatever waits is closed. */
+  /** Runs a step; on an error the record boundary is lost: closes all queued descriptors. */
   #checked<T>(step: () => T): T {
     try {
       return step();
@@ -429,9 +381,9 @@ export class UnixConn implements Disposable {
   }
 
   /**
-   * Writes `length` bytes by `attempt`s, which tell how many went out; one writer at a time.
+   * Writes `length` bytes by `attempt`s, each of which gives the number of bytes it has sent; one writer at a time.
    *
-   * @param first What the first attempt gave, if that was made already.
+   * @param first The result of the first attempt, if that was made already.
    */
   async #write(
     length: number,
@@ -482,77 +434,12 @@ export class UnixConn implements Disposable {
     readiness: "readable" | "writable",
     signal: AbortSignal | undefined,
   ): Promise<void> {
-    // Who is in this very process may need this thread to answer.
+    // Never poll for a peer in this process: it needs this thread to answer.
     this.busyPoll &&= this.peer.pid !== Deno.pid;
     if (this.busyPoll) {
       this.busyPoll = isReadyInTime(this.fd.raw, readiness);
       if (this.busyPoll) return await yieldToEventLoop(signal);
     }
     await ready(this.fd.raw, readiness, { owner: this, signal });
-  }
-}
-
-/** A time in which nothing could be written. It begins anew whenever the peer has read something. */
-class Stall {
-  #end: number;
-  #waiting: number;
-  readonly #milliseconds: number;
-  readonly #waitingNow: () => number;
-  #delay = 1;
-
-  /** @param waitingNow How much waits for the peer to read it. */
-  constructor(milliseconds: number, waitingNow: () => number) {
-    this.#milliseconds = milliseconds;
-    this.#waitingNow = waitingNow;
-    this.#waiting = waitingNow();
-    this.#end = performance.now() + milliseconds;
-  }
-
-  /** Milliseconds until it has lasted too long, if nothing happens. */
-  #left(): number {
-    const left = this.#end - performance.now();
-    if (left > 0) return left;
-    // Room to write shows when most of the buffer is free: much later than that some of it is.
-    const waiting = this.#waitingNow();
-    if (waiting >= this.#waiting) return 0;
-    this.#waiting = waiting;
-    this.#end = performance.now() + this.#milliseconds;
-    return this.#milliseconds;
-  }
-
-  /** Waits a little longer each time. */
-  async pause(signal: AbortSignal | undefined): Promise<void> {
-    const left = this.#left();
-    if (left === 0) throw inFlightError(this.#milliseconds);
-    await pause(Math.min(this.#delay, left), signal);
-    this.#delay = Math.min(2 * this.#delay, 100);
-  }
-
-  /** Runs a wait, and ends it when the time is up. */
-  async limit(
-    signal: AbortSignal | undefined,
-    wait: (signal: AbortSignal | undefined) => Promise<void>,
-  ): Promise<void> {
-    if (this.#milliseconds === Infinity) return await wait(signal);
-    const late = new AbortController();
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const look = () => {
-      const left = this.#left();
-      if (left > 0) {
-        timer = setTimeout(look, Math.min(left, longestPause));
-        return;
-      }
-      late.abort(
-        new Deno.errors.TimedOut(
-          `Cannot write: the peer has read nothing for ${this.#milliseconds} ms`,
-        ),
-      );
-    };
-    look();
-    try {
-      await wait(either(late.signal, signal));
-    } finally {
-      clearTimeout(timer);
-    }
   }
 }

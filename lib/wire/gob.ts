@@ -1,7 +1,7 @@
 /**
- * Go's encoding/gob for one type: `map[string]interface{}`, which is what a meta is.
+ * Go's encoding/gob for one type: `map[string]interface{}`, the type of a meta.
  *
- * A gob is a sequence of messages: definitions of types, then a value. Known here are the types
+ * A gob is a sequence of messages: definitions of types, then a value. It has the types
  * that every Go program can receive in such a map, and lists and maps of any of them.
  *
  * Pure: no Deno namespace, no ffi.
@@ -13,7 +13,7 @@ import { quoted } from "../../ffi/quote.ts";
 import { GobError } from "../errors.ts";
 
 /**
- * What a meta holds, and the Go type it travels as:
+ * The values of a meta, and the Go type of each:
  *
  * - `null`: nil; `boolean`: bool; `string`: string
  * - a `number` that is an integer within 64 bits: int; any other number, `-0` too: float64
@@ -23,7 +23,7 @@ import { GobError } from "../errors.ts";
  * - any other array: []interface {}, and a plain object: map[string]interface {}. A Go peer reads
  *   these two only if it has called `gob.Register` for them.
  *
- * What Go sends arrives as the same kinds; an integer beyond `Number.MAX_SAFE_INTEGER` is a
+ * Values from Go arrive as the same kinds; an integer beyond `Number.MAX_SAFE_INTEGER` is a
  * bigint, so a list of integers may hold both. Strings are UTF-8 on the wire: an unpaired
  * surrogate is sent, and an invalid byte is received, as U+FFFD.
  */
@@ -50,7 +50,7 @@ const FIRST_USER_ID = 64;
 const META_ID = 65;
 
 const MAX_DEPTH = 100;
-/** Go refuses longer names of types too. */
+/** The limit of Go for the name of a type. */
 const MAX_NAME_LENGTH = 1024;
 
 const utf8Encoder = new TextEncoder();
@@ -59,8 +59,8 @@ const utf8Decoder = new TextDecoder("utf-8", { ignoreBOM: true });
 /**
  * Encodes a map so that Go's encoding/gob reads it into a `map[string]interface{}`.
  *
- * Throws a `TypeError` that names the place of a value that is no {@linkcode MetaValue}, or that
- * is nested deeper than 100 levels, as one that contains itself is.
+ * Throws a `TypeError` that names the place of a value that is no {@linkcode MetaValue}, or is
+ * nested deeper than 100 levels, as a value that contains itself.
  */
 export function encode(values: Iterable<readonly [string, MetaValue]>): Uint8Array {
   const used: DefinedName[] = [];
@@ -89,7 +89,7 @@ function idOf(name: DefinedName, used: DefinedName[]): number {
   return META_ID + 1 + used.indexOf(name);
 }
 
-/** A struct: each field after its distance from the one before, then 0. */
+/** A struct: each field follows the difference of its number to that of the last one; 0 ends it. */
 function encodeDefinition(id: number, name: string, elements: number[]): Uint8Array {
   const kind = elements.length === 1 ? 2 : 4; // the fields SliceT and MapT of Go's wireType
   const common = name === "" ? [[2], encodeInt(id)] : [[1], encodeString(name), [1], encodeInt(id)];
@@ -109,7 +109,7 @@ function encodeMap(
   return concat([encodeUint(entries.length), ...parts]);
 }
 
-/** A value in the place of a Go interface has the name of its type in front. */
+/** A value of an interface type follows the name of its type. */
 function encodeInterface(value: MetaValue, path: Path, used: DefinedName[]): Part {
   if (path.length > MAX_DEPTH) {
     throw unencodable(path.slice(0, 1), `nested deeper than ${MAX_DEPTH} levels`);
@@ -162,7 +162,7 @@ function encodeInt(value: bigint | number): number[] {
 }
 
 function encodeFloat(value: number): number[] {
-  // Go's NaN is not the one that JavaScript writes.
+  // Go and JavaScript write different bits for NaN.
   if (Number.isNaN(value)) return encodeUint(0x01_00_00_00_00_00_f8_7fn);
   const view = new DataView(new ArrayBuffer(8));
   view.setFloat64(0, value, true);
@@ -210,11 +210,11 @@ export function describe(value: unknown): string {
 }
 
 /**
- * Decodes what Go's encoding/gob made of a `map[string]interface{}`, or {@linkcode encode} did.
+ * Decodes a `map[string]interface{}` that Go's encoding/gob, or {@linkcode encode}, has encoded.
  *
  * As in Go, the last of equal keys counts and bytes after the map are ignored. Byte slices are
- * copies. Throws a {@linkcode GobError} that says where and what for anything else, and for types
- * that are not known here, such as structs.
+ * copies. Throws a {@linkcode GobError} that names the place and the reason for all other bytes, and for other types,
+ * such as structs.
  */
 export function decode(bytes: Uint8Array): Map<string, MetaValue> {
   const reader = new Reader(bytes);
@@ -226,13 +226,13 @@ export function decode(bytes: Uint8Array): Map<string, MetaValue> {
 
 /** Gob's primitives, read from one message after the other. */
 class Reader {
-  /** What the stream has defined, by id. */
+  /** The types that the stream has defined, by id. */
   readonly types = new Map<number, string>();
   readonly #bytes: Uint8Array;
   #at = 0;
-  /** Where the current message ends. */
+  /** The end of the current message. */
   #end = 0;
-  /** Where the primitive begins that was read last: what an error points at. */
+  /** The start of the last primitive, for errors. */
   #start = 0;
 
   constructor(bytes: Uint8Array) {
@@ -283,7 +283,7 @@ class Reader {
     return utf8Decoder.decode(this.bytes());
   }
 
-  /** How many elements follow: each takes a byte or more, though perhaps in later messages. */
+  /** The number of elements that follow: each takes a byte or more, though perhaps in later messages. */
   count(): number {
     return this.#length(this.#bytes.length);
   }
@@ -379,7 +379,7 @@ function readStruct(reader: Reader, fields: (() => unknown)[]): void {
   }
 }
 
-/** What reads an element must take a byte or more, or a count alone would keep it busy. */
+/** The reader of an element has to consume a byte or more: otherwise a count alone would keep it busy. */
 function readList<T>(reader: Reader, read: () => T): T[] {
   const list: T[] = [];
   for (let left = reader.count(); left > 0; left--) list.push(read());
@@ -415,7 +415,7 @@ function readInterface(reader: Reader, depth: number): MetaValue {
   return concrete.read(reader, depth);
 }
 
-/** What stands behind the name of a type. */
+/** Reads the value behind the name of a type. */
 interface Concrete {
   type: string;
   read(reader: Reader, depth: number): MetaValue;
@@ -423,7 +423,7 @@ interface Concrete {
 
 const anyMap: Concrete = {
   type: mapOf(STRING, INTERFACE),
-  // Unlike an assignment, this makes "__proto__" a property like any other.
+  // Not by an assignment: "__proto__" is a property like any other.
   read: (reader, depth) => Object.fromEntries(readMap(reader, depth)),
 };
 
@@ -444,7 +444,7 @@ const concreteTypes = new Map<string, Concrete>([
     ...withSlice(`int${bits}`, INT, (reader) => reader.int(bits)),
     ...withSlice(`uint${bits}`, UINT, (reader) => reader.uint(bits)),
   ]),
-  // Replaces what withSlice made of uint8: on the wire it is no slice.
+  // Replaces the entry of withSlice for uint8: on the wire it is no slice.
   ["[]uint8", { type: String(BYTES), read: (reader) => new Uint8Array(reader.bytes()) }],
 ]);
 

@@ -1,5 +1,5 @@
 /**
- * What travels beside a descriptor: a map of names to values, or any bytes.
+ * The metadata of a descriptor: a map of names to values, or any bytes.
  *
  * Pure: no Deno namespace, no ffi.
  *
@@ -32,7 +32,7 @@ export class Meta extends Map<string, MetaValue> {
 
   /**
    * Reads a meta that arrived. Throws a {@linkcode GobError} for bytes that are not one, and for
-   * `null` or no bytes, which is how it arrives that none was sent.
+   * `null` or no bytes: none was sent then.
    */
   static from(bytes: Uint8Array | null): Meta {
     if (bytes === null || bytes.length === 0) {
@@ -53,8 +53,8 @@ export class Meta extends Map<string, MetaValue> {
 }
 
 /**
- * What the functions that send take as a meta: bytes as they are, something that makes them (as a
- * {@linkcode Meta} does), or `null` for none.
+ * A meta, as the sending functions take it: bytes, an object with `encode()` such as {@linkcode Meta}, or `null` for
+ * none.
  */
 export type MetaLike = Uint8Array | { encode(): Uint8Array } | null;
 

@@ -1,7 +1,7 @@
 /**
- * What goes over the wire: records of a little-endian u32 length and that many bytes of meta, one per
- * descriptor; a message is whole records with as many descriptors, in the same order; a stream is
- * messages to the end. No hello, no count, no answer.
+ * The wire format of the Go library: a record is a little-endian u32 length and that many bytes of meta, one for each
+ * descriptor; a message has whole records and as many descriptors, in the same order; a stream has messages to its
+ * end. There is no greeting, no count and no answer.
  *
  * Pure: bytes and numbers, no Deno namespace, no ffi.
  *
@@ -20,27 +20,27 @@ import {
 export const headerBytes = 4;
 
 /**
- * The longest meta that every peer understands: the Go client reads a message into 4096 bytes, and
- * cuts silently what is longer.
+ * The longest meta that every receiver takes: the Go client reads a message into 4096 bytes, and cuts longer ones
+ * without an error.
  */
 export const maxMetaBytes = 4096 - headerBytes;
 
 /**
- * How many descriptors a message carries, at most: as many as the Go library's. The kernel would take
- * 253 (net/scm.h, `SCM_MAX_FD`). But a receiver that has just started has a table of 256, which already
- * holds some of its own, and if it has threads it waits ten milliseconds or more for a larger one
- * (fs/file.c, `expand_fdtable`); one that closes what it gets, message by message, needs none.
+ * How many descriptors a message has at most, as in the Go library. The kernel allows 253 (net/scm.h, `SCM_MAX_FD`).
+ * But a receiver that has just started has a table of 256 descriptors, some of which are in use; a process with
+ * threads waits ten milliseconds or more for a larger table (fs/file.c, `expand_fdtable`). With fewer descriptors a
+ * message, a receiver that closes them needs none.
  */
 export const maxDescriptors = 170;
 
-/** The longest meta a receiver takes unless told otherwise. */
+/** The default of the longest meta that a receiver takes. */
 export const defaultMaxReceivedMeta: number = 1 << 20;
 
-/** One message in the making, in buffers of the caller's. */
+/** A message that is being made, in buffers of the caller. */
 export class Batch {
-  /** Bytes of `data` in use. */
+  /** The number of bytes of `data` that are used. */
   length = 0;
-  /** Descriptors in use. */
+  /** The number of descriptors that are used. */
   count = 0;
   readonly #data: Uint8Array;
   readonly #view: DataView;
@@ -54,9 +54,9 @@ export class Batch {
   }
 
   /**
-   * Adds a record; gives false when this message has no room for it and must go out first.
+   * Adds a record; gives false if the message has no room for it, and has to be sent first.
    *
-   * @throws {LongWriteError} When no message has room for it.
+   * @throws {LongWriteError} When the record is longer than a message may be.
    */
   add(descriptor: number, meta: Uint8Array): boolean {
     const size = headerBytes + meta.length;
@@ -84,32 +84,31 @@ export class Batch {
   }
 }
 
-/** A descriptor's number and what came with it; null when nothing did. */
+/** A descriptor's number and its meta; null if none was sent. */
 export interface WireRecord {
   descriptor: number;
   meta: Uint8Array<ArrayBuffer> | null;
 }
 
 /**
- * The most descriptors that may wait for their records: those of a message read in part, and those
- * of the one that the read of the rest ran into.
+ * The most descriptors that may be queued without a record: those of a message that was read in part, and those of
+ * the next message, which the read of the rest may reach.
  */
 const maxWaitingDescriptors = 2 * 253;
 
 /**
- * Bytes and descriptors as they arrive, in whatever pieces; records as they become whole.
- *
- * The kernel glues and cuts: a read may end inside a record, bring the descriptors of records that
- * are still to come, or the rest of one message with the descriptors of the next.
+ * Takes bytes and descriptors in any pieces, and gives whole records. The kernel joins and splits: one read may end
+ * inside a record, may have the descriptors of later records, or the rest of one message with the descriptors of the
+ * next.
  */
 export class RecordReader {
   #maxMetaBytes = defaultMaxReceivedMeta;
-  /** Made when something arrives: who only sends needs none. */
+  /** Made at the first arrival: a connection that only sends needs none. */
   #bytes = new Uint8Array(0);
   #view = new DataView(this.#bytes.buffer);
   #start = 0;
   #end = 0;
-  /** Those that wait are the ones from `#first` to `#last`; the array stays as long as it once was. */
+  /** The queued descriptors are those from `#first` to `#last`; the array keeps its greatest length. */
   readonly #descriptors: number[] = [];
   #first = 0;
   #last = 0;
@@ -117,22 +116,25 @@ export class RecordReader {
   /** Whether records are still to come whose descriptors were surrendered. */
   #owed = false;
 
-  /** From here on refuses records whose meta is longer. */
+  /** Sets the longest meta of further records. */
   limit(maxMetaBytes: number): void {
     this.#maxMetaBytes = maxMetaBytes;
   }
 
-  /** Whether nothing waits and nothing is owed: the stream is between two messages. */
+  /**
+   * Whether the stream is between two messages: nothing is queued, and no record of a surrendered descriptor is
+   * missing.
+   */
   get empty(): boolean {
     return this.#start === this.#end && this.#waiting === 0 && !this.#owed;
   }
 
   /**
-   * Takes in what one read brought; the bytes are copied, the descriptors owned until `next` or
-   * `surrender` hands them out.
+   * Queues the bytes and descriptors of one read; the bytes are copied, the descriptors owned until `next` or
+   * `surrender` gives them out.
    *
-   * @throws {SurplusDescriptorsError} When more descriptors wait than a correct sender causes.
-   * @throws {EmptyControlMessageError} When bytes pile up that no descriptor came for.
+   * @throws {SurplusDescriptorsError} When more descriptors are queued than a correct sender causes.
+   * @throws {EmptyControlMessageError} When bytes arrive for which no descriptor came.
    */
   push(bytes: Uint8Array, descriptors: ArrayLike<number> = []): void {
     this.#makeRoom(bytes.length);
@@ -151,8 +153,8 @@ export class RecordReader {
   }
 
   /**
-   * The next record if it and its descriptor are whole. The object is the same each time: thousands
-   * arrive at once, and one for each would be most of what there is to collect.
+   * The next record, if it is whole. The object is the same each time: thousands arrive at once, and one object for
+   * each would be most of the garbage.
    *
    * @throws {LongReadError} When its length is over the limit, before anything is allocated for it.
    */
@@ -171,7 +173,7 @@ export class RecordReader {
     return this.#record;
   }
 
-  /** How many descriptors wait for their records. */
+  /** The number of queued descriptors. */
   get #waiting(): number {
     return this.#last - this.#first;
   }
@@ -182,7 +184,7 @@ export class RecordReader {
     return descriptor;
   }
 
-  /** Moves waiting bytes into `into` as plain data; gives how many. */
+  /** Moves queued bytes into `into` as plain data; gives their number. */
   read(into: Uint8Array): number {
     const n = Math.min(into.length, this.#end - this.#start);
     into.set(this.#bytes.subarray(this.#start, this.#start + n));
@@ -191,8 +193,8 @@ export class RecordReader {
   }
 
   /**
-   * Every descriptor that waits, to be closed by the caller. The whole records among what waits go
-   * with theirs: if that was all, the next message can follow.
+   * Gives every queued descriptor, for the caller to close. Whole records among the queued bytes are dropped with
+   * theirs: if nothing else was queued, the next message can follow.
    */
   surrender(): number[] {
     const descriptors = this.#descriptors.slice(this.#first, this.#last);
@@ -206,11 +208,11 @@ export class RecordReader {
   }
 
   /**
-   * Says that the stream has ended.
+   * Ends the stream.
    *
    * @throws {UnexpectedEofError} Inside a record.
-   * @throws {EmptyControlMessageError} With records that no descriptor came for.
-   * @throws {SurplusDescriptorsError} With descriptors that no record came for.
+   * @throws {EmptyControlMessageError} When a record has no descriptor.
+   * @throws {SurplusDescriptorsError} When a descriptor has no record.
    */
   end(): void {
     const waiting = this.#end - this.#start;
@@ -239,7 +241,7 @@ export class RecordReader {
     );
   }
 
-  /** What the next record announces, once that has arrived. */
+  /** The length of the next record, when that has arrived. */
   #metaLength(): number | undefined {
     return this.#end - this.#start < headerBytes
       ? undefined
@@ -270,7 +272,7 @@ function count(n: number, noun: string): string {
 }
 
 /**
- * @throws {RangeError} When it is no length that a meta may be limited to.
+ * @throws {RangeError} When it is not a number of bytes.
  *
  * @ignore
  */

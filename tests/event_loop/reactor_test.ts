@@ -71,7 +71,7 @@ test("ready() waits for bytes", async () => {
   await waiting;
 });
 
-test("ready() resolves at once for what is ready already, again and again", async () => {
+test("ready() resolves at once for a descriptor that is ready already, again and again", async () => {
   using pair = new Pair();
   poke(pair.b);
   for (let i = 0; i < 3; i++) await ready(pair.a, "readable");
@@ -168,7 +168,7 @@ test("aborting rejects the wait with the signal's reason, unwrapped", async () =
   }
 });
 
-test("a signal that is aborted already rejects without waiting, even for what is ready", async () => {
+test("an aborted signal rejects without a wait, even for a descriptor that is ready", async () => {
   using pair = new Pair();
   poke(pair.b);
   const reason = new Error("before");
@@ -336,7 +336,7 @@ test("a number that was abandoned is not watched any more", async () => {
   assert(!watched());
 });
 
-test("isReady() tells what there is now, and the others wait a little", () => {
+test("isReady() does not wait, isReadySoon() and isReadyInTime() wait a little", () => {
   using pair = new Pair();
   const looks = [isReady, isReadySoon, isReadyInTime];
   const seen = () => looks.map((look) => [look(pair.a, "readable"), look(pair.a, "writable")]);
@@ -348,7 +348,7 @@ test("isReady() tells what there is now, and the others wait a little", () => {
   assertEquals(seen(), Array(3).fill([false, false]));
 });
 
-test("isReadyInTime() sees what another process does meanwhile", async () => {
+test("isReadyInTime() notices bytes that another process writes meanwhile", async () => {
   await using child = new Child("./answer.ts", [`poll-${crypto.randomUUID()}`]);
   const path = `\0${await child.line()}`;
   // Some answers take longer, the first ones above all.
@@ -375,7 +375,7 @@ test("waiting on a number that is not open rejects and names it", async () => {
 const threadsShown = textOf("/proc/self/syscall") !== "";
 if (!threadsShown) console.log("Threads are not looked at: this kernel does not show their calls");
 
-test("when nobody waits any more, no thread of Deno's is held by the wait", {
+test("no thread of Deno's pool is held when no wait is pending", {
   ignore: !threadsShown,
 }, async () => {
   using pair = new Pair();

@@ -38,7 +38,7 @@ function fail(): never {
   throw new Error("discarded for nothing");
 }
 
-test("capture() gives what was made, its number and its registration, unknown to the runtime", () => {
+test("capture() gives the dummy, its number and its registration, which the runtime does not have", () => {
   const { dummy, registration } = capture(listenTcp, fail);
   assertEquals(localAddress(registration.tfd), { ...dummy.addr as Deno.NetAddr });
   assertEquals(denoRegistrations().filter(({ tfd }) => tfd === registration.tfd), []);
@@ -57,7 +57,7 @@ test("place() puts a descriptor there under the same registration, and leaves it
   assertEquals([isOpen(registration.tfd), isOpen(fd.raw)], [false, true]);
 });
 
-test("a duplicate of what was made, as a forked child has one, keeps no registration", async () => {
+test("a duplicate of the dummy, such as that of a forked child, keeps no registration", async () => {
   const { dummy, registration } = capture(listenTcp, fail);
   using _child = new Fd(registration.tfd).dup();
   using fd = listening().fd;
@@ -114,7 +114,7 @@ test("a maker that registers two is one too, and both of them work", async () =>
   await assertUnharmed();
 });
 
-test("what a maker throws is thrown on, and the runtime's epoll is back in its place", async () => {
+test("capture() rethrows the error of its function, and the runtime's epoll is back in its place", async () => {
   const failure = new Error("not made");
   const thrown = assertThrows(() =>
     capture(() => {
@@ -125,7 +125,7 @@ test("what a maker throws is thrown on, and the runtime's epoll is back in its p
   await assertUnharmed();
 });
 
-test("what a maker registered before it threw is the runtime's again", async () => {
+test("a registration that a failed function has made goes back to the runtime", async () => {
   let made: Deno.Listener | undefined;
   assertThrows(
     () =>

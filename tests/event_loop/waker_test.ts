@@ -69,7 +69,7 @@ test("an alarm rings when its epoll has something, once for each time, and not b
   }
 });
 
-test("what happens between two rings is not lost", async () => {
+test("an event between two wake-ups is not lost", async () => {
   using watched = new Watched();
   using waker = (await makeWaker(watched.epoll))!;
   watched.poke();
@@ -151,7 +151,7 @@ test("the waits of others go on when the alarm goes", async () => {
   closeAll([a, b]);
 });
 
-test("what is waited for keeps the process running when the alarm goes", async () => {
+test("a pending wait keeps the process running when the waker is dropped", async () => {
   for (const when of ["before", "after"]) {
     await using child = new Child("./outlive.ts", [when]);
     const { code, stdout, stderr } = await child.ended();
@@ -200,7 +200,7 @@ class Ringing implements Disposable {
   }
 }
 
-test("an alarm that rings from the first, though nobody waits, is dropped", async () => {
+test("a waker that wakes from the start without events is dropped", async () => {
   using ringing = new Ringing(true);
   await until(() => ringing.disposals === 1);
 });

@@ -41,7 +41,7 @@ test("an errno becomes the class that Deno itself uses for it, with its name as 
   }
 });
 
-test("the message says what was attempted, what happened and its name", () => {
+test("the message has the attempt, the reason and the name of the errno", () => {
   const error = systemError(errnos.EADDRINUSE, `Cannot listen on "/run/a.sock"`);
   assertEquals(
     error.message,
@@ -92,7 +92,7 @@ test("check() gives the result of a call that worked and does not word the attem
   assertEquals([check(0, attempt), check(7, attempt)], [0, 7]);
 });
 
-test("check() throws what the failed call's errno says, worded either way", () => {
+test("check() throws the error of the failed call's errno, with a text or a function for the attempt", () => {
   for (const attempt of ["Cannot close it", () => "Cannot close it"]) {
     const error = assertThrows(() => check(libc().close(-1), attempt), Deno.errors.BadResource);
     assertEquals(error.message, "Cannot close it: Bad file descriptor (EBADF)");
@@ -129,13 +129,13 @@ function failing(fails: number[], result: number | bigint) {
   return { call, calls };
 }
 
-test("uninterrupted() calls again what a signal interrupted", () => {
+test("uninterrupted() repeats a call that a signal has interrupted", () => {
   const { call, calls } = failing([errnos.EINTR, errnos.EINTR, errnos.EINTR], 5n);
   assertEquals(uninterrupted(call), 5);
   assertEquals(calls.length, 4);
 });
 
-test("uninterrupted() calls again what failed with an errno that is not the call's own", () => {
+test("uninterrupted() repeats a call that failed with an errno of another call", () => {
   const { call, calls } = failing([errnos.ENOENT, errnos.EINTR], 5n);
   assertEquals(uninterrupted(call, errnos.ENOENT), 5);
   assertEquals(calls.length, 3);
@@ -150,7 +150,7 @@ test("uninterrupted() gives back any other failure, with its errno unchanged", (
   assertEquals(calls.length, 2);
 });
 
-test("uninterrupted() does not repeat what worked, whatever errno an earlier call left", () => {
+test("uninterrupted() does not repeat a call that succeeded, whatever errno an earlier call left", () => {
   const { call, calls } = failing([], 0);
   setErrno(errnos.EINTR);
   assertEquals(uninterrupted(call), 0);

@@ -53,7 +53,7 @@ test("take() moves the number out, once", () => {
   closeRaw(raw);
 });
 
-test("close() twice throws and leaves whoever has the number now alone", () => {
+test("a second close() throws, and does not close the number's new descriptor", () => {
   const [a, b] = pair();
   using _b = b;
   a.close();
@@ -108,7 +108,7 @@ test("a duplicate is not inherited by child processes", () => {
   assertEquals(libc().fcntl(second.raw, c.F_GETFD, 0) & c.FD_CLOEXEC, c.FD_CLOEXEC);
 });
 
-test("what is not a descriptor number is refused", () => {
+test("a value that is no descriptor number throws", () => {
   for (const junk of [-1, 1.5, NaN, Infinity, 2 ** 31, "3", null, undefined, {}, 3n]) {
     assertThrows(() => new Fd(junk as number), TypeError, "Not a descriptor number");
   }
@@ -136,14 +136,14 @@ test("closeRaw() throws for a number that is not open, and names it", () => {
   closeRaw(b);
 });
 
-test("closeAll() closes what is open and skips the rest", () => {
+test("closeAll() closes open numbers and skips all others", () => {
   const [a, b] = socketPair();
   closeRaw(a);
   closeAll([a, b]);
   assertEquals([isOpen(a), isOpen(b)], [false, false]);
 });
 
-test("a ClosingRun closes what it was given, and nothing between", () => {
+test("a ClosingRun closes the numbers that it was given, and none between them", () => {
   const raws = Array.from({ length: 20 }, () => dup(0)).sort((a, b) => a - b);
   const kept = [raws[4], raws[11], raws[12], raws[19]];
   const run = new ClosingRun();
@@ -169,7 +169,7 @@ test("dup() of a closed number throws and names it", () => {
   assertStringIncludes(error.message, `descriptor ${a}:`);
 });
 
-test("replace() closes what was there and keeps the source", () => {
+test("replace() closes the target's descriptor and keeps the source", () => {
   const [a, b] = pair();
   const [d, e] = pair();
   using _a = a;

@@ -113,7 +113,7 @@ test("a full buffer is wouldBlock, and nothing of that message has gone out", ()
   closeAll(incoming.descriptors.subarray(0, incoming.count));
 });
 
-test("what the smallest send buffer cuts goes on without sending the descriptors again", () => {
+test("a message that the smallest send buffer splits is continued without sending the descriptors again", () => {
   using sockets = new Sockets(7);
   using pair = new Pair();
   setOption(pair.a, c.SO_SNDBUF, 0);

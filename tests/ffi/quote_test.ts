@@ -33,7 +33,7 @@ Deno.test("a character that a terminal obeys or does not show is escaped, every 
   assertEquals(escaped(shown), shown);
 });
 
-Deno.test("what is quoted is JSON of the very same text, and ends where that does", () => {
+Deno.test("a quoted text is JSON of the same text, and ends where the text ends", () => {
   for (const text of ["", `a", "b`, "\\", ...Object.keys(hidden)]) {
     assertEquals(JSON.parse(quoted(text)), text);
   }

@@ -120,7 +120,7 @@ Deno.test("pack() refuses an unknown field, bytes that do not fit and a pointer 
   assertThrows(() => layout.pack({ at: new Uint8Array(1) }), TypeError, `"at"`);
 });
 
-Deno.test("a packed struct keeps what its pointers point at alive, through nesting too", async () => {
+Deno.test("a packed struct keeps the buffers of its pointers alive, through nesting too", async () => {
   const layout = struct({ at: "pointer" });
   const outer = struct({ inner: layout });
   const address = () => 1n;

@@ -15,7 +15,7 @@ function listening(): { fd: Fd; port: number } {
   return { fd: listenerDescriptor(native), port: native.addr.port };
 }
 
-test("a listener off its socket accepts nothing, and what came meanwhile when it is back", async () => {
+test("a listener that is off its socket accepts nothing, and accepts the queued connections when it is on again", async () => {
   const { fd, port } = listening();
   using other = fd.dup();
   using listener = fdListener(fd);
@@ -71,7 +71,7 @@ test("no process can connect to the socket that a native object is put on", asyn
   await server.shutdown();
 });
 
-test("a server whose gate is shut in the turn in which it was made accepts nobody before", async () => {
+test("a server that is switched off in the turn in which it was made accepts no connection before", async () => {
   for (let i = 0; i < 10; i++) {
     const { fd, port } = listening();
     using other = fd.dup();
@@ -90,7 +90,7 @@ test("a server whose gate is shut in the turn in which it was made accepts nobod
   }
 });
 
-test("a datagram socket off its socket receives nothing, and what came meanwhile when it is back", async () => {
+test("a datagram socket that is switched off receives nothing, and receives the queued datagrams when it is on again", async () => {
   const native = Deno.listenDatagram({ transport: "udp", ...here });
   const fd = packetConnDescriptor(native);
   const address = native.addr as Deno.NetAddr;
@@ -111,7 +111,7 @@ test("a datagram socket off its socket receives nothing, and what came meanwhile
   socket.close();
 });
 
-test("a gate of a closed object leaves the number alone, whoever has it by then", async () => {
+test("the switch of a closed object does not touch the number's new descriptor", async () => {
   const { fd } = listening();
   const listener = fdListener(fd.dup());
   using gate = new Gate(listener, fd);
@@ -130,7 +130,7 @@ test("a gate of a closed object leaves the number alone, whoever has it by then"
   }
 });
 
-test("only what was adopted has a gate", () => {
+test("only an adopted object can be switched off", () => {
   using native = Deno.listen(here);
   using fd = listenerDescriptor(native);
   assertThrows(() => new Gate(native, fd), NoDescriptorError);

@@ -84,7 +84,7 @@ for (const kind of listenerKinds) {
     }
   });
 
-  test(`fdListener() accepts what queued before, and after the original is closed: ${kind}`, async () => {
+  test(`fdListener() accepts connections that were queued before, also after the original was closed: ${kind}`, async () => {
     using directory = new Directory();
     const { fd, dial } = listening(kind, directory);
     using before = await dial();
@@ -136,7 +136,7 @@ test("a dual-stack listener accepts IPv4, too, as a native one shows it", async 
   assertEquals(shown[1], shown[0]);
 });
 
-test("closing an adopted unix listener leaves the path, and whoever else listens there", async () => {
+test("closing an adopted unix listener leaves the path, and the other listeners there", async () => {
   using directory = new Directory();
   const path = directory.join("a.sock");
   using other = new Fd(listenUnix(path, attempt));
@@ -390,7 +390,7 @@ const refusals: [string, (fd: Fd | number) => unknown, RegExp, Wrong[]][] = [
 
 for (const [name, adopt, wanted, wrongs] of refusals) {
   for (const { what, make, called } of wrongs) {
-    test(`${name} refuses ${what}, and leaves it as it is, with its owner`, async () => {
+    test(`${name} throws for ${what}, and leaves the descriptor unchanged with the caller`, async () => {
       const made = [make()].flat();
       const [fd] = made;
       const status = () => [
@@ -423,7 +423,7 @@ for (const [name, adopt, wanted, wrongs] of refusals) {
   });
 }
 
-test("what no descriptor number can be is refused by name", async () => {
+test("a value that is no descriptor number is named in the error", async () => {
   for (const [, adopt] of refusals) {
     // C's int would be -1, 0, 1 and 0: somebody else's.
     for (const junk of [-1, NaN, 1.5, 2 ** 32]) {
@@ -592,7 +592,7 @@ for (const [kind, pair] of connections) {
     }
   });
 
-  test(`a conversation goes on where it was, with bytes that nobody has read: ${kind}`, async () => {
+  test(`an adopted connection goes on where it was, with its unread bytes: ${kind}`, async () => {
     using directory = new Directory();
     const [conn, peer] = await pair(directory);
     await peer.write(text.encode("GET / HTTP"));
@@ -604,7 +604,7 @@ for (const [kind, pair] of connections) {
     peer.close();
   });
 
-  test(`a connection whose peer has gone reads what it sent, and the end: ${kind}`, async () => {
+  test(`a connection whose peer has closed reads the queued bytes, and the end of the stream: ${kind}`, async () => {
     using directory = new Directory();
     const [conn, peer] = await pair(directory);
     await peer.write(text.encode("last words"));
@@ -662,7 +662,7 @@ test("many connections are adopted at once and keep apart", async () => {
   for (const conn of conns) conn.close();
 });
 
-test("a connection that was reset reads what came before, and then the reset", async () => {
+test("a connection that was reset reads the queued bytes, and then rejects", async () => {
   const [a, b] = pairOf();
   const message = new OutgoingMessage(1);
   message.send(b.raw, 0, 1, 0);
@@ -782,7 +782,7 @@ test("fdFile() gives a device as it is", () => {
 
 // The event loop
 
-test("what arrives blocking is adopted non-blocking, and timers run while it waits", async () => {
+test("a blocking descriptor is adopted non-blocking, and timers run while it waits", async () => {
   using directory = new Directory();
   const { fd, dial } = listening("127.0.0.1", directory);
   const [connFd, peerFd] = tcpEnds();

@@ -414,7 +414,7 @@ test("this library's own listener and connections give their descriptor", async 
 
 // Datagram sockets
 
-test("a datagram socket's descriptor is the one that hears what is sent to it", async () => {
+test("a datagram socket's descriptor is the one that receives the datagrams", async () => {
   using directory = new Directory();
   const udp = () =>
     Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 }) as Deno.DatagramConn;
@@ -528,7 +528,7 @@ function canWrite(raw: number): boolean {
 
 // What needs no search
 
-test("a number and an Fd give a duplicate, and keep what they have", () => {
+test("a number and an Fd give a duplicate, and stay open", () => {
   const [a, b] = socketPair();
   using fd = new Fd(a);
   for (
@@ -690,7 +690,7 @@ test("a TLS connection has none: its keys cannot move", async () => {
   await handshake;
 });
 
-test("what is no object of the kind is refused in words", () => {
+test("an object of another kind throws a TypeError that names the kinds", () => {
   using listener = Deno.listen(localhost);
   using file = Deno.openSync("/dev/null");
   const searches: [string, (junk: unknown) => Fd][] = [
@@ -721,7 +721,7 @@ test("a number that is no open descriptor is refused with the number", () => {
   }
 });
 
-test("what no descriptor number can be is refused by name", () => {
+test("a value that is no descriptor number is named in the error", () => {
   for (
     const descriptorOf of [listenerDescriptor, connDescriptor, packetConnDescriptor, fileDescriptor]
   ) {

@@ -182,18 +182,22 @@ for (const { name, fixture, flags, seen, narrower = {}, ignore = false } of prom
     assertEquals(await place.run(fixture, exact), { seen });
   });
 
-  test(`${name}: with less it fails, and says what is missing`, { ignore }, async (t) => {
-    const less = Object.fromEntries(
-      flags.map((flag) => [`without ${flag}`, flags.filter((other) => other !== flag)]),
-    );
-    using place = await Place.create();
-    for (const [what, flags] of Object.entries({ ...less, ...narrower })) {
-      await t.step(what, async () => assertRefused(await place.run(fixture, flags)));
-    }
-  });
+  test(
+    `${name}: fails with fewer permissions, and names the missing flag`,
+    { ignore },
+    async (t) => {
+      const less = Object.fromEntries(
+        flags.map((flag) => [`without ${flag}`, flags.filter((other) => other !== flag)]),
+      );
+      using place = await Place.create();
+      for (const [what, flags] of Object.entries({ ...less, ...narrower })) {
+        await t.step(what, async () => assertRefused(await place.run(fixture, flags)));
+      }
+    },
+  );
 }
 
-test("what may not stand in for a descriptor is an error with the flag that is enough", async (t) => {
+test("a dummy that is not permitted is an error that names the flag", async (t) => {
   const unix = netForUnix ? "--allow-net" : "-A";
   const refused: [string, string[], string][] = [
     ["listener", [ffi], "--allow-net=127.0.0.1:0, beside the addresses of the service itself"],

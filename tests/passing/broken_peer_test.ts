@@ -367,7 +367,7 @@ async function receiveAtTheLimit(path: string): Promise<void> {
   console.log(JSON.stringify({ name, message, delivered, held: held.length, again }));
 }
 
-test("what a socket is set to announce does not displace descriptors", async (t) => {
+test("other control messages that a socket is set to receive do not displace descriptors", async (t) => {
   // asm-generic/socket.h, since Linux 6.5.
   const SO_PASSPIDFD = 76;
   const options = {
@@ -405,7 +405,7 @@ test("what a socket is set to announce does not displace descriptors", async (t)
   }
 });
 
-test("a peer that left unread what we wrote has ended its stream like any other", async (t) => {
+test("a peer that closes with unread bytes has ended its stream like any other", async (t) => {
   const writing: Record<string, (scene: Scene) => Promise<unknown>> = {
     "plain bytes": ({ conn }) => conn.write(text("never read")),
     "more than there is room for": ({ conn }) => rejection(conn.write(new Uint8Array(2 ** 20))),
@@ -482,7 +482,7 @@ test("a callback that throws over receive() closes the connection too", async ()
   assertEquals(await left.promise, null);
 });
 
-test("what a callback takes stays open, and what it does not take is closed", async () => {
+test("a descriptor that the callback takes stays open, all others are closed", async () => {
   using scene = new Scene();
   scene.says(joined(record("keep"), record("leave"), record("keep")), 0, 1, 2);
   scene.peer.close();
@@ -500,7 +500,7 @@ test("what a callback takes stays open, and what it does not take is closed", as
   for (const raw of kept) new Fd(raw).close();
 });
 
-test("a loop that is left early closes what it did not reach", async (t) => {
+test("a loop that is left early closes the descriptors that it did not reach", async (t) => {
   const failure = new Error("on purpose");
   const leaving: Record<string, (all: AsyncIterable<unknown>) => Promise<void>> = {
     "by break": async (all) => {
@@ -644,7 +644,7 @@ test("a descriptor that is closed is named, and none is sent with it", async () 
   assertEquals(scene.delivered, [["0", "open"]]);
 });
 
-test("a server whose descriptor is closed does not look like one that is done", async () => {
+test("a server whose descriptor was closed does not end the stream as if all was sent", async () => {
   using scene = new Scene();
   const path = scene.directory.join("app.sock");
   const closed = closedNumber();
@@ -668,7 +668,7 @@ test("a server whose descriptor is closed does not look like one that is done", 
   assertEquals(scene.held, 0);
 });
 
-test("a handler that makes light of a failed send does not look like one that is done", async () => {
+test("a handler that ignores a failed send does not end the stream as if all was sent", async () => {
   using scene = new Scene();
   const path = scene.directory.join("app.sock");
   const closed = closedNumber();
@@ -685,7 +685,7 @@ test("a handler that makes light of a failed send does not look like one that is
   assertInstanceOf(logged[0], Deno.errors.BadResource);
 });
 
-test("a handler that throws anything at all does not look like one that is done", async () => {
+test("a handler that throws any value does not end the stream as if all was sent", async () => {
   using scene = new Scene();
   const path = scene.directory.join("app.sock");
   const logged: unknown[] = [];
@@ -890,7 +890,7 @@ test("a connection that was left inside a message carries no other in its place"
   }
 });
 
-test("what is sent at the same time does not mix", async () => {
+test("concurrent sends do not mix", async () => {
   using scene = new Scene();
   const maxMetaBytes = 600_000;
   const letters = ["a", "b"].map((letter) => letter.repeat(maxMetaBytes));
@@ -949,7 +949,7 @@ test("a sender that waits for another one is aborted by its own signal", async (
   for (const outcome of ended) assertStrictEquals(outcome, reason);
 });
 
-test("a client that leaves unread disturbs nobody else", async () => {
+test("a client that closes with unread bytes does not disturb other clients", async () => {
   using scene = new Scene();
   const path = scene.directory.join("app.sock");
   const logged: unknown[] = [];

@@ -41,7 +41,7 @@ import { connectedPair, joined, record, sendRaw, Sockets } from "../support/raw.
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";
 
-test("receive() delivers what another process sends, whole and in order", async () => {
+test("receive() delivers the descriptors of another process, all and in order", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   // More than one message carries.
@@ -57,7 +57,7 @@ test("receive() delivers what another process sends, whole and in order", async 
   assertEquals(received, sent);
 });
 
-test("receive() reports a sender that dies half-way, after what was whole", async () => {
+test("receive() reports a sender that dies half-way, after the whole records", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using child = new Child("./give.ts", [path, "die", "3"]);
@@ -86,7 +86,7 @@ test("a receiver at its limit of descriptors says so, and loses none of its own"
   assertEquals(JSON.parse(await child.line()), { count: 3 });
 });
 
-test("what the callback does not take is closed with what came along, and what it takes stays", async () => {
+test("a descriptor that the callback does not take is closed with the others of its message, a taken one stays open", async () => {
   await using server = new Giving(3);
   const seen: number[] = [];
   let taken: number | undefined;
@@ -99,7 +99,7 @@ test("what the callback does not take is closed with what came along, and what i
   closeRaw(taken!);
 });
 
-test("what the callback does not take is closed before anything is waited for", async () => {
+test("a descriptor that the callback does not take is closed before anything else is awaited", async () => {
   await using server = new Giving(3);
   const seen: number[] = [];
   await receive(server.path, (fd) => {
@@ -112,7 +112,7 @@ test("what the callback does not take is closed before anything is waited for", 
   assertEquals(seen.filter(isOpen), []);
 });
 
-test("two who ask one connection at once get each what is theirs", async () => {
+test("two receivers of one connection get different descriptors", async () => {
   await using server = new Giving(4);
   using conn = await connect(server.path);
   const iterators = [receiveAllFrom(conn), receiveAllFrom(conn)];
@@ -122,7 +122,7 @@ test("two who ask one connection at once get each what is theirs", async () => {
   for (const iterator of iterators) await iterator.return(undefined);
 });
 
-test("a peer that always answers in time leaves others their turns", async () => {
+test("reads from a peer that always answers in time let the event loop have its turn", async () => {
   await using child = new Child("./drip.ts", [`drip-${crypto.randomUUID()}`]);
   const path = `\0${await child.line()}`;
   let sinceTick = 0;
@@ -197,7 +197,7 @@ test("receive() without a callback is iterated over", async () => {
   assertEquals(metas, cookies.map((_, i) => String(i)));
 });
 
-test("leaving the iteration closes what was not taken, and the connection", async () => {
+test("leaving the iteration closes the descriptors that were not taken, and the connection", async () => {
   await using server = new Giving(300);
   let taken: Fd | undefined;
   for await (const { fd } of receive(server.path)) {
@@ -217,7 +217,7 @@ test("an iteration that is never begun opens nothing", () => {
   receive("/nonexistent/app.sock");
 });
 
-test("receive() tells that no instance runs from one that died", async () => {
+test("receive() tells a path that does not exist from that of a dead instance", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const missing = await assertRejects(() => receive(path, () => {}), Deno.errors.NotFound);
@@ -253,7 +253,7 @@ test("the signal ends the wait for a sender that says nothing", async () => {
   assertStrictEquals(await assertRejects(iterating), reason);
 });
 
-test("the signal ends it in the middle, and what came is closed", async () => {
+test("the signal ends receive() in the middle of a stream, and received descriptors are closed", async () => {
   using sockets = new Sockets(2);
   const [a, b] = connectedPair();
   using conn = a;
@@ -270,7 +270,7 @@ test("the signal ends it in the middle, and what came is closed", async () => {
   assertEquals(metas, ["whole"]);
 });
 
-test("the signal ends it between two of one message, and the rest is for who receives again", async () => {
+test("the signal ends receiveFrom() within a message, and the next call gets the other descriptors", async () => {
   using sockets = new Sockets(3);
   const reason = new Error("enough");
   for (const how of ["receiveFrom", "receiveAllFrom", "iteration"]) {
@@ -334,7 +334,7 @@ test("a process that sends without pause leaves others their turns, and the sign
   assertStrictEquals(await assertRejects(() => receiving), reason);
 });
 
-test("maxMetaBytes says what the receiver takes, to the byte", async () => {
+test("maxMetaBytes limits the receiver to the byte", async () => {
   using sockets = new Sockets(1);
   for (const [maxMetaBytes, fits] of [[9, false], [10, true]] as const) {
     const [a, b] = connectedPair();
@@ -457,7 +457,7 @@ test("receiveAllFrom() is iterated over without a callback", async () => {
   assertEquals(cookies, sockets.cookies.slice(0, 3));
 });
 
-test("leaving receiveAllFrom() closes at once what came with it and was not asked for", async () => {
+test("leaving receiveAllFrom() closes the other descriptors of the message at once", async () => {
   using sockets = new Sockets(4);
   const [a, b] = connectedPair();
   using conn = a;

@@ -132,7 +132,7 @@ test("fdHandler() gives a descriptor, as an Fd or a number, which stays open her
   }
 });
 
-test("sequenceHandler() runs its handlers in order, and what they send is one message", async () => {
+test("sequenceHandler() runs its handlers in order, and sends one message", async () => {
   using sockets = new Sockets(3);
   const steps: string[] = [];
   const messages = await sent(sequenceHandler(
@@ -234,7 +234,7 @@ test("callbackHandler() lets the function's error through", async () => {
   }
 });
 
-test("a handler sees who its client is, and talks to it", async () => {
+test("a handler gets the credentials of its client, and reads and writes on its connection", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using _server = listenAndServe(path, async (conn, response) => {
@@ -249,7 +249,7 @@ test("a handler sees who its client is, and talks to it", async () => {
   }
 });
 
-test("every kind of meta arrives: bytes, a Meta, what encodes itself, and none", async () => {
+test("every kind of meta arrives: bytes, a Meta, an object with encode(), and none", async () => {
   const metas: [MetaLike | undefined, (received: Uint8Array | null) => void][] = [
     [bytesOf("bytes"), (meta) => assertEquals(text(meta), "bytes")],
     [new Uint8Array(), (meta) => assertEquals(meta, null)],
@@ -283,7 +283,7 @@ test("every kind of meta arrives: bytes, a Meta, what encodes itself, and none",
   socket.close();
 });
 
-test("what is no meta fails the response, and is named", async () => {
+test("a value that is no meta fails the response, and is named in the error", async () => {
   const errors: unknown[] = [];
   const handler = fdHandler(0, "words" as unknown as MetaLike);
   await assertRejects(() => taken(handler, errors), UnexpectedEofError);
@@ -536,7 +536,7 @@ function text(bytes: Uint8Array | null): string {
   return new TextDecoder().decode(bytes ?? new Uint8Array());
 }
 
-test("a connection that is closed before it goes out leaves who has its number by then alone", async () => {
+test("a connection that is closed before it is sent does not send the number's new descriptor", async () => {
   using directory = new Directory();
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const pair = async () => {

@@ -30,7 +30,7 @@ import { Child } from "../support/child.ts";
 import { captureMessages, connectedPair, type RawMessage, Sockets } from "../support/raw.ts";
 import { test } from "../support/guard.ts";
 
-test("write() collects, and flush() sends what was collected as one message", async () => {
+test("write() collects descriptors, and flush() sends them as one message", async () => {
   using sockets = new Sockets(3);
   using wire = new Wire();
   for (const [i, raw] of sockets.raws.entries()) await wire.response.write(raw, bytesOf(`${i}`));
@@ -76,7 +76,7 @@ test("a thousand descriptors arrive in order, in six messages", async () => {
   assertEquals(messages.flatMap(({ cookies }) => cookies), sockets.cookies);
 });
 
-test("write() calls that nobody waits for in between keep their order", async () => {
+test("write() calls that are not awaited keep their order", async () => {
   using sockets = new Sockets(1000);
   using wire = new Wire();
   const writing = sockets.raws.map((raw, i) => wire.response.write(raw, bytesOf(`${i} `)));
@@ -88,7 +88,7 @@ test("write() calls that nobody waits for in between keep their order", async ()
   assertEquals(metas, sockets.raws.map((_, i) => `${i} `).join(""));
 });
 
-test("flush() sends what was written before it, even what still waits for room", async () => {
+test("flush() sends all earlier writes, also those that still wait for room", async () => {
   using sockets = new Sockets(600);
   using wire = new Wire();
   const writing = sockets.raws.map((raw) => wire.response.write(raw));
@@ -98,7 +98,7 @@ test("flush() sends what was written before it, even what still waits for room",
   assertEquals((await wire.end()).flatMap(({ cookies }) => cookies), sockets.cookies);
 });
 
-test("what is written while a message goes out comes after it, in the order of the calls", async () => {
+test("a write during a pending send comes after it, in the order of the calls", async () => {
   using sockets = new Sockets(3);
   const [first, second, third] = sockets.raws;
   using wire = new Wire();
@@ -147,7 +147,7 @@ test("a descriptor that was closed before flush() is named, and nothing goes out
   assertEquals(await wire.end(), []);
 });
 
-test("what is no descriptor's number is refused, and no other is sent in its place", async () => {
+test("a number that is not open throws, and no other descriptor is sent in its place", async () => {
   using wire = new Wire();
   for (const number of [NaN, 0.5, -1, 2 ** 32, Infinity]) {
     await assertRejects(async () => {
@@ -212,7 +212,7 @@ test("a receiver that reads slowly gets everything: the writer waits for room", 
   assertEquals(i, 300);
 });
 
-test("a receiver that reads a little now and then is waited for, one that has stopped is not", async () => {
+test("a receiver that reads a little now and then is waited for, a stopped one is not", async () => {
   const stallTimeout = 200;
   using wire = new Wire({ stallTimeout });
   const writing = endless(wire.response);
@@ -281,7 +281,7 @@ test("a sender waits while as many descriptors as RLIMIT_NOFILE are on their way
   ], stderr);
 });
 
-test("the signal ends a wait for room, and what was not sent is not sent later", async () => {
+test("the signal ends a wait for room, and the unsent descriptors are not sent later", async () => {
   const controller = new AbortController();
   using wire = new Wire({ signal: controller.signal });
   const reason = new Error("enough");
@@ -294,7 +294,7 @@ test("the signal ends a wait for room, and what was not sent is not sent later",
   assertEquals((await wire.end()).length, sent);
 });
 
-test("the end of its block sends nothing, and closes what was given to it", async () => {
+test("disposing of a response sends nothing, and closes the descriptors that belong to it", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   using wire = new Wire();
   {
@@ -306,7 +306,7 @@ test("the end of its block sends nothing, and closes what was given to it", asyn
   assertEquals(await wire.end(), []);
 });
 
-test("a message that fails closes what was given to it", async () => {
+test("a failed message closes the descriptors that belong to it", async () => {
   using listener = listen(`\0${crypto.randomUUID()}`);
   using wire = new Wire();
   wire.receiver.close();
@@ -315,7 +315,7 @@ test("a message that fails closes what was given to it", async () => {
   assertEquals(failed.length, 300 - 170);
 });
 
-test("what is given to a response that has ended, or that ends then, is closed and not sent", async () => {
+test("a descriptor that is given to an ended response is closed and not sent", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   using wire = new Wire();
   const meanwhile = sendListener(wire.response, listener);
@@ -393,7 +393,7 @@ test("a message that waits for room is sent as it was written, though its respon
   closeRaw(next);
 });
 
-test("what makes a failure show does not make a message whole that lacks a byte", async () => {
+test("poison() does not complete a message that lacks one byte", async () => {
   const meta = (length: number) => new Uint8Array(length).fill(65);
   using first = new Wire({ maxMetaBytes: 1 << 20 });
   assertEquals(first.response.write(0, meta(1 << 19)), undefined);

@@ -124,7 +124,7 @@ test("sendFileTo() delivers: another process writes on", async () => {
   );
 });
 
-test("what is sent one by one arrives as messages of one, in order", async () => {
+test("descriptors that are sent one by one arrive as messages of one, in order", async () => {
   using sockets = new Sockets(5);
   const [a, b] = connectedPair();
   using receiver = a;
@@ -136,7 +136,7 @@ test("what is sent one by one arrives as messages of one, in order", async () =>
   assertEquals(messages.map(({ cookies }) => cookies), sockets.cookies.map((cookie) => [cookie]));
 });
 
-test("the objects that are sent stay open here, with what they were", async () => {
+test("sent objects stay open here, and work", async () => {
   using directory = new Directory();
   const [a, b] = connectedPair();
   using receiver = a;
@@ -188,7 +188,7 @@ test("sendConnTo() lends a UnixConn", async () => {
   assert(lent.fd.owned);
 });
 
-test("send() says that nobody is there", async () => {
+test("send() rejects if no process listens at the path", async () => {
   using directory = new Directory();
   const path = directory.join("inbox.sock");
   await assertRejects(() => send(path, 0), Deno.errors.NotFound);
@@ -298,7 +298,7 @@ test("a connection of another kind is refused: it cannot carry descriptors", asy
   }
 });
 
-test("what is no listener, connection, socket or file is refused, and nothing is sent", async () => {
+test("an object that is no listener, connection, socket or file throws, and nothing is sent", async () => {
   const [a, b] = connectedPair();
   using receiver = a;
   {

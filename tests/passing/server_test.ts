@@ -183,7 +183,7 @@ test("a client that leaves before it is served is logged, and the next one is se
   assertInstanceOf(log.errors[0][1], Deno.errors.BrokenPipe);
 });
 
-test("a server tells its logger what happens, and of each client who it is", async () => {
+test("a server logs each connection, with the credentials of its client", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const log = new KeptLog();
@@ -436,7 +436,7 @@ for (const [steps, exits] of [["unref", true], ["", false], ["unref ref", false]
   });
 }
 
-test("a hundred clients at once get each what is theirs", async () => {
+test("a hundred concurrent clients get their own descriptors", async () => {
   using directory = new Directory();
   using sockets = new Sockets(5);
   const path = directory.join("app.sock");
@@ -491,7 +491,7 @@ test("clients that come without pause leave others their turns", async (t) => {
   }
 });
 
-test("twenty clients that do not read keep nobody else waiting", async () => {
+test("twenty clients that do not read do not hold up another one", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   let clients = 0;
@@ -507,7 +507,7 @@ test("twenty clients that do not read keep nobody else waiting", async () => {
   for (const conn of lazy) assertEquals(await receiveAllFrom(conn, () => {}), 300);
 });
 
-test("a server that has no descriptors left tries again, and serves who waited", async () => {
+test("a server without a free descriptor tries again, and serves the queued clients", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   await using child = new Child("./few_descriptors.ts", ["accept", path], { openFiles: 64 });

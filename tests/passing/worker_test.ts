@@ -54,7 +54,7 @@ for (const end of ["by itself", "by Deno.exit()"]) {
     assertEquals([code, stdout, stderr], [end === "by itself" ? 0 : 7, seen, ""]);
   });
 
-  test(`the same for one that waits in receive(): the process ends ${end}`, async () => {
+  test(`a worker that waits in receive() is terminated at once, and the process ends ${end}`, async () => {
     using directory = new Directory();
     const path = directory.join("never.sock");
     using _mute = listen(path);
@@ -65,7 +65,7 @@ for (const end of ["by itself", "by Deno.exit()"]) {
   });
 }
 
-test("a worker that waits does not keep one that is terminated later from ending either", async () => {
+test("a waiting worker does not keep another worker from being terminated later", async () => {
   using directory = new Directory();
   await using child = new Child("workers.ts", ["terminateMany", directory.path, "8"]);
   const { code, stdout, stderr } = await bounded(child);

@@ -56,7 +56,7 @@ const withLibrary = { ignore: !built?.real };
 
 // What is handed over, in both directions.
 
-test("what Go has open works here", withGo, async (t) => {
+test("descriptors from Go work here", withGo, async (t) => {
   using files = new Files();
   await using go = await Go.start();
   using origin = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -150,7 +150,7 @@ test("what Go has open works here", withGo, async (t) => {
   });
 });
 
-test("what is open here works in Go", withGo, async (t) => {
+test("descriptors from here work in Go", withGo, async (t) => {
   using files = new Files();
   await using go = await Go.start();
   using tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
@@ -378,7 +378,7 @@ for (const count of [253, 10_000]) {
   });
 }
 
-test("what is sent by default is what Go's client has room for", withGo, async (t) => {
+test("messages of the default size fit into the buffers of Go's client", withGo, async (t) => {
   using files = new Files();
   await using go = await Go.start();
   const shapes: Record<string, { metas: (Uint8Array | null)[]; messages: number }> = {
@@ -683,7 +683,7 @@ test("the migration from Go to Deno and back loses no request", withGo, async ()
   assert(answered.every(([, , n]) => n !== "0"), text);
 });
 
-test("the example's programs print their usage, and refuse what they do not know", async () => {
+test("the programs of the example print their usage, and refuse unknown flags", async () => {
   for (const program of ["migrate.ts", "main.ts"]) {
     const help = await example(program, "--help");
     assertEquals(help.code, 0);

@@ -114,7 +114,7 @@ const shapes: Record<string, Item[][]> = {
 const cutItems = items(3, (i) => [null, text("a"), bytes(20)][i]);
 const cutStream = encode(cutItems);
 
-test("a client receives from Python whatever shape the stream has", withPython, async (t) => {
+test("a client receives from Python, however the stream is split", withPython, async (t) => {
   using directory = new Files();
   const ways: Record<string, (path: string) => Promise<Item[]>> = {
     "receive() with a callback": (path) => collect((note) => receive(path, note)),
@@ -430,21 +430,25 @@ test("a sender that is killed inside a record delivers nothing of it", withPytho
   assertEquals(received, cutItems.slice(0, 2));
 });
 
-test("Python leaving what we wrote unread is an end like any other", withPython, async () => {
-  using directory = new Files();
-  await using peer = await Python.send(directory.socket, [
-    [directory.message(cutItems), { wait: "sent" }],
-  ]);
-  using conn = await connect(directory.socket);
-  await peer.next("sent");
-  await conn.write(text("never read"));
-  await peer.go();
-  // So that the reset is certain to be there before the first read.
-  await peer.finished();
-  assertEquals(await collect((note) => receiveAllFrom(conn, note)), cutItems);
-});
+test(
+  "a Python peer that closes with unread bytes ends the stream like any other",
+  withPython,
+  async () => {
+    using directory = new Files();
+    await using peer = await Python.send(directory.socket, [
+      [directory.message(cutItems), { wait: "sent" }],
+    ]);
+    using conn = await connect(directory.socket);
+    await peer.next("sent");
+    await conn.write(text("never read"));
+    await peer.go();
+    // So that the reset is certain to be there before the first read.
+    await peer.finished();
+    assertEquals(await collect((note) => receiveAllFrom(conn, note)), cutItems);
+  },
+);
 
-test("Python receives what a server's handlers send", withPython, async () => {
+test("Python receives the descriptors of a server's handlers", withPython, async () => {
   using directory = new Files();
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   using unixListener = listen(directory.join("other.sock"));
@@ -576,7 +580,7 @@ test(
   },
 );
 
-test("what is sent at the same time reaches Python unmixed", withPython, async () => {
+test("concurrent sends reach Python unmixed", withPython, async () => {
   using directory = new Files();
   using fd = directory.descriptor("a");
   const maxMetaBytes = 600_000;

@@ -61,7 +61,7 @@ test("a server refuses another user before its handler runs, and that client see
   assertEquals([handled, log.errors.length], [2, 1]);
 });
 
-test("a server that is nobody's allows nobody and root", { ignore }, async () => {
+test("a server of the user nobody serves nobody and root", { ignore }, async () => {
   using directory = new Shared();
   const path = directory.join("app.sock");
   await using child = new Child("./serve_as.ts", [String(nobody), path]);
@@ -71,7 +71,7 @@ test("a server that is nobody's allows nobody and root", { ignore }, async () =>
   assertEquals(await askAs(1, path), { bytes: 1, descriptors: 0 });
 });
 
-test("`allow` names who else may come, or who may not", { ignore }, async () => {
+test("`allow` lets in other users, or refuses users", { ignore }, async () => {
   using directory = new Shared();
   const path = directory.join("app.sock");
   const asked: number[] = [];
@@ -163,7 +163,7 @@ test("start() takes nothing from another user's process, at its path or its pred
 const noNamespace = await whyNoNamespace();
 if (noNamespace) console.log(`peer_test.ts: no test of user namespaces: ${noNamespace}`);
 
-test("a number that stands for every user without one is nobody's own", {
+test("the overflow user number is not taken for one user", {
   ignore: noNamespace !== undefined,
 }, async () => {
   using directory = new Directory();
@@ -201,7 +201,7 @@ test("an `allow` that answers with a promise refuses, on either side", async () 
   await assertRejects(() => connect(path, { allow }), PeerNotAllowedError);
 });
 
-test("`allow` is asked about whoever is at the other end of a connection", async () => {
+test("`allow` is called with the credentials of the process at the other end", async () => {
   const [a, b] = connectedPair();
   using conn = a;
   using sender = b;

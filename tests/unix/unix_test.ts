@@ -40,7 +40,7 @@ test("listen() makes a socket that its owner alone may connect to", () => {
   }
 });
 
-test("listen() gives the socket just the mode asked for, whatever the umask", () => {
+test("listen() gives the socket exactly the mode of its option, whatever the umask", () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   for (const umask of [0, 0o022, 0o077]) {
@@ -111,7 +111,7 @@ test("listen() tells a stale file from an instance that serves", () => {
   const error = assertThrows(() => listen(path), Deno.errors.AddrInUse);
   assertEquals(
     error.message,
-    `Cannot listen on "${path}": nobody is serving there any more: remove the file, ` +
+    `Cannot listen on "${path}": no process serves there any more: remove the file, ` +
       "or pass `replace: true`",
   );
   assertEquals((error as { code?: string }).code, "EADDRINUSE");
@@ -249,7 +249,7 @@ test("listen() with replace leaves nothing behind when it fails", () => {
   assert(Deno.statSync(path).isDirectory);
 });
 
-test("clients find somebody at every moment while a path is replaced fifty times", async () => {
+test("clients can connect at every moment while a path is replaced fifty times", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const first = counting(listen(path));
@@ -288,7 +288,7 @@ test("close() removes the path of a listener, and not that of its successor", as
   await assertRejects(() => connect(path), Deno.errors.NotFound);
 });
 
-test("close() leaves alone what was put at its path by somebody else", () => {
+test("close() does not remove a file that another process has put at its path", () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const listener = listen(path);
@@ -368,7 +368,7 @@ test("accept() rejects when the listener is closed while it waits, and afterward
   await assertRejects(() => listener.accept(), Deno.errors.BadResource);
 });
 
-test("accept() leaves others their turns, and the signal, where there is always somebody", async () => {
+test("accept() lets the event loop and the signal have their turn while clients never cease", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   using listener = listen(path);
@@ -427,7 +427,7 @@ for (
   });
 }
 
-test("connect() says that there is no such path, or nobody listening at it", async () => {
+test("connect() tells a path that does not exist from one at which no process listens", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const missing = await assertRejects(() => connect(path), Deno.errors.NotFound);
@@ -472,7 +472,7 @@ test("connect() does not try when its signal is aborted already", async () => {
   assertStrictEquals(await assertRejects(() => connect("/nonexistent", { signal })), reason);
 });
 
-test("read() gives what there is, and null at the end", async () => {
+test("read() gives the queued bytes, and null at the end of the stream", async () => {
   const [a, b] = connectedPair();
   using reader = a;
   {
@@ -490,7 +490,7 @@ test("read() gives what there is, and null at the end", async () => {
   assertEquals(await reader.read(new Uint8Array(9)), null);
 });
 
-test("read() waits for what is to come", async () => {
+test("read() waits for bytes", async () => {
   const [a, b] = connectedPair();
   using reader = a;
   using writer = b;
@@ -512,7 +512,7 @@ test("readFull() takes just the bytes asked for", async () => {
   assertEquals(await reader.readFull(new Uint8Array()), new Uint8Array());
 });
 
-test("readFull() leaves the message that follows to whoever takes the descriptor then", async () => {
+test("readFull() leaves the next message to the reader that takes its descriptor", async () => {
   using sockets = new Sockets(1);
   const [a, b] = connectedPair();
   using reader = a;
@@ -876,7 +876,7 @@ function pattern(length: number, seed: number): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (i * 31 + (i >> 8) + (i >> 16) + seed) & 0xff);
 }
 
-test("listen() with replace refuses a path that nobody could connect to", () => {
+test("listen() with replace throws for a path that no client could connect to", () => {
   using directory = new Directory();
   const path = directory.join("x".repeat(120));
   assertThrows(

@@ -402,7 +402,7 @@ Deno.test("decode() makes __proto__ a property like any other", () => {
   assertEquals(decode(encode([["__proto__", "own"]])).get("__proto__"), "own");
 });
 
-Deno.test("decode() copies bytes out of what it was given", () => {
+Deno.test("decode() copies byte slices out of its input", () => {
   const gob = encode([["v", new Uint8Array([1, 2, 3])]]);
   const bytes = decode(gob).get("v") as Uint8Array;
   assertNotStrictEquals(bytes.buffer, gob.buffer);
@@ -456,7 +456,7 @@ Deno.test("encode() puts every definition in front, once", () => {
   assertEquals(toHex(bytes).slice(0, start.length), start);
 });
 
-Deno.test("encode() names the place of what has no Go type", () => {
+Deno.test("encode() names the place of a value without a Go type", () => {
   class S {}
   const refused: [unknown, string][] = [
     [new S(), `Cannot encode meta["v"]: an instance of S`],
@@ -479,7 +479,7 @@ Deno.test("encode() names the place of what has no Go type", () => {
   assertThrows(() => encode(keys), TypeError, "Cannot encode meta: a key is a number");
 });
 
-Deno.test("encode() refuses what contains itself", () => {
+Deno.test("encode() throws for a value that contains itself", () => {
   const cycle: { [key: string]: MetaValue } = {};
   cycle.self = cycle;
   const list: MetaValue[] = [];
@@ -504,7 +504,7 @@ Deno.test("decode() takes the nesting that encode() allows, and no more", () => 
   assertGobError(fromHex(definition + "fc" + length + body), "nested deeper than 100 levels");
 });
 
-Deno.test("decode() gives back what encode() took", () => {
+Deno.test("decode() returns the values that encode() was given", () => {
   const random = randomFrom(65);
   for (let round = 0; round < 5000; round++) {
     const object = randomObject(random, 4);
@@ -512,7 +512,7 @@ Deno.test("decode() gives back what encode() took", () => {
   }
 });
 
-Deno.test("encode() makes the same bytes again of what arrived", () => {
+Deno.test("encode() makes the same bytes again of decoded values", () => {
   const random = randomFrom(66);
   for (let round = 0; round < 1000; round++) {
     const bytes = encode([["v", arriving(randomString(random))], ["n", random(2 ** 32)]]);
@@ -561,7 +561,7 @@ Deno.test("decode() refuses a vector that is cut anywhere", () => {
   }
 });
 
-Deno.test("decode() returns or throws a GobError whatever byte is wrong", () => {
+Deno.test("decode() returns or throws a GobError for every wrong byte", () => {
   const random = randomFrom(67);
   const start = performance.now();
   for (const vector of [...vectors.gob, ...vectors.gob_decoder_tolerance]) {

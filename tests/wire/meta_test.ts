@@ -10,7 +10,7 @@ Deno.test("Meta is a map, made of an object, of entries or of nothing", () => {
   assertInstanceOf(new Meta(), Map);
 });
 
-Deno.test("Meta.from() reads what encode() made", () => {
+Deno.test("Meta.from() reads the bytes of encode()", () => {
   const meta = new Meta({ name: "http", port: 8000, tags: ["a"], limits: { open: null } });
   const read = Meta.from(meta.encode());
   assertInstanceOf(read, Meta);
@@ -38,7 +38,7 @@ Deno.test("Meta keeps a key called __proto__", () => {
   assertEquals(JSON.stringify(new Meta(object)), `{"__proto__":1}`);
 });
 
-Deno.test("Meta goes through JSON.stringify() with whatever it holds", () => {
+Deno.test("a Meta of any values goes through JSON.stringify()", () => {
   const meta = new Meta({
     name: "http",
     id: 2n ** 64n - 1n,
@@ -58,13 +58,13 @@ Deno.test("metaBytes() gives bytes as they are, and none for null", () => {
   assertEquals(metaBytes(undefined), new Uint8Array());
 });
 
-Deno.test("metaBytes() encodes a Meta and whatever else has encode()", () => {
+Deno.test("metaBytes() encodes a Meta and every other object with encode()", () => {
   const meta = new Meta({ name: "http" });
   assertEquals(metaBytes(meta), meta.encode());
   assertEquals(metaBytes({ encode: () => new Uint8Array([7]) }), new Uint8Array([7]));
 });
 
-Deno.test("metaBytes() names what is not a meta", () => {
+Deno.test("metaBytes() names a value that is not a meta", () => {
   const refused: [unknown, string][] = [
     ["http", "Cannot send a string as a meta"],
     [7, "Cannot send a number as a meta"],

@@ -251,7 +251,7 @@ const odd: Record<string, { sent: Message[]; lengths: number[]; verdict?: Verdic
   "nothing, close": { sent: [], lengths: [] },
 };
 for (const { sent: name } of vectors.interop_go_client) {
-  test(`our receiver gets right what Go's client is asked with: ${name}`, () => {
+  test(`the receiver delivers a stream that tests Go's client: ${name}`, () => {
     const { sent, lengths, verdict } = odd[name];
     for (const most of [4096, 5000, 7, 1]) {
       const reader = new RecordReader();
@@ -275,7 +275,7 @@ test("plain text where records belong is refused as the length that it spells", 
   assertThrows(() => reader.next(), LongReadError, "542393671 bytes");
 });
 
-test("a length over the limit is refused when its four bytes are there, whatever the limit", () => {
+test("a length over the limit is refused as soon as its four bytes have arrived, for every limit", () => {
   for (const [limit, length] of [[0, 1], [10, 11], [1 << 20, (1 << 20) + 1], [10, 0xffff_ffff]]) {
     const reader = new RecordReader();
     reader.limit(limit);
@@ -352,7 +352,7 @@ test("bytes may pile up while their descriptor waits with them", () => {
   reader.end();
 });
 
-test("what was handed out stays as it was when the reader's buffer is used again", () => {
+test("a delivered record does not change when the reader uses its buffer again", () => {
   const reader = new RecordReader();
   const source = record("first");
   reader.push(source, [1]);
@@ -414,7 +414,7 @@ test("surrender() inside a message leaves the reader between nothing", () => {
   }
 });
 
-test("whatever is batched by any sizes is read back through any reads", () => {
+test("records batched in any sizes are read back by reads of any sizes", () => {
   const random = seeded(20_24);
   for (let round = 0; round < 150; round++) {
     const room = headerBytes + random(5000);
