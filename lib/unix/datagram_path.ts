@@ -45,7 +45,7 @@ export class DatagramPath implements Disposable {
   }
 
   /** Does not remove the path from here on: another process has the socket too. */
-  disownPath(): void {
+  keepPath(): void {
     this.#bound.disown();
   }
 
