@@ -37,7 +37,8 @@
 export { Fd } from "./ffi/fd.ts";
 export type { UnixAddress } from "./ffi/sockaddr.ts";
 export type { Credentials } from "./ffi/socket.ts";
-export { fdConn, fdFile, fdListener, fdPacketConn, type TlsOptions } from "./lib/native/adopt.ts";
+export { fdConn, fdListener, fdPacketConn, type TlsOptions } from "./lib/native/adopt.ts";
+export { fdFile } from "./lib/native/file.ts";
 export {
   Client,
   receive,
@@ -55,7 +56,7 @@ export type {
   NodeServer,
   NodeSocket,
   PacketConnLike,
-} from "./lib/native/descriptor.ts";
+} from "./lib/native/objects.ts";
 export {
   ControlTruncatedError,
   EmptyControlMessageError,

@@ -19,7 +19,8 @@ import {
   type UnixListenAddress,
 } from "../listen_address.ts";
 import type { TlsOptions } from "../native/adopt.ts";
-import { type ConnLike, findConn, type FoundConn } from "../native/descriptor.ts";
+import type { ConnLike } from "../native/objects.ts";
+import { findConn, type FoundConn } from "../native/conn_descriptor.ts";
 import { pause } from "../time.ts";
 import type { Channel } from "./channel.ts";
 import type { Command } from "./command.ts";
@@ -294,7 +295,7 @@ export class Generation implements AsyncDisposable {
 async function move(
   channel: Channel,
   name: string,
-  { fd, detach, leave }: FoundConn,
+  { fd, detach, closeHere }: FoundConn,
   state: Uint8Array | (() => Uint8Array) | undefined,
 ): Promise<boolean> {
   using _fd = fd;
@@ -305,6 +306,6 @@ async function move(
     await channel.send({ type: "moved", name }, { descriptors: [{ fd, meta }] });
     return true;
   } finally {
-    leave();
+    closeHere();
   }
 }

@@ -7,8 +7,8 @@
 import type { Fd } from "../../ffi/fd.ts";
 import { fileStatus, pathStatus } from "../../ffi/file.ts";
 import { DisposableStack } from "../disposable_stack.ts";
-import { fdFile } from "../native/adopt.ts";
-import { fileDescriptor } from "../native/descriptor.ts";
+import { fdFile } from "../native/file.ts";
+import { fileDescriptor } from "../native/file_descriptor.ts";
 import type { Inheritance } from "./inheritance.ts";
 import type { OfferedResource } from "./resources.ts";
 import { whenClosed } from "./when_closed.ts";

@@ -6,7 +6,8 @@
 
 import type { Fd } from "../../ffi/fd.ts";
 import { quoted } from "../../ffi/quote.ts";
-import { type DescriptorLike, findAny, isLate, settled } from "../native/descriptor.ts";
+import type { DescriptorLike } from "../native/objects.ts";
+import { findAny, isLate, settled } from "../native/descriptor.ts";
 import { NoDescriptorError } from "../errors.ts";
 import { maxStateBytes } from "./protocol.ts";
 

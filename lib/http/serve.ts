@@ -6,19 +6,15 @@
 
 import { Fd, rawOf } from "../../ffi/fd.ts";
 import { localAddress } from "../../ffi/socket.ts";
-import {
-  captureListener,
-  growAcceptQueue,
-  listenerKind,
-  proveInBackground,
-  release,
-  type StandInPlace,
-  wrong,
-} from "../native/adopt.ts";
-import { place, type Registration } from "../event_loop/registration.ts";
+import { type DummyAddress, dummyListener } from "../native/dummy.ts";
+import { growAcceptQueue } from "../native/adopt.ts";
+import { listenerKind, wrong } from "../native/kind.ts";
+import { proveInBackground } from "../native/self_test.ts";
+import { completeAdoption } from "../native/adoption.ts";
+import type { Registration } from "../event_loop/registration.ts";
 import { park } from "../native/accept_switch.ts";
-import { listenerDescriptor, remember, remembered, wasPassedOn } from "../native/descriptor.ts";
-import { lookAfter } from "../event_loop/nonblocking_guard.ts";
+import { listenerDescriptor } from "../native/descriptor.ts";
+import { remembered, wasPassedOn } from "../native/registry.ts";
 import { closeNativeListener, fileOfNative } from "../native/close.ts";
 import { printError } from "../logger.ts";
 import { checkOptions } from "../listen_address.ts";
@@ -152,38 +148,34 @@ function serveOn(
   const { onListen, onError = internalServerError, ...rest } = options;
   const tracked = { handler, onError, isTls, address, connectedClients };
 
-  const { dummy: tracker, registration } = captureListener(
+  const { dummy: tracker, registration } = dummyListener(
     raw,
     kind,
     (where) =>
       new HttpTracker(
         tracked,
-        (handle, handleError) => serveStandIn({ ...rest, onError: handleError }, where, handle),
+        (handle, handleError) => serveDummy({ ...rest, onError: handleError }, where, handle),
       ),
     ({ server }) => void server.shutdown(),
   );
   const { server } = tracker;
-  try {
-    lookAfter(fd, registration.tfd);
-    place(registration, raw);
-    // The tracker has read the stand-in's address.
-    Object.assign(server.addr, address);
-    onListen?.(server.addr);
-  } catch (error) {
-    void server.shutdown();
-    throw error;
-  }
+  completeAdoption(fd, server, registration, {
+    correct() {
+      // The tracker has read the dummy's address.
+      Object.assign(server.addr, address);
+      onListen?.(server.addr);
+    },
+    discard: () => void server.shutdown(),
+  });
   servers.set(server, { tracker, registration });
-  remember(server, registration.tfd);
-  release(fd);
   proveInBackground();
   return server;
 }
 
-/** Starts a server on a listener of its own, which the received socket replaces. */
-function serveStandIn(
+/** Starts a server on a listener of its own, whose socket is replaced by the received one. */
+function serveDummy(
   options: ServeHttpOptions & { onError: HttpErrorHandler },
-  where: StandInPlace,
+  where: DummyAddress,
   handler: HttpHandler,
 ): Deno.HttpServer {
   // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart

@@ -14,7 +14,7 @@ import {
   socketKind,
 } from "../../ffi/socket.ts";
 import { denoRegistrations, exchange, type Registration } from "../event_loop/registration.ts";
-import { remembered, rememberSocket } from "./descriptor.ts";
+import { remembered, rememberSocket } from "./registry.ts";
 import { NoDescriptorError } from "../errors.ts";
 
 /**

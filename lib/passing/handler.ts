@@ -5,18 +5,11 @@
  */
 
 import type { Fd } from "../../ffi/fd.ts";
-import {
-  type ConnLike,
-  fileDescriptor,
-  type FileLike,
-  findConn,
-  listenerDescriptor,
-  type ListenerLike,
-  notePassedOn,
-  packetConnDescriptor,
-  type PacketConnLike,
-  settled,
-} from "../native/descriptor.ts";
+import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "../native/objects.ts";
+import { fileDescriptor } from "../native/file_descriptor.ts";
+import { findConn } from "../native/conn_descriptor.ts";
+import { listenerDescriptor, packetConnDescriptor, settled } from "../native/descriptor.ts";
+import { notePassedOn } from "../native/registry.ts";
 import type { MetaLike } from "../wire/meta.ts";
 import type { ResponseWriter } from "./response_writer.ts";
 import type { UnixConn } from "../unix/conn.ts";
@@ -222,8 +215,8 @@ export async function sendConn(
   conn: ConnLike,
   meta?: MetaLike,
 ): Promise<void> {
-  const { fd, leave } = await settled(() => findConn(conn));
-  await response.give(fd, meta, leave);
+  const { fd, closeHere } = await settled(() => findConn(conn));
+  await response.give(fd, meta, closeHere);
 }
 
 /**

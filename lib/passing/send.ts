@@ -5,7 +5,7 @@
  */
 
 import type { Fd } from "../../ffi/fd.ts";
-import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "../native/descriptor.ts";
+import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "../native/objects.ts";
 import { sendConn, sendFile, sendListener, sendPacketConn } from "./handler.ts";
 import type { MetaLike } from "../wire/meta.ts";
 import { ResponseWriter, type SendOptions } from "./response_writer.ts";

@@ -18,7 +18,7 @@ import { createEpoll } from "../../ffi/epoll.ts";
 import { describeDescriptor, openDescriptors, registrations } from "../../ffi/proc.ts";
 import { listenUnix, localAddress } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
-import { fileDescriptor } from "../../lib/native/descriptor.ts";
+import { fileDescriptor } from "../../lib/native/file_descriptor.ts";
 import {
   fdConn,
   fdFile,

@@ -20,15 +20,9 @@ import {
   socketPair,
 } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
-import {
-  type ConnLike,
-  fileDescriptor,
-  type FileLike,
-  listenerDescriptor,
-  type ListenerLike,
-  packetConnDescriptor,
-  type PacketConnLike,
-} from "../../lib/native/descriptor.ts";
+import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "../../lib/native/objects.ts";
+import { fileDescriptor } from "../../lib/native/file_descriptor.ts";
+import { listenerDescriptor, packetConnDescriptor } from "../../lib/native/descriptor.ts";
 import {
   fdConn,
   fdFile,

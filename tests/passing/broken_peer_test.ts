@@ -20,7 +20,7 @@ import { IncomingMessage, OutgoingMessage, wouldBlock } from "../../ffi/message.
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
 import { unreadBytes } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
-import { fileDescriptor } from "../../lib/native/descriptor.ts";
+import { fileDescriptor } from "../../lib/native/file_descriptor.ts";
 import {
   connect,
   ControlTruncatedError,

@@ -8,7 +8,8 @@
 import { assert, assertEquals, assertInstanceOf, assertMatch, assertRejects } from "@std/assert";
 import { Pool } from "undici";
 import { describeDescriptor } from "../../ffi/proc.ts";
-import { fileDescriptor, listenerDescriptor } from "../../lib/native/descriptor.ts";
+import { fileDescriptor } from "../../lib/native/file_descriptor.ts";
+import { listenerDescriptor } from "../../lib/native/descriptor.ts";
 import {
   connHandler,
   type Fd,

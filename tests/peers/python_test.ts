@@ -35,7 +35,7 @@ import {
   SurplusDescriptorsError,
   UnexpectedEofError,
 } from "../../mod.ts";
-import { fileDescriptor } from "../../lib/native/descriptor.ts";
+import { fileDescriptor } from "../../lib/native/file_descriptor.ts";
 import { Directory } from "../support/directory.ts";
 import { until } from "../support/until.ts";
 import { test } from "../support/guard.ts";

@@ -5,7 +5,8 @@
  */
 
 import type { Fd } from "../../ffi/fd.ts";
-import { type ConnLike, findConn } from "../../lib/native/descriptor.ts";
+import type { ConnLike } from "../../lib/native/objects.ts";
+import { findConn } from "../../lib/native/conn_descriptor.ts";
 
 /** A duplicate of the descriptor of a connection, which stays open. */
 export function connDescriptor(conn: ConnLike): Fd {
@@ -14,7 +15,7 @@ export function connDescriptor(conn: ConnLike): Fd {
 
 /** Closes a native connection of which another process holds the socket, too. */
 export function leaveConn(conn: Deno.Conn): void {
-  const { fd, leave } = findConn(conn);
+  const { fd, closeHere } = findConn(conn);
   fd.close();
-  leave();
+  closeHere();
 }
