@@ -36,7 +36,7 @@
 
 export { Fd } from "./ffi/fd.ts";
 export type { UnixAddress } from "./ffi/sockaddr.ts";
-export type { Credentials } from "./ffi/socket.ts";
+export type { Credentials } from "./ffi/peer.ts";
 export { fdConn, fdListener, fdPacketConn, type TlsOptions } from "./lib/native/adopt.ts";
 export { fdFile } from "./lib/native/file.ts";
 export {

@@ -10,7 +10,7 @@
 
 import { type Fd, isNonblocking, rawOf, setNonblocking } from "../../ffi/fd.ts";
 import { isRunning } from "../../ffi/proc.ts";
-import { ifSocket, limitBlocking, socketCookie } from "../../ffi/socket.ts";
+import { ifSocket, limitBlocking, socketCookie } from "../../ffi/socket_options.ts";
 
 /** Milliseconds between two checks: one system call for each socket. */
 const interval = 100;

@@ -22,7 +22,8 @@ import {
   registrations,
 } from "../../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
-import { ifSocket, listenUnix, localAddress } from "../../ffi/socket.ts";
+import { ifSocket } from "../../ffi/socket_options.ts";
+import { listenUnix, localAddress } from "../../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "../errors.ts";
 
 export type { Registration };

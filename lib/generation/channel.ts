@@ -5,7 +5,7 @@
  */
 
 import { Fd } from "../../ffi/fd.ts";
-import { unreadBytes } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import { either, expiring, unlessAborted } from "../time.ts";
 import type { UnixConn, WaitOptions } from "../unix/conn.ts";
 import { DisposableStack } from "../disposable_stack.ts";

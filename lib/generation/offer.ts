@@ -6,7 +6,7 @@
 
 import { Fd } from "../../ffi/fd.ts";
 import { quoted } from "../../ffi/quote.ts";
-import { socketKind } from "../../ffi/socket.ts";
+import { socketKind } from "../../ffi/socket_options.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import { HandoverError } from "../errors.ts";
 import type { UnixListener } from "../unix/listener.ts";

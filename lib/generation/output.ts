@@ -22,7 +22,7 @@ import { openReadEnd, openToWrite, statusOf } from "../../ffi/file.ts";
 import { isBroken } from "../../ffi/poll.ts";
 import { currentVariable, openDescriptors, variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
-import { unreadBytes } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import type { Logger } from "../logger.ts";
 import { defaultPath, outputVariable, ownToken } from "./environment.ts";

@@ -5,7 +5,7 @@
  */
 
 import { formatPath } from "../../ffi/sockaddr.ts";
-import { networkNamespace, ownNetworkNamespace } from "../../ffi/socket.ts";
+import { networkNamespace, ownNetworkNamespace } from "../../ffi/peer.ts";
 import { WebSockets } from "../http/websockets.ts";
 import type { Logger } from "../logger.ts";
 import type { UnixConn } from "../unix/conn.ts";

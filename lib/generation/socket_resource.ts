@@ -7,14 +7,9 @@
 import type { Fd } from "../../ffi/fd.ts";
 import { isRunning } from "../../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
-import {
-  belongsToNetwork,
-  localAddress,
-  networkNamespace,
-  ownNetworkNamespace,
-  setAcceptQueueLength,
-  setMulticastLoop,
-} from "../../ffi/socket.ts";
+import { belongsToNetwork, networkNamespace, ownNetworkNamespace } from "../../ffi/peer.ts";
+import { localAddress } from "../../ffi/socket.ts";
+import { setAcceptQueueLength, setMulticastLoop } from "../../ffi/socket_options.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import type { AcceptingListener, Connections } from "../http/connections.ts";
 import { drainConnections } from "../http/drain.ts";

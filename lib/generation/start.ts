@@ -8,7 +8,7 @@ import { pathStatus } from "../../ffi/file.ts";
 import { checkProc } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
-import { effectiveUser } from "../../ffi/socket.ts";
+import { effectiveUser } from "../../ffi/peer.ts";
 import { noDescriptors } from "../../ffi/system.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import { HandoverError, UnsupportedRuntimeError } from "../errors.ts";

@@ -7,14 +7,8 @@
 
 import { hasPeerClosed } from "../../ffi/poll.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
-import {
-  cookieIfSocket,
-  ifSocket,
-  localAddress,
-  peerAddress,
-  shutdownBoth,
-  unreadBytes,
-} from "../../ffi/socket.ts";
+import { cookieIfSocket, ifSocket, shutdownBoth, unreadBytes } from "../../ffi/socket_options.ts";
+import { localAddress, peerAddress } from "../../ffi/socket.ts";
 import { denoRegistrations } from "../event_loop/registration.ts";
 import { pause } from "../time.ts";
 

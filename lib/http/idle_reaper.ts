@@ -4,7 +4,7 @@
  * @module
  */
 
-import { shutdownRead, traffic, unreadBytes, unsentBytes } from "../../ffi/socket.ts";
+import { shutdownRead, traffic, unreadBytes, unsentBytes } from "../../ffi/socket_options.ts";
 import { pause } from "../time.ts";
 import { type Connection, type Connections, pollIntervalFor } from "./connections.ts";
 import type { BusyConnections, HttpTracker } from "./tracker.ts";

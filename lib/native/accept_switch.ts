@@ -6,13 +6,8 @@
  */
 
 import { Fd, replace } from "../../ffi/fd.ts";
-import {
-  deafDatagramSocket,
-  deafListener,
-  ifSocket,
-  socketCookie,
-  socketKind,
-} from "../../ffi/socket.ts";
+import { deafDatagramSocket, deafListener } from "../../ffi/socket.ts";
+import { ifSocket, socketCookie, socketKind } from "../../ffi/socket_options.ts";
 import { denoRegistrations, exchange, type Registration } from "../event_loop/registration.ts";
 import { remembered, rememberSocket } from "./registry.ts";
 import { NoDescriptorError } from "../errors.ts";

@@ -10,11 +10,10 @@
 import { type Fd, rawOf } from "../../ffi/fd.ts";
 import {
   acceptQueueLength,
-  localAddress,
-  peerAddress,
   setAcceptQueueLength,
   type SocketKind,
-} from "../../ffi/socket.ts";
+} from "../../ffi/socket_options.ts";
+import { localAddress, peerAddress } from "../../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "../errors.ts";
 import { exchange, unixStandIn } from "../event_loop/registration.ts";
 import { completeAdoption } from "./adoption.ts";

@@ -7,7 +7,8 @@
 import { closeRaw, dup, Fd, replace } from "../../ffi/fd.ts";
 import { IncomingMessage, wouldBlock } from "../../ffi/message.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
-import { ifSocket, localAddress, noDelay, peerAddress, socketPair } from "../../ffi/socket.ts";
+import { ifSocket, noDelay } from "../../ffi/socket_options.ts";
+import { localAddress, peerAddress, socketPair } from "../../ffi/socket.ts";
 import { NoDescriptorError } from "../errors.ts";
 import { denoRegistrations, exchange } from "../event_loop/registration.ts";
 import { UnixConn } from "../unix/conn.ts";

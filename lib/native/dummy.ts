@@ -7,7 +7,8 @@
 
 import { createEventfd } from "../../ffi/epoll.ts";
 import { closeAll, type Fd, rawOf, replace } from "../../ffi/fd.ts";
-import { holdPort, localAddress, type SocketKind } from "../../ffi/socket.ts";
+import { holdPort, localAddress } from "../../ffi/socket.ts";
+import type { SocketKind } from "../../ffi/socket_options.ts";
 import {
   abstractFlag,
   anyPortFlag,

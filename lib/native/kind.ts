@@ -7,7 +7,8 @@
 import { fileStatus } from "../../ffi/file.ts";
 import { describeDescriptor } from "../../ffi/proc.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
-import { localAddress, peerAddress, type SocketKind, socketKind } from "../../ffi/socket.ts";
+import { localAddress, peerAddress } from "../../ffi/socket.ts";
+import { type SocketKind, socketKind } from "../../ffi/socket_options.ts";
 import { WrongDescriptorError } from "../errors.ts";
 
 /**

@@ -6,7 +6,7 @@
 
 import type { Fd } from "../../ffi/fd.ts";
 import { statusOf } from "../../ffi/file.ts";
-import { ifSocket, socketCookie } from "../../ffi/socket.ts";
+import { ifSocket, socketCookie } from "../../ffi/socket_options.ts";
 
 /** The socket or file that a number had when it was noted. */
 interface Remembered {

@@ -7,7 +7,7 @@
 import { dup, Fd, rawOf } from "../../ffi/fd.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
-import { ifSocket, type SocketKind } from "../../ffi/socket.ts";
+import { ifSocket, type SocketKind } from "../../ffi/socket_options.ts";
 import { NoDescriptorError } from "../errors.ts";
 import { UnixConn } from "../unix/conn.ts";
 import { UnixListener } from "../unix/listener.ts";

@@ -12,16 +12,14 @@ import {
   wouldBlock,
 } from "../../ffi/message.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
+import { connectUnix, peerAddress } from "../../ffi/socket.ts";
+import { type Credentials, peerCredentials } from "../../ffi/peer.ts";
 import {
-  connectUnix,
-  type Credentials,
   growSendBuffer,
   isUnixStream,
-  peerAddress,
-  peerCredentials,
   shutdownWrite,
   unsentBytes,
-} from "../../ffi/socket.ts";
+} from "../../ffi/socket_options.ts";
 import { ControlTruncatedError, NotUnixConnError, UnexpectedEofError } from "../errors.ts";
 import { isReadyInTime } from "../event_loop/busy_poll.ts";
 import { abandon, ready, yieldToEventLoop } from "../event_loop/reactor.ts";

@@ -8,7 +8,8 @@ import { closeAll, Fd, replace, setNonblocking } from "../../ffi/fd.ts";
 import type { FileIdentity } from "../../ffi/file.ts";
 import { isReady } from "../../ffi/poll.ts";
 import { formatPath, type UnixAddress } from "../../ffi/sockaddr.ts";
-import { accept, isUnixStream, localAddress } from "../../ffi/socket.ts";
+import { accept, localAddress } from "../../ffi/socket.ts";
+import { isUnixStream } from "../../ffi/socket_options.ts";
 import { NotUnixListenerError } from "../errors.ts";
 import { lookAfter } from "../event_loop/nonblocking_guard.ts";
 import {

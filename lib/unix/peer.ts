@@ -5,7 +5,7 @@
  */
 
 import { readText } from "../../ffi/file.ts";
-import { type Credentials, effectiveUser } from "../../ffi/socket.ts";
+import { type Credentials, effectiveUser } from "../../ffi/peer.ts";
 import { PeerNotAllowedError } from "../errors.ts";
 
 /** Decides by user, group or number whether the process at the other end of a connection is allowed. */

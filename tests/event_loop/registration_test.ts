@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { Fd, isOpen } from "../../ffi/fd.ts";
-import { listenUnix, localAddress, socketCookie } from "../../ffi/socket.ts";
+import { listenUnix, localAddress } from "../../ffi/socket.ts";
+import { socketCookie } from "../../ffi/socket_options.ts";
 import { capture, denoRegistrations, exchange, place } from "../../lib/event_loop/registration.ts";
 import { fdListener, UnsupportedRuntimeError } from "../../mod.ts";
 import { test } from "../support/guard.ts";

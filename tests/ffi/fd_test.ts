@@ -18,7 +18,8 @@ import {
 import { c } from "../../ffi/abi.ts";
 import { libc } from "../../ffi/libc.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
-import { socketCookie, socketPair } from "../../ffi/socket.ts";
+import { socketCookie } from "../../ffi/socket_options.ts";
+import { socketPair } from "../../ffi/socket.ts";
 import { Fd } from "../../mod.ts";
 import { Child } from "../support/child.ts";
 import { until } from "../support/until.ts";

@@ -6,7 +6,8 @@
 
 import { assertEquals, assertThrows } from "@std/assert";
 import { closeAll } from "../../ffi/fd.ts";
-import { acceptQueueLength, connectUnix, setAcceptQueueLength } from "../../ffi/socket.ts";
+import { acceptQueueLength, setAcceptQueueLength } from "../../ffi/socket_options.ts";
+import { connectUnix } from "../../ffi/socket.ts";
 import { listenerDescriptor } from "../../lib/native/descriptor.ts";
 import { fdListener, type Generation, serveHttp } from "../../mod.ts";
 import { begin, here, saying } from "../support/in_process.ts";

@@ -13,7 +13,7 @@ import http from "node:http";
 import net from "node:net";
 import { Fd, isOpen } from "../../ffi/fd.ts";
 import { fileStatus } from "../../ffi/file.ts";
-import { socketKind } from "../../ffi/socket.ts";
+import { socketKind } from "../../ffi/socket_options.ts";
 import {
   connect,
   fdConn,

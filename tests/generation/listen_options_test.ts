@@ -14,7 +14,7 @@ import {
 } from "@std/assert";
 import { c } from "../../ffi/abi.ts";
 import { libc } from "../../ffi/libc.ts";
-import { acceptQueueLength } from "../../ffi/socket.ts";
+import { acceptQueueLength } from "../../ffi/socket_options.ts";
 import { pause } from "../../lib/time.ts";
 import { listenerDescriptor, packetConnDescriptor } from "../../lib/native/descriptor.ts";
 import { type Generation, listen, serveHttp } from "../../mod.ts";

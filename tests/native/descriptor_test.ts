@@ -11,14 +11,8 @@ import { libc } from "../../ffi/libc.ts";
 import { closeAll, closeRaw, Fd, isOpen } from "../../ffi/fd.ts";
 import { fileStatus, offsetOf } from "../../ffi/file.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../../ffi/message.ts";
-import {
-  accept,
-  localAddress,
-  peerAddress,
-  socketCookie,
-  socketKind,
-  socketPair,
-} from "../../ffi/socket.ts";
+import { accept, localAddress, peerAddress, socketPair } from "../../ffi/socket.ts";
+import { socketCookie, socketKind } from "../../ffi/socket_options.ts";
 import { pause } from "../../lib/time.ts";
 import type { ConnLike, FileLike, ListenerLike, PacketConnLike } from "../../lib/native/objects.ts";
 import { fileDescriptor } from "../../lib/native/file_descriptor.ts";

@@ -18,7 +18,7 @@ import { closeAll } from "../../ffi/fd.ts";
 import { libc } from "../../ffi/libc.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../../ffi/message.ts";
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
-import { unreadBytes } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import { pause } from "../../lib/time.ts";
 import { fileDescriptor } from "../../lib/native/file_descriptor.ts";
 import {

@@ -11,7 +11,7 @@ import { c } from "../../ffi/abi.ts";
 import { closeAll, closeRaw, dup, isOpen } from "../../ffi/fd.ts";
 import { libc } from "../../ffi/libc.ts";
 import { IncomingMessage, OutgoingMessage, wouldBlock } from "../../ffi/message.ts";
-import { unreadBytes } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import { pause } from "../../lib/time.ts";
 import {
   Fd,

@@ -27,7 +27,8 @@ import {
   type UnixListener,
 } from "../../mod.ts";
 import { closeRaw } from "../../ffi/fd.ts";
-import { connectUnix, unreadBytes } from "../../ffi/socket.ts";
+import { connectUnix } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { KeptLog } from "../support/kept_log.ts";

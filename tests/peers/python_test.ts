@@ -7,7 +7,7 @@
 
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
-import { unreadBytes } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import {
   connect,
   connHandler,

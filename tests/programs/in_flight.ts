@@ -5,7 +5,7 @@
  * @module
  */
 
-import { unreadBytes } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import { pause } from "../../lib/time.ts";
 import { receiveAllFrom, ResponseWriter, type SendOptions } from "../../mod.ts";
 import { connectedPair } from "../support/raw.ts";

@@ -5,7 +5,8 @@
  */
 
 import { ready } from "../../lib/event_loop/reactor.ts";
-import { ifSocket, localAddress } from "../../ffi/socket.ts";
+import { ifSocket } from "../../ffi/socket_options.ts";
+import { localAddress } from "../../ffi/socket.ts";
 import { denoRegistrations } from "../../lib/event_loop/registration.ts";
 import { connect, receive, serveHttp } from "../../mod.ts";
 import { adoptAgainAndAgain, type Adopted } from "../support/adopt_again.ts";

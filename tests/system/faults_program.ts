@@ -8,7 +8,8 @@
  */
 
 import { openDescriptors } from "../../ffi/proc.ts";
-import { ifSocket, peerAddress } from "../../ffi/socket.ts";
+import { ifSocket } from "../../ffi/socket_options.ts";
+import { peerAddress } from "../../ffi/socket.ts";
 import { pause } from "../../lib/time.ts";
 import { type Generation, start, type StartOptions } from "../../mod.ts";
 

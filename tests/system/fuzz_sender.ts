@@ -10,7 +10,7 @@ import { check, errno, errnoName, uninterrupted } from "../../ffi/errno.ts";
 import { closeRaw } from "../../ffi/fd.ts";
 import { addressOf, libc } from "../../ffi/libc.ts";
 import { ready } from "../../lib/event_loop/reactor.ts";
-import { shutdownWrite } from "../../ffi/socket.ts";
+import { shutdownWrite } from "../../ffi/socket_options.ts";
 import { type Conversation, fileCount, type Message } from "./fuzz_conversation.ts";
 
 const opened: number[] = [];

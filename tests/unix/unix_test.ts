@@ -11,7 +11,8 @@ import { c } from "../../ffi/abi.ts";
 import { closeAll, closeRaw, dup, isOpen } from "../../ffi/fd.ts";
 import { libc } from "../../ffi/libc.ts";
 import { IncomingMessage } from "../../ffi/message.ts";
-import { connectUnix, listenUnix, socketPair, unreadBytes } from "../../ffi/socket.ts";
+import { connectUnix, listenUnix, socketPair } from "../../ffi/socket.ts";
+import { unreadBytes } from "../../ffi/socket_options.ts";
 import {
   connect,
   Fd,
