@@ -1,11 +1,11 @@
 /**
- * What has to be undone unless all goes well.
+ * Cleanup of a function that has several steps: undone in reverse order unless all of them succeed.
  *
  * @module
  */
 
 /**
- * As much of the language's `DisposableStack` as is used here, for Deno has that from 2.2 on.
+ * The part of the language's `DisposableStack` that is used here: Deno has that from 2.2 on.
  *
  * @example
  * ```ts
@@ -15,7 +15,7 @@
  *   using unfinished = new DisposableStack();
  *   const options = { hostname: "127.0.0.1", port: 0 };
  *   const listeners = [1, 2].map(() => unfinished.use(Deno.listen(options)));
- *   // Neither stays open if something before this throws.
+ *   // If a step before this throws, both are closed.
  *   unfinished.move();
  *   return listeners;
  * }
@@ -26,18 +26,18 @@
 export class DisposableStack implements Disposable {
   #undoing: (() => void)[] = [];
 
-  /** Will dispose of this. */
+  /** Adds a resource to dispose of; gives it back. */
   use<T extends Disposable>(value: T): T {
     this.defer(() => value[Symbol.dispose]());
     return value;
   }
 
-  /** Will call this. */
+  /** Adds a function to call. */
   defer(undo: () => void): void {
     this.#undoing.push(undo);
   }
 
-  /** Gives all to another stack: what this one is disposed of no longer undoes. */
+  /** Moves everything to a new stack: disposing of this one has no effect then. */
   move(): DisposableStack {
     const other = new DisposableStack();
     other.#undoing = this.#undoing;
@@ -45,7 +45,7 @@ export class DisposableStack implements Disposable {
     return other;
   }
 
-  /** Undoes everything, the last first; also what comes after something that throws. */
+  /** Undoes everything, the last addition first; an error does not stop that. */
   [Symbol.dispose](): void {
     const undo = this.#undoing.pop();
     if (!undo) return;

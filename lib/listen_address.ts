@@ -1,6 +1,6 @@
 /**
- * Where something listens: the options of the calls that make listeners, servers and datagram sockets. Each
- * is honoured, or refused with its name; none is dropped.
+ * Addresses to listen on: the options of the calls that make listeners, servers and datagram sockets. An option is
+ * applied, or throws with its name: none is dropped.
  *
  * Pure: no Deno namespace, no ffi.
  *
@@ -9,11 +9,11 @@
 
 import { quoted } from "../ffi/quote.ts";
 
-/** What every listener and datagram socket of a generation may have. */
+/** The options of every listener and datagram socket of a generation. */
 export interface NamedListenAddress {
   /**
-   * What identifies it in the next generations. Without a name it is found by its address; where that has
-   * port 0 several times, by the order in which they are asked for. A socket that has the name and
+   * The name by which the next generations find the socket. Without a name it is found by its address, and several
+   * sockets at port 0 by the order in which they are asked for. A socket that has the name and
    * another address is not found: the address is bound anew, and that socket is closed.
    */
   name?: string;
@@ -29,13 +29,13 @@ export interface TcpListenAddress extends NamedListenAddress {
   port?: number;
   /**
    * Whether other sockets may listen there too (socket(7), SO_REUSEPORT). The kernel deals connections
-   * out to all of them, from the moment in which they are bound: with another number of them than the
-   * generation before, those that queue at one too many are lost. @default {false}
+   * out to all of them, from the moment in which they are bound: if a generation has fewer of them than its
+   * predecessor, the connections that are queued at the others are lost. @default {false}
    */
   reusePort?: boolean;
   /**
-   * How many connections may wait to be accepted (listen(2)), also on an inherited listener; the system
-   * allows net.core.somaxconn. @default {511, or as many as an inherited one has room for, if that is more}
+   * The length of the accept queue (listen(2)), also of an inherited listener; the system allows
+   * net.core.somaxconn. @default {511, or that of an inherited listener, if it is longer}
    */
   backlog?: number;
   /** The same, under Deno's name. */
@@ -51,14 +51,14 @@ export interface UnixListenAddress extends NamedListenAddress {
   /** Permissions of the socket's file. @default {0o600} */
   mode?: number;
   /**
-   * How many connections may wait to be accepted (listen(2)); on an inherited listener too. Clients see the
-   * process that has set it last as the peer (unix(7), SO_PEERCRED).
-   * @default {4096, or as many as an inherited one has room for}
+   * The length of the accept queue (listen(2)), also of an inherited listener. The peer credentials that clients
+   * see are those of the process that has set it last (unix(7), SO_PEERCRED).
+   * @default {4096, or that of an inherited listener}
    */
   backlog?: number;
 }
 
-/** Where a listener listens. */
+/** The address of a listener. */
 export type ListenAddress = TcpListenAddress | UnixListenAddress;
 
 /** A UDP address, as in `Deno.listenDatagram`. */
@@ -88,10 +88,10 @@ export interface UnixDatagramListenAddress extends NamedListenAddress {
   mode?: number;
 }
 
-/** Where a datagram socket receives. */
+/** The address of a datagram socket. */
 export type DatagramListenAddress = UdpListenAddress | UnixDatagramListenAddress;
 
-/** What a transport needs beside `path` or `hostname` and `port`. */
+/** The address options of each transport. */
 const optionsOf: Record<string, readonly string[]> = {
   tcp: ["name", "transport", "hostname", "port", "reusePort", "backlog", "tcpBacklog"],
   unix: ["name", "transport", "path", "mode", "backlog"],
@@ -103,12 +103,12 @@ const optionsOf: Record<string, readonly string[]> = {
 const mostBacklog = 2 ** 31 - 1;
 
 /**
- * Splits the options of a call into where to listen, checked and with every default of Deno's, and the others.
+ * Splits the options of a call into the address, checked and with every default of Deno's, and all others.
  *
  * @param attempt The call, for errors: "Cannot serve".
- * @param transports Those that the call has, each with the further options that it takes with that one; the
- * first of an address, and the first of a path, are the defaults.
- * @param defaultPort The port where none is given.
+ * @param transports The transports of the call, each with its further options; the first one of an address, and the
+ * first one of a path, are the defaults.
+ * @param defaultPort The port if none is given.
  * @throws {TypeError} For an option, or a transport, that would be dropped.
  */
 export function splitListenAddress<
@@ -119,7 +119,7 @@ export function splitListenAddress<
   options: object,
   transports: Record<string, readonly string[]>,
   defaultPort = 0,
-): { place: P; rest: O } {
+): { address: P; rest: O } {
   if (typeof options !== "object" || options === null) {
     throw new TypeError(
       `${attempt}: its options are an object, such as { port: 8000 }, not ${String(options)}`,
@@ -140,26 +140,26 @@ export function splitListenAddress<
     ...optionsOf[transport],
     ...transports[transport],
   ]);
-  const place: Record<string, unknown> = {};
+  const address: Record<string, unknown> = {};
   const rest: Record<string, unknown> = {};
   for (const [name, value] of Object.entries(given)) {
-    const part = optionsOf[transport].includes(name) ? place : rest;
+    const part = optionsOf[transport].includes(name) ? address : rest;
     if (value !== undefined && name !== "transport") part[name] = value;
   }
-  checkName(attempt, place.name);
+  checkName(attempt, address.name);
   if (optionsOf[transport].includes("path")) {
-    if (typeof place.path !== "string") throw wrong(attempt, "path", place.path, "a path");
+    if (typeof address.path !== "string") throw wrong(attempt, "path", address.path, "a path");
   } else {
-    place.port = toPort(attempt, place.port ?? defaultPort);
+    address.port = toPort(attempt, address.port ?? defaultPort);
   }
-  checkBacklog(attempt, place);
-  return { place: place as unknown as P, rest: rest as O };
+  checkBacklog(attempt, address);
+  return { address: address as unknown as P, rest: rest as O };
 }
 
 /**
- * Refuses what a call does not know: an option that is dropped, or misspelt, would not be noticed.
+ * Throws for an option that a call does not have: if it was dropped, a wrong name would not be noticed.
  *
- * @throws {TypeError} With the names of those that it knows.
+ * @throws {TypeError} With the names of the options that it has.
  */
 export function checkOptions(attempt: string, options: object, known: readonly string[]): void {
   for (const [name, value] of Object.entries(options)) {
@@ -177,7 +177,7 @@ function checkName(attempt: string, name: unknown): void {
   throw wrong(attempt, "name", name, "a text that is not empty");
 }
 
-/** As Deno does, which takes digits for a number. */
+/** Converts digits to a number, as Deno does. */
 function toPort(attempt: string, value: unknown): number {
   const port = typeof value === "string" && value !== "" ? Number(value) : value;
   if (!Number.isInteger(port)) throw wrong(attempt, "port", value, "a number");
@@ -186,9 +186,9 @@ function toPort(attempt: string, value: unknown): number {
 }
 
 /** Replaces `tcpBacklog`, which is Deno's name, by `backlog`. */
-function checkBacklog(attempt: string, place: Record<string, unknown>): void {
-  const { backlog, tcpBacklog } = place;
-  delete place.tcpBacklog;
+function checkBacklog(attempt: string, address: Record<string, unknown>): void {
+  const { backlog, tcpBacklog } = address;
+  delete address.tcpBacklog;
   if (backlog !== undefined && tcpBacklog !== undefined && backlog !== tcpBacklog) {
     throw new TypeError(`${attempt}: \`backlog\` and \`tcpBacklog\` are two names of one option`);
   }
@@ -197,7 +197,7 @@ function checkBacklog(attempt: string, place: Record<string, unknown>): void {
   const isLength = Number.isInteger(value) && (value as number) >= 0 &&
     (value as number) <= mostBacklog;
   if (!isLength) throw wrong(attempt, "backlog", value, "a number of connections");
-  place.backlog = value;
+  address.backlog = value;
 }
 
 function wrong(attempt: string, option: string, value: unknown, wanted: string): TypeError {

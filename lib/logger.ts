@@ -1,25 +1,25 @@
 /**
- * Where the library says what it does.
+ * The log of the library.
  *
  * @module
  */
 
-/** Takes messages for the log; `console` is one. What is absent is not logged. */
+/** Takes messages for the log; `console` is a logger. A level without a method is not logged. */
 export interface Logger {
-  /** What happens all the time. */
+  /** Steps that are of use for debugging. */
   debug?(message: string, ...details: unknown[]): void;
-  /** What an operator may want to know. */
+  /** Events that an operator may want to know. */
   info?(message: string, ...details: unknown[]): void;
-  /** What works, and is probably not what was meant: it names what to change. */
+  /** A mistake in the set-up of a service that works nevertheless: the message says what to change. */
   warn?(message: string, ...details: unknown[]): void;
-  /** What went wrong. */
+  /** Errors. */
   error?(message: string, ...details: unknown[]): void;
 }
 
 /**
- * Prints to stderr as `console.error` does. Text that cannot be written is lost: on a full disk (ENOSPC)
- * and on a terminal that has gone (EIO) every version of Deno throws, and where nobody reads the pipe
- * (EPIPE) those before 2.8 do. An error that is reported is not to become another one.
+ * Prints to stderr as `console.error` does. Text that cannot be written is lost: on a full disk (ENOSPC) and on a
+ * terminal that has gone (EIO) every version of Deno throws, and on a pipe without a reader (EPIPE) versions before
+ * 2.8 do. The report of an error must not become another error.
  */
 export function printError(...message: unknown[]): void {
   try {
@@ -29,7 +29,10 @@ export function printError(...message: unknown[]): void {
   }
 }
 
-/** Calls the logger of the user, which may fail: at once, or later, when it gives a promise. */
+/**
+ * Calls the logger of the program, and catches its errors: those that it throws, and those of a promise that it
+ * returns.
+ */
 class Guarded implements Logger {
   readonly debug: Logger["debug"];
   readonly info: Logger["info"];
@@ -55,8 +58,8 @@ class Guarded implements Logger {
 }
 
 /**
- * A logger that fails must not end the service: what it was told is printed to stderr, with the error,
- * as far as that can be written to.
+ * Wraps a logger: an error of it does not end the service. The message is printed to stderr with that error, as far
+ * as stderr can be written.
  *
  * @param logger Without one, warnings and errors go to the console.
  */

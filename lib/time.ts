@@ -1,18 +1,18 @@
 /**
- * Waiting for time to pass, and what ends other waits.
+ * Waits for a time, and limits of other waits.
  *
  * @module
  */
 
-/** The longest time that a timer waits for: a longer one would be over at once. */
+/** The longest delay of a timer: a longer one would end at once. */
 export const longestPause = 2 ** 31 - 1;
 
-/** A delay that a timer takes: for a time that is over, 0. Deno warns of a negative one on stderr. */
+/** A valid delay of a timer: 0 for a time in the past, because Deno warns of a negative delay on stderr. */
 function delay(milliseconds: number): number {
   return Math.min(Math.max(0, milliseconds), longestPause);
 }
 
-/** Waits for time to pass, at most {@linkcode longestPause}; rejects with the signal's reason when it is aborted. */
+/** Waits for a time, at most {@linkcode longestPause}; rejects with the signal's reason when it is aborted. */
 export async function pause(milliseconds: number, signal?: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, delay(milliseconds));
@@ -23,7 +23,7 @@ export async function pause(milliseconds: number, signal?: AbortSignal): Promise
   }
 }
 
-/** What `promise` comes to, or the signal's reason when it is aborted before. */
+/** Awaits a promise; rejects with the signal's reason when it is aborted before. */
 export async function unlessAborted<T>(promise: Promise<T>, signal?: AbortSignal): Promise<T> {
   if (!signal) return await promise;
   signal.throwIfAborted();
@@ -40,7 +40,7 @@ export async function unlessAborted<T>(promise: Promise<T>, signal?: AbortSignal
 /**
  * A signal that is aborted with `reason` when the time is up, unless it is disposed of before.
  *
- * @param more Asked when the time is up: how many milliseconds longer it may take.
+ * @param more Called when the time is up: gives the milliseconds by which it is extended.
  */
 export function expiring(
   milliseconds: number,
@@ -60,7 +60,7 @@ export function expiring(
   return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
-/** A signal that is aborted with the first of two. */
+/** A signal that is aborted when the first of two is. */
 export function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
   return given ? AbortSignal.any([own, given]) : own;
 }

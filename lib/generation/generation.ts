@@ -116,31 +116,31 @@ export class Generation implements AsyncDisposable {
   /** Listens for connections. */
   listen(options: ListenAddress): Deno.Listener;
   listen(options: ListenAddress): Deno.Listener {
-    const { place } = splitListenAddress<ListenAddress>("Cannot listen", options, {
+    const { address } = splitListenAddress<ListenAddress>("Cannot listen", options, {
       tcp: [],
       unix: [],
     });
-    return this.#parts.resources.listener(place);
+    return this.#parts.resources.listener(address);
   }
 
   /** Listens for TLS connections, from `ready()` on; each generation may have another certificate. */
   listenTls(options: TcpListenAddress & TlsOptions): Deno.TlsListener {
-    const { place, rest } = splitListenAddress<TcpListenAddress, TlsOptions>(
+    const { address, rest } = splitListenAddress<TcpListenAddress, TlsOptions>(
       "Cannot listen for TLS",
       options,
       { tcp: ["cert", "key", "keyFormat", "alpnProtocols"] },
     );
-    return this.#parts.resources.listener(place, rest);
+    return this.#parts.resources.listener(address, rest);
   }
 
   /** Receives UDP or unix datagrams, from `ready()` on; needs `--unstable-net`. */
   listenDatagram(options: DatagramListenAddress): Deno.DatagramConn {
-    const { place } = splitListenAddress<DatagramListenAddress>(
+    const { address } = splitListenAddress<DatagramListenAddress>(
       "Cannot receive datagrams",
       options,
       { udp: [], unixpacket: [] },
     );
-    return this.#parts.resources.datagram(place);
+    return this.#parts.resources.datagram(address);
   }
 
   /**

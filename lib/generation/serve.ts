@@ -1,5 +1,5 @@
 /**
- * `app.serve()`: the options of `Deno.serve`, the address that DENO_SERVE_ADDRESS may name in place of theirs, and
+ * `app.serve()`: the options of `Deno.serve`, the address that DENO_SERVE_ADDRESS may name in their place, and
  * the line that `Deno.serve` prints.
  *
  * @module
@@ -79,7 +79,7 @@ export function serve(
   { options, handler }: ServeCall,
   isFirst: boolean,
 ): Deno.HttpServer {
-  const { place, rest } = splitListenAddress<ListenAddress, ServeHttpOptions>(
+  const { address, rest } = splitListenAddress<ListenAddress, ServeHttpOptions>(
     "Cannot serve",
     options,
     {
@@ -91,18 +91,22 @@ export function serve(
   const isTls = rest.cert !== undefined;
   const announced = { ...rest, onListen: rest.onListen ?? ((addr) => printAddress(addr, isTls)) };
   const variable = isFirst ? serveAddress() : undefined;
-  if (!variable) return resources.http(place, announced, handler);
-  const { backlog } = place;
+  if (!variable) return resources.http(address, announced, handler);
+  const { backlog } = address;
   const told: ListenAddress = "path" in variable.address
-    ? { ...variable.address, backlog, mode: "path" in place ? place.mode : undefined }
-    : { ...variable.address, backlog, reusePort: "path" in place ? undefined : place.reusePort };
+    ? { ...variable.address, backlog, mode: "path" in address ? address.mode : undefined }
+    : {
+      ...variable.address,
+      backlog,
+      reusePort: "path" in address ? undefined : address.reusePort,
+    };
   if (!variable.isDuplicate) {
-    return resources.http({ ...told, name: place.name }, announced, handler);
+    return resources.http({ ...told, name: address.name }, announced, handler);
   }
   const { signal, onError, automaticCompression } = rest;
   const first = resources.http(told, { signal, onError, automaticCompression }, handler);
   try {
-    return combineServers(first, resources.http(place, announced, handler));
+    return combineServers(first, resources.http(address, announced, handler));
   } catch (error) {
     void first.shutdown();
     throw error;
