@@ -1,5 +1,5 @@
 /**
- * What only the kernel knows of a unix socket: which file it was bound to (sock_diag(7)).
+ * The file that a unix socket is bound to, as the kernel has it (sock_diag(7)).
  *
  * @module
  */

@@ -13,8 +13,8 @@ const value = new Int32Array(1);
 const valueBytes = new Uint8Array(value.buffer);
 
 /**
- * errno of this thread. It means something only right after a call that failed, in the same turn;
- * so decide on the call's result first.
+ * The errno of this thread. It is valid only directly after a failed call, in the same turn of the event loop: check
+ * the result of the call first.
  */
 export function errno(): number {
   const { memcpy, __errno_location } = libc();
@@ -43,17 +43,20 @@ export function systemError(code: number, attempt: string, cause?: unknown): Sys
   return Object.assign(error, cause === undefined ? { code: name } : { code: name, cause });
 }
 
-/** Gives a call's result, or throws what its errno says. The attempt is worded only then. */
+/**
+ * Gives the result of a call, or throws the error of its errno; `attempt` may be a function that is called only then.
+ */
 export function check(result: number, attempt: string | (() => string)): number {
   if (result >= 0) return result;
   throw systemError(errno(), typeof attempt === "string" ? attempt : attempt());
 }
 
 /**
- * Calls again what a signal interrupted (signal(7), EINTR); everything that may be is called so.
+ * Repeats a call that a signal has interrupted (signal(7), EINTR); every call that may be interrupted is made through
+ * it.
  *
- * @param impossible An errno that the call never gives: V8 has left it, between the call and the look at
- * errno, as it does when it opens a file of its own (ENOENT). The call is repeated, and tells again.
+ * @param impossible An errno that the call never has: V8 has set it between the call and the reading of errno, as it
+ * does when it opens a file of its own (ENOENT). The call is repeated then.
  */
 export function uninterrupted(call: () => number | bigint, impossible?: number): number {
   for (;;) {

@@ -9,8 +9,7 @@ import { check, errno, systemError } from "./errno.ts";
 import { cString, libc } from "./libc.ts";
 
 /**
- * Owns one file descriptor: it is closed by `close()` or by `using`, unless `take()` moves it to
- * somebody else first.
+ * Owns one file descriptor: it is closed by `close()` or by `using`, unless `take()` has moved its number out before.
  *
  * ```ts
  * import { connect, Fd } from "@graceful/deno";
@@ -88,31 +87,31 @@ export class Fd {
 
 let record: ((raw: number, isOwned: boolean) => void) | undefined;
 
-/** Has each number recorded that is owned, by an `Fd` for example, or is not any more, from here on. */
+/** Has the library report each number that it owns, and each that it does not own any more. */
 export function recordOwners(to: (raw: number, isOwned: boolean) => void): void {
   record = to;
 }
 
-/** The number, which its caller closes with `closeRaw` or `closeAll`: recorded like that of an `Fd`. */
+/** Reports a number as owned; the caller closes it with `closeRaw` or `closeAll`. */
 export function owned(raw: number): number {
   record?.(raw, true);
   return raw;
 }
 
-/** The number of an `Fd` or of a number, on loan. */
+/** The number of an `Fd`, or the number itself; the caller does not own it. */
 export function rawOf(fd: Fd | number): number {
   return fd instanceof Fd ? fd.raw : checkNumber(fd);
 }
 
-/** C would make another number of what is none, and so another descriptor. */
+/** Throws for a value that is no number of a descriptor: C would convert it to another number. */
 function checkNumber(raw: number): number {
   if (Number.isInteger(raw) && raw >= 0 && raw <= 0x7fff_ffff) return raw;
   throw new TypeError(`Not a descriptor number: ${String(raw)}`);
 }
 
 /**
- * Closes descriptor number `raw`; of a standard stream, the number stays open, on /dev/null. EINTR and EIO count as closed: Linux frees the number before it
- * reports either (close(2), "Dealing with error returns from close()").
+ * Closes descriptor `raw`; the number of a standard stream stays open, on /dev/null. EINTR and EIO count as closed:
+ * Linux frees the number before it reports either (close(2), "Dealing with error returns from close()").
  */
 export function closeRaw(raw: number): void {
   if (closed(raw) < 0 && errno() === errnos.EBADF) {
@@ -120,18 +119,18 @@ export function closeRaw(raw: number): void {
   }
 }
 
-/** close(2), which leaves the number of a standard stream open. */
+/** close(2), but for standard streams, which are replaced. */
 function closed(raw: number): number {
   record?.(raw, false);
   return raw <= lastStandardStream && isOpen(raw) && leaveNull(raw) ? 0 : libc().close(raw);
 }
 
-/** Descriptor numbers 0, 1 and 2 are standard input, output and error, whatever is open there (stdin(3)). */
+/** Numbers 0, 1 and 2 are standard input, output and error, whatever is open there (stdin(3)). */
 const lastStandardStream = 2;
 
 /**
- * Puts /dev/null in the place of a standard stream. A number that is free goes to what is opened next, which
- * would then get what any part of the program prints.
+ * Replaces a standard stream by /dev/null. A free number would be given to the next file that is opened, which would
+ * get all output of the program.
  */
 function leaveNull(raw: number): boolean {
   const nowhere = libc().open(cString("/dev/null"), c.O_RDWR | c.O_CLOEXEC, 0);
@@ -148,8 +147,8 @@ export function closeAll(raws: Iterable<number>): void {
 }
 
 /**
- * Numbers to close, neighbours by one call to the kernel, which takes half the time (close_range(2),
- * since Linux 5.9). A number that is added is not used any more.
+ * Closes numbers, neighbours by one system call, which takes half the time (close_range(2), since Linux 5.9). A
+ * number that was added is not used any more.
  */
 export class ClosingRun {
   #first = 0;
@@ -174,7 +173,7 @@ export class ClosingRun {
   }
 }
 
-/** A new number, `least` or above, for what `raw` is open on; the caller owns it. */
+/** Duplicates `raw`; the new number is `least` or above, and belongs to the caller. */
 export function dup(raw: number, least = 0): number {
   return check(
     libc().fcntl(raw, c.F_DUPFD_CLOEXEC, least),
@@ -183,8 +182,8 @@ export function dup(raw: number, least = 0): number {
 }
 
 /**
- * Makes number `to` refer to what `from` is open on; what `to` was is closed (dup(2)). Programs that
- * this process starts do not get it, unless they are to: standard streams.
+ * Makes number `to` a duplicate of `from`, and closes what it was before (dup(2)). Processes that this one starts do
+ * not inherit it, unless `keptOnExec` is set, as for standard streams.
  */
 export function replace(from: number, to: number, { keptOnExec = false } = {}): void {
   check(
@@ -206,7 +205,7 @@ export function setNonblocking(raw: number, on: boolean): void {
   if (wanted !== flags) check(libc().fcntl(raw, c.F_SETFL, wanted), attempt);
 }
 
-/** Whether a call on `raw` that has nothing to do says so, in place of waiting (fcntl(2), O_NONBLOCK). */
+/** Whether a call on `raw` that would block fails with EAGAIN instead (fcntl(2), O_NONBLOCK). */
 export function isNonblocking(raw: number): boolean {
   const flags = libc().fcntl(raw, c.F_GETFL, 0);
   return flags >= 0 && (flags & c.O_NONBLOCK) !== 0;

@@ -1,5 +1,5 @@
 /**
- * Files by number or path: what fstat(2) tells, and the few calls on names.
+ * Files by descriptor or path: their status, contents and names.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import { cString, libc } from "./libc.ts";
 import { quoted } from "./quote.ts";
 import { struct } from "./struct.ts";
 
-/** What kind of file a descriptor is open on, and which one. */
+/** The status of a file: its kind and identity. */
 export interface FileStatus {
   kind: "regular" | "pipe" | "directory" | "character device" | "block device" | "socket" | "other";
   /** Device and inode: together they name one file. */
@@ -25,7 +25,10 @@ export interface FileStatus {
   links: number;
 }
 
-/** Device and inode of a file, which no other one has while it is in use, and a name of it without symbolic links. */
+/**
+ * The identity of a file, its device and inode, which no other file has while it exists; and a path without symbolic
+ * links.
+ */
 export interface FileIdentity {
   path: string;
   dev: bigint;
@@ -56,7 +59,7 @@ export function fileStatus(raw: number): FileStatus {
   throw systemError(errno(), `Cannot read the status of descriptor ${raw}`);
 }
 
-/** The same; undefined when it is not open, which another thread may have seen to by now. */
+/** The same; undefined if the number is not open: another thread may have closed it. */
 export function statusOf(raw: number): FileStatus | undefined {
   const status = new Uint8Array(structs.stat.size);
   const { fstat } = libc();
@@ -88,8 +91,8 @@ function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
 }
 
 /**
- * Reads a whole small file, such as those of proc(5); undefined when it cannot be read. With `attempt`, that
- * no descriptor is left is an error.
+ * Reads a whole small file, such as those of proc(5); undefined if it cannot be read. With `attempt`, a lack of
+ * descriptors is an error.
  */
 export function readText(path: string, attempt?: string): string | undefined {
   return readWhole(path, rest, attempt);
@@ -116,14 +119,14 @@ function readWhole<T>(path: string, read: (raw: number) => T, attempt?: string):
   }
 }
 
-/** Opens a file to read: kept open, it can be read also when no descriptor is left. */
+/** Opens a file for reading: it can be read later, when no descriptor may be left. */
 export function openText(path: string, attempt: string): number {
   return owned(check(libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0), attempt));
 }
 
 /**
- * The whole text of an open file, any number of times: a read at the beginning of a file of proc(5) makes
- * its text anew (fs/seq_file.c, `seq_read_iter`).
+ * Reads the whole text of an open file, any number of times: a read at the start of a file of proc(5) makes its text
+ * anew (fs/seq_file.c, `seq_read_iter`).
  */
 export function reread(raw: number, attempt: string): string {
   check(Number(libc().lseek(raw, 0n, c.SEEK_SET)), attempt);
@@ -132,7 +135,7 @@ export function reread(raw: number, attempt: string): string {
   return text;
 }
 
-/** What is left to read of a file; undefined when that fails. */
+/** Reads the rest of a file; undefined if that fails. */
 function rest(raw: number): string | undefined {
   const decoder = new TextDecoder();
   const chunk = new Uint8Array(8192);
@@ -167,20 +170,20 @@ export function isProgram(path: string): boolean {
   return pathStatus(path)?.kind === "regular" && libc().access(cString(path), c.X_OK) === 0;
 }
 
-/** A file that has no path, and goes when its last descriptor is closed (memfd_create(2)). */
+/** Makes a file without a path, which ends with its last descriptor (memfd_create(2)). */
 export function createMemoryFile(name: string, attempt: string): number {
   const { memfd_create } = libc();
   if (!memfd_create) throw new Deno.errors.NotSupported(`${attempt}: there is no memfd_create(2)`);
   return check(memfd_create(cString(name), c.MFD_CLOEXEC), attempt);
 }
 
-/** Writes one byte of a file; what is before it and was not written is 0. */
+/** Writes one byte of a file; bytes before it that were not written are 0. */
 export function writeByteAt(raw: number, offset: number, value: number): void {
   const written = libc().pwrite(raw, Uint8Array.of(value), 1n, BigInt(offset));
   check(Number(written), () => `Cannot write to descriptor ${raw}`);
 }
 
-/** All bytes of a file that is not long. */
+/** Reads all bytes of a short file. */
 export function bytesOf(raw: number, attempt: string): Uint8Array {
   const size = check(Number(libc().lseek(raw, 0n, c.SEEK_END)), attempt);
   check(Number(libc().lseek(raw, 0n, c.SEEK_SET)), attempt);
@@ -189,7 +192,7 @@ export function bytesOf(raw: number, attempt: string): Uint8Array {
   return bytes.subarray(0, check(n, attempt));
 }
 
-/** The start of a directory's record (getdents(2), `struct linux_dirent64`); its name comes behind. */
+/** The start of a directory entry (getdents(2), `struct linux_dirent64`), before its name. */
 const entry = struct({ d_ino: "u64", d_off: "i64", d_reclen: "u16", d_type: "u8" });
 
 /** The names in a directory, but not "." and "..". */
@@ -203,8 +206,8 @@ export function readDirectory(path: string, attempt: string): string[] {
 }
 
 /**
- * The names of the symbolic links in a directory; undefined when it cannot be read, or has more than `most`
- * names. Names of a kind that the file system does not tell are among them.
+ * The names of the symbolic links in a directory; undefined if it cannot be read, or has more than `most` names.
+ * Names whose kind the file system does not tell are among them.
  */
 export function linksIn(path: string, most: number): string[] | undefined {
   const raw = libc().open(cString(path), c.O_RDONLY | c.O_CLOEXEC, 0);
@@ -222,7 +225,7 @@ export function linksIn(path: string, most: number): string[] | undefined {
   }
 }
 
-/** What an open directory has, but not "." and "..". */
+/** The entries of an open directory, without "." and "..". */
 function* records(
   raw: number,
   attempt: string,
@@ -245,7 +248,7 @@ function* records(
 
 const dot = 0x2e;
 
-/** Opens `path` for writing alone. */
+/** Opens `path` for writing. */
 export function openToWrite(path: string): number {
   return check(
     libc().open(cString(path), c.O_WRONLY | c.O_CLOEXEC, 0),
@@ -254,8 +257,8 @@ export function openToWrite(path: string): number {
 }
 
 /**
- * Opens the other end of the pipe that `raw` writes to; undefined when it is none. As long as it is open,
- * a write to the pipe does not fail with EPIPE (pipe(7)).
+ * Opens the read end of the pipe that `raw` writes to; undefined if `raw` is no pipe. While it is open, a write to
+ * the pipe does not fail with EPIPE (pipe(7)).
  */
 export function openReadEnd(raw: number): number | undefined {
   if (statusOf(raw)?.kind !== "pipe") return undefined;
@@ -264,21 +267,21 @@ export function openReadEnd(raw: number): number | undefined {
   return end < 0 ? undefined : end;
 }
 
-/** What the symbolic link at `path` says; undefined when there is none. */
+/** The target of the symbolic link at `path`; undefined if there is none. */
 export function readLink(path: string): string | undefined {
   const target = new Uint8Array(c.PATH_MAX);
   const n = Number(libc().readlink(cString(path), target, BigInt(target.length)));
   return n < 0 ? undefined : new TextDecoder().decode(target.subarray(0, n));
 }
 
-/** Opens a file or directory for nothing but its name: "/proc/self/fd/N" is a short one for any. */
+/** Opens a file or directory for its name alone (O_PATH): "/proc/self/fd/N" is a short path to it. */
 export function openName(path: string, attempt: string): number {
   return check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);
 }
 
 /**
- * Runs `step` in another directory where the one of this process was removed: nothing can be named from there, and
- * before 2.8.3 Deno.Command starts nothing, wherever it is to start. (The directory is of all threads.)
+ * Runs `step` in another directory if the working directory was removed: relative paths lead nowhere there, and
+ * before 2.8.3 Deno.Command fails, whatever its `cwd`. (The directory is that of all threads.)
  */
 export function outOfRemoved<T>(path: string, step: () => T): T {
   if (!readLink("/proc/self/cwd")?.endsWith(" (deleted)")) return step();
@@ -347,13 +350,13 @@ function openLock(path: string, attempt: string): number {
   }
 }
 
-/** Removes the file that `lockFile` has locked, where this process may, and unlocks it. */
+/** Removes the file that `lockFile` has locked, if this process may, and unlocks it. */
 export function unlockFile(path: string, raw: number): void {
   if (isSameFile(pathStatus(path), fileStatus(raw))) unlink(path);
   closeRaw(raw);
 }
 
-/** The file at `path`: which one it is, and its name without symbolic links; undefined when there is none. */
+/** The identity of the file at `path`, and its path without symbolic links; undefined if there is none. */
 export function locate(path: string): FileIdentity & { kind: FileStatus["kind"] } | undefined {
   const raw = libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0);
   if (raw < 0) {
@@ -369,7 +372,7 @@ export function locate(path: string): FileIdentity & { kind: FileStatus["kind"] 
   }
 }
 
-/** link(2): another name for the same file. */
+/** Gives a file a further name (link(2)). */
 export function link(from: string, to: string): void {
   check(
     libc().link(cString(from), cString(to)),
@@ -377,12 +380,12 @@ export function link(from: string, to: string): void {
   );
 }
 
-/** unlink(2); gives whether there was something to remove. */
+/** Removes a name (unlink(2)); gives whether it existed. */
 export function unlink(path: string): boolean {
   return libc().unlink(cString(path)) === 0;
 }
 
-/** rename(2): `to` is replaced in one step. */
+/** Renames a file; `to` is replaced in one step (rename(2)). */
 export function rename(from: string, to: string): void {
   check(
     libc().rename(cString(from), cString(to)),
@@ -390,12 +393,15 @@ export function rename(from: string, to: string): void {
   );
 }
 
-/** The present name of the file that `openName` was called for, also when it was renamed; undefined when it has none. */
+/** The present path of a file that was opened by `openName`, also after it was renamed; undefined if it has none. */
 export function presentName(raw: number): string | undefined {
   return fileStatus(raw).links > 0 ? readLink(`/proc/self/fd/${raw}`) : undefined;
 }
 
-/** chmod(2) of that very file, if it is at `path` and has another mode; another one there stays as it is. */
+/**
+ * Changes the mode of a file, if `path` leads to that very file and the mode differs (chmod(2)); another file there
+ * is left unchanged.
+ */
 export function setMode(path: string, mode: number, file: { dev: bigint; ino: bigint }): void {
   const attempt = () => `Cannot change the mode of ${quoted(path)}`;
   const raw = check(libc().open(cString(path), c.O_PATH | c.O_CLOEXEC, 0), attempt);

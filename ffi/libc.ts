@@ -1,6 +1,6 @@
 /**
- * The C library, opened at the first call, and each of its functions at its own: importing needs no
- * permission, and what is not called is not compiled.
+ * The C library. It is opened at the first call, and each function is looked up at its first call: importing needs no
+ * permission, and a function that is not called is not compiled.
  *
  * Addresses are `usize` numbers and buffers are `buffer`, never `pointer`: permission for one exact
  * library path does not include `Deno.UnsafePointer`.
@@ -162,7 +162,7 @@ export function addressOf(bytes: Uint8Array<ArrayBuffer>): bigint {
   return BigInt(libc().memmove(bytes, bytes, 0n));
 }
 
-/** A path as C reads it. */
+/** Converts a path to a C string. */
 export function cString(path: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(`${path}\0`);
 }
@@ -195,7 +195,7 @@ function onDemand(name: string, wanted: typeof symbols): Libc {
   return functions as Libc;
 }
 
-/** Opens the first of the names that is there, and has the descriptor table grow meanwhile. */
+/** Opens the first library of the names that exists, and has the descriptor table grow meanwhile. */
 function load(): { name: string; growing: Promise<number> } {
   let failure: unknown;
   for (const name of libraryNames()) {
@@ -215,15 +215,14 @@ function load(): { name: string; growing: Promise<number> } {
   throw failure;
 }
 
-/** What is called on another thread while the rest is loaded. */
+/** The functions that are called on another thread while the others are loaded. */
 const early = { fcntl: { ...symbols.fcntl, nonblocking: true } } as const;
 
 /**
- * How many descriptors the table gets room for ahead. When it grows in a process with threads, the
- * kernel waits until none of them looks at the old one (fs/file.c, `expand_fdtable`): some 12 ms at 256,
- * at 512, and so on, of which a process that receives many would pay each. This way it is once, on a
- * thread that has nothing else to do; a number in use is what makes it grow. Above the limit of open
- * descriptors there is none to be had, and the next size is tried.
+ * The size that the descriptor table gets in advance. When it grows in a process with threads, the kernel waits until
+ * no thread uses the old table (fs/file.c, `expand_fdtable`): some 12 ms at 256, at 512, and so on. So it grows once,
+ * on a thread that is idle, by using a high number; if that is above the limit of open descriptors, the next smaller
+ * size is tried.
  */
 const spaciousTables = [4096, 2048, 1024, 512];
 

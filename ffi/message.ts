@@ -1,7 +1,7 @@
 /**
  * One sendmsg(2) or recvmsg(2) with descriptors: SCM_RIGHTS of unix(7), in the layout of cmsg(3).
  *
- * The buffers are made once and used for every message: their addresses do not move.
+ * The buffers are made once and reused: their addresses do not move.
  *
  * @module
  */
@@ -22,19 +22,19 @@ const levelAt = cmsghdr.offset("cmsg_level");
 const typeAt = cmsghdr.offset("cmsg_type");
 const firstData = cmsg.length(0);
 
-/** The most descriptors that one message carries (net/scm.h, `SCM_MAX_FD`). */
+/** The most descriptors of one message (net/scm.h, `SCM_MAX_FD`). */
 export const maxDescriptors: number = c.SCM_MAX_FD;
 
-/** What `send` and `receive` give when they would have to wait. */
+/** The result of `send` and `receive` when they would block. */
 export const wouldBlock = -1;
 
 /**
- * What `send` gives when it would have to wait for descriptors to arrive, any that this user has sent:
- * as many as RLIMIT_NOFILE are on their way (unix(7), ETOOMANYREFS). No readiness event tells.
+ * The result of `send` when too many descriptors of this user are in flight: as many as RLIMIT_NOFILE (unix(7),
+ * ETOOMANYREFS). No readiness event reports the end of that.
  */
 export const tooManyInFlight = -2;
 
-/** The error of a sender for which `tooManyInFlight` has lasted so long. */
+/** The error when `tooManyInFlight` has lasted for that long. */
 export function inFlightError(milliseconds: number): Error {
   return systemError(
     errnos.ETOOMANYREFS,
@@ -43,7 +43,7 @@ export function inFlightError(milliseconds: number): Error {
   );
 }
 
-/** Data, control message and header of one message, wired together. */
+/** The buffers of one message: data, control message and header. */
 class MessageBuffers {
   readonly data: Uint8Array<ArrayBuffer>;
   protected readonly control: Uint8Array<ArrayBuffer>;
@@ -70,7 +70,7 @@ class MessageBuffers {
   }
 }
 
-/** Room for one outgoing message: fill `data` and `descriptors`, then `send`. */
+/** The buffers of an outgoing message: fill `data` and `descriptors`, then call `send`. */
 export class OutgoingMessage extends MessageBuffers {
   /** The numbers that `send` passes along: a view into the control message. */
   readonly descriptors: Int32Array;
@@ -116,7 +116,7 @@ export class OutgoingMessage extends MessageBuffers {
   }
 }
 
-/** Room for one incoming message. */
+/** The buffers of an incoming message. */
 export class IncomingMessage extends MessageBuffers {
   /** The descriptors that came with the last message, in their order; the first `count` are set. */
   readonly descriptors: Int32Array = new Int32Array(maxDescriptors);

@@ -21,8 +21,8 @@ const credentialsView = new DataView(credentials.buffer);
 const [pidAt, uidAt, gidAt] = [ucred.offset("pid"), ucred.offset("uid"), ucred.offset("gid")];
 
 /**
- * What names the network namespace that a socket was made in (SO_NETNS_COOKIE); undefined where the kernel
- * does not tell it (before 5.14).
+ * Identifies the network namespace of a socket (SO_NETNS_COOKIE); undefined where the kernel does not tell it (before
+ * 5.14).
  */
 export function networkNamespace(raw: number): bigint | undefined {
   length[0] = cookie.byteLength;
@@ -33,8 +33,8 @@ export function networkNamespace(raw: number): bigint | undefined {
 let ownNamespace: bigint | undefined;
 
 /**
- * What names the network namespace of this process; undefined where the kernel does not tell it, or no
- * descriptor is left to ask with.
+ * Identifies the network namespace of this process; undefined where the kernel does not tell it, or no descriptor is
+ * left for the socket that it takes.
  */
 export function ownNetworkNamespace(): bigint | undefined {
   if (ownNamespace !== undefined) return ownNamespace;
@@ -51,8 +51,8 @@ export function ownNetworkNamespace(): bigint | undefined {
 }
 
 /**
- * Whether the address of a socket means something only in the network namespace where it was made: that of
- * TCP, of UDP, and an abstract name (network_namespaces(7), unix(7)).
+ * Whether the address of a socket is valid only in the network namespace in which it was made: that of TCP and UDP,
+ * and an abstract name (network_namespaces(7), unix(7)).
  */
 export function belongsToNetwork(raw: number): boolean {
   const address = localAddress(raw);
@@ -74,7 +74,7 @@ export function effectiveUser(): number {
   return libc().geteuid();
 }
 
-/** The peer's credentials, by the kernel's word. */
+/** The credentials of the peer, as the kernel gives them. */
 export function peerCredentials(raw: number): Credentials {
   length[0] = credentials.length;
   check(

@@ -1,6 +1,5 @@
 /**
- * What proc(5) tells about this process's descriptors, and about other processes, read through libc: no
- * read permission needed.
+ * Descriptors, processes and environments, as proc(5) shows them; read through libc, without a read permission.
  *
  * @module
  */
@@ -12,7 +11,7 @@ import { openText, readBytes, readDirectory, readLink, readText, reread } from "
 import { cString, libc } from "./libc.ts";
 
 /**
- * Descriptors and processes are looked for in /proc: there is no other place that tells of them.
+ * Checks that /proc is mounted: descriptors and processes can be found there alone.
  *
  * @throws {Deno.errors.NotFound} When it is not mounted.
  */
@@ -46,8 +45,8 @@ export function describeDescriptor(raw: number): string | undefined {
 }
 
 /**
- * A variable of the environment as it is now, with what was set since the process was started; Deno itself reads it
- * so, without a permission.
+ * The present value of an environment variable, also if it was set after the start of the process; Deno itself reads
+ * it so, without a permission.
  */
 export function currentVariable(name: string): string | undefined {
   const { getenv, memcpy, strlen } = libc();
@@ -62,9 +61,9 @@ export function currentVariable(name: string): string | undefined {
 const mostPid = 2 ** 31 - 1;
 
 /**
- * Whether a process with this number runs, or ran and was not waited for (kill(2), signal 0). One of
- * another PID namespace counts as running: it is given as 0 here (socket(7), SO_PEERCRED). kill(2) is
- * never called with 0 or less, which stand for groups of processes.
+ * Whether a process with this number runs, or is a zombie (kill(2), signal 0). A process of another PID namespace has
+ * the number 0 here (socket(7), SO_PEERCRED), and counts as running. kill(2) is never called with 0 or less: these
+ * are process groups.
  */
 export function isRunning(pid: number): boolean {
   if (!Number.isInteger(pid) || pid > mostPid) return false;
@@ -83,14 +82,14 @@ export function identify(pid: number): ProcessId {
   return { pid, started: processStat(pid)?.started };
 }
 
-/** What names the PID namespace of this process: only there its number means something (pid_namespaces(7)). */
+/** Identifies the PID namespace of this process: its number is valid only there (pid_namespaces(7)). */
 export function pidNamespace(): string | undefined {
   return readLink("/proc/self/ns/pid");
 }
 
 /**
- * Identifies the process that has the number `pid` in a PID namespace; undefined where processes of that
- * one cannot be seen: it is another one, or /proc is another one's.
+ * Identifies the process that has the number `pid` in a PID namespace; undefined if processes of that namespace
+ * cannot be seen: it is another one, or /proc belongs to another one.
  */
 export function identifyIn(namespace: string | undefined, pid: number): ProcessId | undefined {
   const isHere = namespace !== undefined && namespace === pidNamespace();
@@ -132,14 +131,14 @@ export function killAllWith(variable: string): void {
 }
 
 /**
- * Waits for a process that has ended where this one became its parent, as process 1 of a container or as
- * a subreaper: it stays a zombie otherwise (waitpid(2)). Of another one there is nothing to wait for.
+ * Reaps a process that has ended, if this one is its parent, as process 1 of a container or as a subreaper: it stays
+ * a zombie otherwise (waitpid(2)). For any other process it has no effect.
  */
 export function reap(pid: number): void {
   libc().waitpid(pid, new Uint8Array(4), c.WNOHANG);
 }
 
-/** The parent of this process; undefined where /proc does not tell it, or it is of another PID namespace. */
+/** The parent of this process; undefined if /proc does not show it, or it belongs to another PID namespace. */
 export function ownParent(): ProcessId | undefined {
   const parent = processStat("self")?.parent;
   return parent ? identify(parent) : undefined;
@@ -160,7 +159,7 @@ export function oldestChild(parent: number): number | undefined {
   return oldest?.pid;
 }
 
-/** What proc(5), "stat", tells of a process. */
+/** The entries of /proc/PID/stat that are used. */
 export interface ProcessStat {
   /** The name of its program, of at most 15 bytes ("comm"). */
   name: string;
@@ -170,7 +169,7 @@ export interface ProcessStat {
   started: string;
 }
 
-/** Reads it; undefined when there is no such process, or it is hidden. */
+/** Reads them; undefined if there is no such process, or it is hidden. */
 export function processStat(pid: number | "self"): ProcessStat | undefined {
   const text = readText(`/proc/${pid}/stat`);
   // The name of the program, in parentheses, may have any characters.
@@ -204,8 +203,8 @@ export function argumentsOfDeno(): string[] {
 }
 
 /**
- * The environment that a process was started with (proc(5), "environ"), whatever it has made of it since:
- * names and values are bytes, a character each. Undefined where it may not be read.
+ * The environment that a process was started with (proc(5), "environ"), without later changes: names and values are
+ * bytes, one character each. Undefined if it may not be read.
  */
 export function environment(
   pid: number | "self" = "self",
@@ -223,7 +222,7 @@ export function environment(
   return variables;
 }
 
-/** What this process was started with does not change, and is asked for several times at each start: read once. */
+/** Read once: it does not change, and each start asks for it several times. */
 let ownCommandLine: string[] | undefined;
 let ownEnvironment: ReadonlyMap<string, string> | undefined;
 
@@ -233,7 +232,7 @@ export function variable(name: string): string | undefined {
   return value === undefined ? undefined : new TextDecoder().decode(fromBinary(value));
 }
 
-/** Bytes as characters, a character each. */
+/** Converts bytes to characters, one each. */
 export function toBinary(bytes: Uint8Array): string {
   // Of ASCII it is the same text, which takes a twentieth of the time.
   const decoded = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
@@ -245,7 +244,7 @@ export function toBinary(bytes: Uint8Array): string {
   return text;
 }
 
-/** And back. */
+/** Converts characters to bytes, one each. */
 export function fromBinary(text: string): Uint8Array<ArrayBuffer> {
   return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
@@ -273,7 +272,7 @@ export function programOf(pid: number): string | undefined {
   return readText(`/proc/${pid}/comm`)?.trimEnd();
 }
 
-/** One line of an epoll's fdinfo: a descriptor it watches. */
+/** A descriptor that an epoll watches: one line of its fdinfo. */
 export interface Registration {
   /** The number under which the descriptor was added. */
   tfd: number;
@@ -282,12 +281,12 @@ export interface Registration {
   data: bigint;
 }
 
-/** What the epoll `raw` watches (proc(5), "/proc/pid/fdinfo", epoll entries). */
+/** The descriptors that the epoll `raw` watches (proc(5), "/proc/pid/fdinfo", epoll entries). */
 export function registrations(raw: number): Registration[] {
   return registrationsIn(readText(`/proc/self/fdinfo/${raw}`) ?? "");
 }
 
-/** The same of one epoll, any number of times, for which no further descriptor is opened. */
+/** Reads the same again and again, for one epoll, without opening a descriptor each time. */
 export class Registrations implements Disposable {
   readonly #file: number;
   readonly #attempt: string;

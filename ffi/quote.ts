@@ -17,7 +17,7 @@ const hidden = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 /** Colors and the like (ECMA-48, SGR), which programs print into what is kept of their output. */
 const colors = new RegExp("\x1b\\[[\\d;:]*m", "g");
 
-/** On one line, and without quotes: `a\nb`. */
+/** Escapes a text, on one line and without quotes: `a\nb`. */
 export function escaped(text: string): string {
   return text.replace(hidden, (character) => {
     const [, short] = /^"(\\[^u])"$/.exec(JSON.stringify(character)) ?? [];
@@ -25,14 +25,14 @@ export function escaped(text: string): string {
   });
 }
 
-/** In quotes, which end where the text does: `"a\nb"`. What is quoted is JSON. */
+/** Quotes a text: `"a\nb"`. The result is JSON. */
 export function quoted(text: string): string {
   return escaped(JSON.stringify(text));
 }
 
 /**
- * Of several lines, as the last words of a program are: all but the first are indented, so that none is
- * taken for a line of the log that they are printed in.
+ * Escapes a text of several lines, such as the last output of a program: all lines but the first are indented, so
+ * that none looks like a line of the log.
  */
 export function indented(text: string): string {
   const lines = text.replace(colors, "").replaceAll("\t", indent).split(/\r?\n/).map(escaped);
@@ -50,7 +50,7 @@ function units(character: string): string[] {
   return character.split("").map((unit) => unit.charCodeAt(0).toString(16).padStart(4, "0"));
 }
 
-/** A list for a message: the first of many, and how many there are beside them. */
+/** Joins a list for a message: the first entries, and the number of all others. */
 export function listed(words: string[]): string {
   const first = words.slice(0, mostListed).join(", ");
   return words.length > mostListed ? `${first} and ${words.length - mostListed} more` : first;

@@ -1,5 +1,5 @@
 /**
- * Socket addresses: Deno's words to the kernel's bytes, and back (unix(7), ip(7), ipv6(7)).
+ * Socket addresses: from objects to the bytes of the kernel, and back (unix(7), ip(7), ipv6(7)).
  *
  * @module
  */
@@ -22,7 +22,7 @@ export interface InetAddress {
   port: number;
 }
 
-/** Where a socket is bound or connected. */
+/** The address of a socket. */
 export type Address = UnixAddress | InetAddress;
 
 const { sockaddr, sockaddr_un, sockaddr_in, sockaddr_in6, sockaddr_storage } = structs;
@@ -56,7 +56,7 @@ export function packUnix(path: string, attempt: string): Uint8Array<ArrayBuffer>
   return packed.subarray(0, pathAt + encoded.length + (abstract ? 0 : 1));
 }
 
-/** The address in the first `length` bytes of `bytes`; undefined for a family of another world. */
+/** The address in the first `length` bytes of `bytes`; undefined for any other family. */
 export function unpackAddress(
   bytes: Uint8Array,
   length: number,

@@ -30,7 +30,7 @@ function unixSocket(): number {
   return check(libc().socket(c.AF_UNIX, c.SOCK_STREAM | socketFlags, 0), "Cannot make a socket");
 }
 
-/** A unix datagram socket without a name: nothing will ever arrive on it. */
+/** Makes a unix datagram socket without a name: no datagram can arrive on it. */
 export function deafDatagramSocket(): number {
   return check(
     libc().socket(c.AF_UNIX, c.SOCK_DGRAM | socketFlags, 0),
@@ -39,10 +39,9 @@ export function deafDatagramSocket(): number {
 }
 
 /**
- * A listening unix socket that no process can connect to: its file, which no user but root may connect
- * through, is removed before it listens. Where no such file can be made, it has a name in the abstract
- * namespace, which has no permissions and which every process of the network namespace can read
- * (/proc/net/unix).
+ * Makes a listening unix socket to which no process can connect: its file, through which root alone may connect, is
+ * removed before it listens. Where such a file cannot be made, the socket has a name in the abstract namespace, which
+ * has no permissions, and which every process of the network namespace can read (/proc/net/unix).
  */
 export function deafListener(): number {
   const attempt = "Cannot make a socket that nobody connects to";
@@ -58,7 +57,7 @@ export function deafListener(): number {
   return listenUnix(`\0${name}`, attempt);
 }
 
-/** Two connected unix sockets. */
+/** Makes two connected unix sockets (socketpair(2)). */
 export function socketPair(type: "stream" | "datagram" = "stream"): [number, number] {
   const pair = new Int32Array(2);
   const number = type === "stream" ? c.SOCK_STREAM : c.SOCK_DGRAM;
@@ -75,11 +74,11 @@ export function writeByte(raw: number): void {
 }
 
 /**
- * A listening unix stream socket.
+ * Makes a listening unix stream socket.
  *
- * @param mode Permissions of the file it makes. Linux gives the file the mode of the unbound
- * socket's own inode, less the umask (net/unix/af_unix.c, `unix_bind_bsd`), so there is no moment
- * with more; what the umask took comes back before anyone can connect.
+ * @param mode Permissions of its file. Linux gives the file the mode of the unbound socket's own inode, less the
+ * umask (net/unix/af_unix.c, `unix_bind_bsd`): it never has more. Bits that the umask has removed are set again
+ * before a client can connect.
  */
 export function listenUnix(
   path: string,
@@ -100,7 +99,7 @@ export function listenUnix(
   }
 }
 
-/** The same for a unix datagram socket: what is sent to `path` arrives on it. */
+/** Makes a unix datagram socket that is bound to `path`. */
 export function bindUnixDatagram(
   path: string,
   attempt: string,
@@ -120,9 +119,9 @@ export function bindUnixDatagram(
 }
 
 /**
- * Whether some process still holds a socket bound to `path`, found without connecting to it, which
- * might start a handover: a datagram socket is told EPROTOTYPE by a living stream socket, and
- * ECONNREFUSED by a file that outlived its own (net/unix/af_unix.c, `unix_find_bsd`).
+ * Whether a socket of any process is bound to `path`. Found without connecting, which might start a handover: sending
+ * to it from a datagram socket fails with EPROTOTYPE if a stream socket is bound, and with ECONNREFUSED if the file
+ * is all that is left (net/unix/af_unix.c, `unix_find_bsd`).
  */
 export function isBound(path: string): boolean {
   const name = packUnix(path, "Cannot look for a listener");
@@ -134,8 +133,8 @@ export function isBound(path: string): boolean {
 }
 
 /**
- * A TCP socket that holds a free port and does not listen, so that a connection attempt to it reaches
- * no service: at the IPv4 address `hostname`, or at the IPv6 address that the socket `other` has.
+ * Makes a TCP socket that has a free port and does not listen: a connection attempt to it reaches no service. Its
+ * address is the IPv4 address `hostname`, or the IPv6 address of the socket `other`.
  */
 export function holdPort(hostname: string, other: number): { raw: number; port: number } {
   const attempt = `Cannot bind a TCP socket at ${hostname}`;
@@ -156,7 +155,7 @@ function packIpv4(hostname: string): Uint8Array<ArrayBuffer> {
   return structs.sockaddr_in.pack({ sin_family: c.AF_INET, sin_addr: { s_addr } });
 }
 
-/** The socket's own address with port 0: with its scope, which the text leaves out. */
+/** The socket's own address with port 0, and with its scope, which a text does not have. */
 function ownIpv6(raw: number): Uint8Array<ArrayBuffer> {
   localAddress(raw);
   const { sockaddr_in6 } = structs;
@@ -166,8 +165,8 @@ function ownIpv6(raw: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * Connects a new unix stream socket; gives -1 while the listener's queue is full, which no readiness
- * event announces the end of (connect(2), EAGAIN).
+ * Connects a new unix stream socket; gives -1 while the accept queue of the listener is full (connect(2), EAGAIN): no
+ * readiness event reports its end.
  */
 export function connectUnix(path: string, attempt: string): number {
   const name = packUnix(path, attempt);
@@ -179,7 +178,7 @@ export function connectUnix(path: string, attempt: string): number {
   throw systemError(code, attempt);
 }
 
-/** The next connection in the queue; -1 when there is none. */
+/** Accepts the next queued connection; gives -1 if there is none. */
 export function accept(raw: number, attempt: string | (() => string)): number {
   length[0] = address.length;
   const accepted = uninterrupted(
@@ -193,7 +192,7 @@ export function accept(raw: number, attempt: string | (() => string)): number {
   throw systemError(code, typeof attempt === "string" ? attempt : attempt());
 }
 
-/** What the socket is bound to. */
+/** The address that the socket is bound to. */
 export function localAddress(raw: number): Address | undefined {
   length[0] = address.length;
   check(
@@ -203,7 +202,7 @@ export function localAddress(raw: number): Address | undefined {
   return unpackAddress(address, length[0], integerOption(raw, c.SO_TYPE));
 }
 
-/** What the socket is connected to; undefined when it is not connected. */
+/** The address that the socket is connected to; undefined if it is not connected. */
 export function peerAddress(raw: number): Address | undefined {
   length[0] = address.length;
   if (libc().getpeername(raw, address, lengthBytes) < 0) return undefined;

@@ -30,8 +30,8 @@ export function noDelay(raw: number): boolean {
 }
 
 /**
- * The longest queue of a listening TCP socket: for a listening socket, TCP_INFO reports it in the field of
- * segments that were acknowledged out of order (net/ipv4/tcp.c, `tcp_get_info`).
+ * The length of the accept queue of a listening TCP socket: TCP_INFO reports it in a field that connections use for
+ * segments acknowledged out of order (net/ipv4/tcp.c, `tcp_get_info`).
  */
 export function acceptQueueLength(raw: number): number | undefined {
   length[0] = tcpInfo.length;
@@ -41,8 +41,8 @@ export function acceptQueueLength(raw: number): number | undefined {
 }
 
 /**
- * Sets the length of the accept queue, at most net.core.somaxconn: listen(2) on a socket that listens already
- * makes its queue longer, or shorter.
+ * Sets the length of the accept queue, at most net.core.somaxconn: listen(2) on a listening socket makes its queue
+ * longer or shorter.
  */
 export function setAcceptQueueLength(raw: number, backlog: number): void {
   check(
@@ -51,7 +51,7 @@ export function setAcceptQueueLength(raw: number, backlog: number): void {
   );
 }
 
-/** Whether multicast datagrams that are sent come back to this machine (ip(7), ipv6(7)). */
+/** Sets whether multicast datagrams of this socket come back to this machine (ip(7), ipv6(7)). */
 export function setMulticastLoop(raw: number, on: boolean): void {
   const isIpv6 = integerOption(raw, c.SO_DOMAIN) === c.AF_INET6;
   const [level, name] = isIpv6
@@ -64,7 +64,7 @@ export function setMulticastLoop(raw: number, on: boolean): void {
   );
 }
 
-/** An integer option: SO_TYPE, SO_DOMAIN, SO_ACCEPTCONN, ... (socket(7)). */
+/** The value of an integer option: SO_TYPE, SO_DOMAIN, SO_ACCEPTCONN, ... (socket(7)). */
 export function integerOption(raw: number, name: number, level: number = c.SOL_SOCKET): number {
   length[0] = option.byteLength;
   check(
@@ -74,7 +74,7 @@ export function integerOption(raw: number, name: number, level: number = c.SOL_S
   return option[0];
 }
 
-/** What kind of socket a descriptor is, in words. */
+/** The kind of a socket. */
 export interface SocketKind {
   domain: "unix" | "ipv4" | "ipv6" | "other";
   type: "stream" | "datagram" | "seqpacket" | "other";
@@ -94,9 +94,9 @@ const types: Record<number, SocketKind["type"]> = {
 };
 
 /**
- * The kind of socket behind `raw`; undefined for an open descriptor that is no socket.
+ * The kind of the socket `raw`; undefined for an open descriptor of something else.
  *
- * @throws {Deno.errors.BadResource} When nothing is open under that number.
+ * @throws {Deno.errors.BadResource} When the number is not open.
  */
 export function socketKind(raw: number): SocketKind | undefined {
   length[0] = option.byteLength;
@@ -113,8 +113,8 @@ export function socketKind(raw: number): SocketKind | undefined {
 }
 
 /**
- * What `look` sees of `raw` if that is a socket, and still is when it has looked: another thread may
- * close a number any time, and open it for something else.
+ * Calls `look` if `raw` is a socket, and is still the same socket afterwards: another thread may close a number at
+ * any time, and open it for something else.
  */
 export function ifSocket<T>(raw: number, look: (kind: SocketKind) => T): T | undefined {
   try {
@@ -134,9 +134,8 @@ export function isUnixStream(raw: number, { listening }: { listening: boolean })
 }
 
 /**
- * The number that only this socket has since boot (SO_COOKIE); duplicates share it. Where the kernel
- * does not tell it (before 4.12, and under qemu-user), the inode, which only this one of all open
- * sockets has.
+ * Identifies a socket since boot (SO_COOKIE); duplicates have the same number. Where the kernel has none (before
+ * 4.12, and under qemu-user) it is the inode, which is unique among open sockets.
  */
 export function socketCookie(raw: number): bigint {
   const found = cookieIfSocket(raw);
@@ -144,7 +143,7 @@ export function socketCookie(raw: number): bigint {
   throw systemError(errnos.ENOTSOCK, `Cannot read the cookie of descriptor ${raw}`);
 }
 
-/** The same, or undefined when `raw` is open on no socket, in one call to the kernel. */
+/** The same, or undefined if `raw` is no socket, in one system call. */
 export function cookieIfSocket(raw: number): bigint | undefined {
   length[0] = cookie.byteLength;
   const result = libc().getsockopt(raw, c.SOL_SOCKET, c.SO_COOKIE, cookieBytes, lengthBytes);
@@ -156,8 +155,8 @@ export function cookieIfSocket(raw: number): bigint | undefined {
 }
 
 /**
- * A call that waits on a blocking socket gives up after so many milliseconds, with EAGAIN; with 0 it
- * does not (socket(7), SO_RCVTIMEO and SO_SNDTIMEO). What is accepted inherits that.
+ * Limits the calls of a blocking socket to so many milliseconds: they fail with EAGAIN then; 0 is no limit
+ * (socket(7), SO_RCVTIMEO and SO_SNDTIMEO). Accepted sockets inherit it.
  */
 export function limitBlocking(raw: number, milliseconds: number): void {
   const time = structs.timeval.pack({ tv_sec: 0n, tv_usec: BigInt(1000 * milliseconds) });
@@ -169,7 +168,7 @@ export function limitBlocking(raw: number, milliseconds: number): void {
   }
 }
 
-/** Gives a socket as much room for what is unread as the system allows (net.core.wmem_max). */
+/** Makes the send buffer of a socket as large as the system allows (net.core.wmem_max). */
 export function growSendBuffer(raw: number): void {
   option[0] = 0x3fff_ffff;
   check(
@@ -178,13 +177,13 @@ export function growSendBuffer(raw: number): void {
   );
 }
 
-/** Ends the sending half: the peer reads EOF after what is queued (shutdown(2), SHUT_WR). */
+/** Ends the sending half: the peer reads the end of the stream after the queued bytes (shutdown(2), SHUT_WR). */
 export function shutdownWrite(raw: number): void {
   check(libc().shutdown(raw, c.SHUT_WR), () => `Cannot shut down descriptor ${raw}`);
 }
 
 /**
- * Ends the receiving half of a connection: what has arrived can still be read, and then comes EOF
+ * Ends the receiving half of a connection: queued bytes can still be read, and then the end of the stream
  * (shutdown(2), SHUT_RD).
  */
 export function shutdownRead(raw: number): void {
@@ -196,19 +195,19 @@ export function shutdownBoth(raw: number): void {
   endHalves(raw, c.SHUT_RDWR);
 }
 
-/** A connection that its peer has reset is not connected any more (ENOTCONN): both halves have ended. */
+/** Ignores ENOTCONN: a connection that its peer has reset has ended in both halves. */
 function endHalves(raw: number, how: number): void {
   if (libc().shutdown(raw, how) === 0) return;
   const code = errno();
   if (code !== errnos.ENOTCONN) throw systemError(code, `Cannot shut down descriptor ${raw}`);
 }
 
-/** Bytes that arrived and were not read yet (FIONREAD). */
+/** The number of received bytes that were not read yet (FIONREAD). */
 export function unreadBytes(raw: number): number {
   return queued(raw, c.FIONREAD);
 }
 
-/** Bytes that were written and that the peer has not acknowledged, or not read (TIOCOUTQ). */
+/** The number of written bytes that the peer has not acknowledged, or not read (TIOCOUTQ). */
 export function unsentBytes(raw: number): number {
   return queued(raw, c.TIOCOUTQ);
 }
@@ -221,7 +220,7 @@ function queued(raw: number, request: number): number {
   return option[0];
 }
 
-/** What has passed over a TCP connection. */
+/** The traffic of a TCP connection. */
 export interface Traffic {
   /** Bytes that have arrived since it was established. */
   received: bigint;
@@ -229,7 +228,7 @@ export interface Traffic {
   quietFor: number;
 }
 
-/** What has passed over the TCP connection `raw` (tcp(7), TCP_INFO); undefined for any other socket. */
+/** The traffic of the TCP connection `raw` (tcp(7), TCP_INFO); undefined for any other socket. */
 export function traffic(raw: number): Traffic | undefined {
   length[0] = tcpInfo.length;
   const result = libc().getsockopt(raw, c.IPPROTO_TCP, c.TCP_INFO, tcpInfo, lengthBytes);

@@ -11,8 +11,8 @@ export interface Bytes {
 }
 
 /**
- * What a field may be. `u16be` and `u32be` are in network order; `usize` is `size_t`, as a number;
- * `pointer` takes the bytes it points at.
+ * The kind of a field. `u16be` and `u32be` are in network byte order; `usize` is `size_t`, as a number; `pointer`
+ * takes the bytes that it points at.
  */
 export type Field =
   | "u8"
@@ -33,19 +33,19 @@ export type Field =
 /** Names and kinds, in the order of C's declaration. */
 export type Fields = Readonly<Record<string, Field>>;
 
-/** What `pack` takes for a field. */
+/** The value of a field for `pack`. */
 export type Packed<F extends Field> = F extends "i64" | "u64" ? bigint
   : F extends "pointer" ? Uint8Array<ArrayBuffer> | null
   : F extends Bytes ? Uint8Array
   : F extends Struct<infer G> ? Values<G>
   : number;
 
-/** What `read` gives for a field; a pointer reads as its address. */
+/** The value of a field from `read`; a pointer is its address. */
 export type Read<F extends Field> = F extends "i64" | "u64" | "pointer" ? bigint
   : F extends Bytes | Struct<Fields> ? Uint8Array
   : number;
 
-/** Values by field name; what is absent is zero. */
+/** Values by field name; absent fields are zero. */
 export type Values<F extends Fields> = { readonly [K in keyof F]?: Packed<F[K]> };
 
 /** Gives the address of a buffer; the struct layer itself knows no pointers. */

@@ -229,7 +229,7 @@ function describe(
   if (predecessor) {
     const { pid, generation, connections } = predecessor;
     lines.push(
-      `draining    generation ${generation}, process ${pid}, ${count(connections, "connection")}`,
+      `previous    generation ${generation}, process ${pid}, ${count(connections, "connection")}`,
     );
   }
   return lines.join("\n");

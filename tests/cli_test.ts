@@ -151,7 +151,7 @@ test("status prints a predecessor that is draining", async () => {
   await client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nhost: a\r\n\r\n"));
   await client.read(new Uint8Array(1000));
   await using _next = await serving(path);
-  const leaving = `draining    generation 1, process ${old.pid}, 1 connection`;
+  const leaving = `previous    generation 1, process ${old.pid}, 1 connection`;
   await until(async () => (await run("status", path)).stdout.split("\n").at(-1) === leaving);
 });
 
@@ -270,7 +270,7 @@ test("a restart goes on after the --timeout of its command", async () => {
   assertEquals([code, stderr], [1, late]);
   await until(async () => {
     const { stdout } = await run("status", path);
-    return stdout.startsWith("generation  2, ") && !/^draining /m.test(stdout);
+    return stdout.startsWith("generation  2, ") && !/^previous /m.test(stdout);
   });
   await run("stop", path);
 });

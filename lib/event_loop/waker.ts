@@ -83,6 +83,7 @@ class ReadWaker implements Waker {
   }
 
   [Symbol.dispose](): void {
+    // The pending read ends with the connection.
     this.#next?.catch(() => {});
     revert(this.#registration, this.#epoll);
     this.#conn.close();

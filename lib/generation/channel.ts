@@ -102,6 +102,7 @@ export class Channel implements Disposable {
       for (const { fd, meta } of descriptors) await response.write(fd, meta);
       await response.flush();
     });
+    // The next send waits for this one, whatever comes of it.
     this.#sending = sent.catch(() => {});
     try {
       await unlessAborted(sent, signal);

@@ -174,6 +174,7 @@ export class Child {
     if (this.#process) reap(this.#process.pid);
     // Processes that it has started may hold its output open: stop reading, without an error.
     using late = expiring(lastOutputTime, () => new Error("That was all"));
+    // An error of the output is not that of the process; and the wait may time out.
     await unlessAborted(output, late.signal).catch(() => {});
     const { lastWords } = this;
     if (!isStarted && !this.#isKilled) throw notStarted(command, code, lastWords);

@@ -85,6 +85,7 @@ export class Control {
         }
         failure = message;
         delay = Math.min(2 * delay || shortestDelay, longestDelay);
+        // Aborted by `withdraw()`: the loop ends.
         await pause(delay, signal).catch(() => {});
       }
     }

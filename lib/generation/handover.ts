@@ -298,6 +298,7 @@ export class Handover {
     if (!isReady) return;
     // It answers its clients, and ends: its own last words are the better error if they come in time.
     using late = expiring(lastWordsTime, () => error);
+    // Whether it has ended or the time is over is seen by the signal.
     await unlessAborted(successor.ended, late.signal).catch(() => {});
     if (late.signal.aborted) outcome.reject(error);
   }

@@ -65,6 +65,7 @@ export class Predecessor implements Disposable {
   /** Sends it a frame in this turn of the event loop, which may be the last one of this process; errors are ignored. */
   sendNow(frame: Frame): void {
     if (this.#gone || !this.#channel.conn.fd.owned) return;
+    // The predecessor may have ended: no other process is to be told then.
     this.#channel.conn.write(encodeFrame(frame)).catch(() => {});
   }
 

@@ -83,6 +83,7 @@ export class Attempt {
       successor.kill();
       // The next restart may begin when this one has failed: the handover has to be over by then.
       if (this.handover) handover()?.takeBack(error);
+      // The error of the handover is the one of the timeout.
       await this.handover?.catch(() => {});
       outcome.reject(error);
     }, () => {});

@@ -209,6 +209,7 @@ export class Takeover implements Disposable {
     const { lifecycle, logger, settings } = this.#host;
     const began = performance.now();
     try {
+      // Aborted by `endProbation()`.
       await pause(settings.probation, this.#probation.signal).catch(() => {});
       const addresses = this.#host.droppedAddresses();
       const dropped = addresses.length > 0 ? addresses : undefined;

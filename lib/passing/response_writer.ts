@@ -239,6 +239,7 @@ export class ResponseWriter implements Disposable {
   #inTurn(step: () => Promise<void> | undefined): Promise<void> | undefined {
     const result = this.#last ? this.#last.then(step) : step();
     if (!result) return undefined;
+    // Its error is thrown where the result is awaited.
     const last = result.catch(() => {}).finally(() => {
       if (this.#last === last) this.#last = undefined;
     });
