@@ -4,13 +4,14 @@
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import * as graceful from "../mod.ts";
 import { Child } from "./support/child.ts";
 import { cli } from "./support/cli.ts";
 import { Directory } from "./support/directory.ts";
 import { freePort } from "./support/free_port.ts";
 import { test } from "./support/guard.ts";
+import { until } from "./support/until.ts";
 
 const root = new URL("../", import.meta.url);
 const readme = Deno.readTextFileSync(new URL("README.md", root));
@@ -53,7 +54,7 @@ test("every message of README.md is one of the library", () => {
 });
 
 test("the table of options has every option of start()", () => {
-  const [table] = section("Options of `start`").split("\n\n");
+  const [table] = section("Options, limits, security").split("\n\n");
   const named = [...table.matchAll(/`(\w+)`/g)].map(([, name]) => name);
   const source = Deno.readTextFileSync(new URL("lib/generation/options.ts", root));
   const [, kinds] = /const kinds: Record<keyof StartOptions, string> = \{\n([^]*?)\n\};/.exec(
@@ -81,7 +82,14 @@ test("every name that README.md imports or has in its changes is exported", () =
 });
 
 test("every relative link of the READMEs leads to a file", () => {
-  const files = ["README.md", "lib/README.md", "tests/README.md", "examples/README.md"];
+  const files = [
+    "README.md",
+    "lib/README.md",
+    "lib/passing/README.md",
+    "tests/README.md",
+    "examples/README.md",
+    "examples/from_go/README.md",
+  ];
   const broken: string[] = [];
   for (const file of files) {
     const here = new URL(file, root);
@@ -105,32 +113,96 @@ test("every relative link of the READMEs leads to a file", () => {
   assertEquals(broken, []);
 });
 
-test("the whole service of README.md is replaced by a second start and by SIGHUP, and is stopped", async () => {
-  using directory = new Directory();
-  const [, program = ""] = /```ts ignore\n([^]*?)```/.exec(section("A whole service")) ?? [];
-  const main = directory.join("main.ts");
-  // A test listens on loopback alone.
-  Deno.writeTextFileSync(main, program.replace("{ port:", '{ hostname: "127.0.0.1", port:'));
-  const config = JSON.parse(Deno.readTextFileSync(new URL("deno.json", root)));
-  const imports = { "@graceful/deno": new URL("mod.ts", root).href, hono: config.imports.hono };
-  Deno.writeTextFileSync(directory.join("deno.json"), JSON.stringify({ imports }));
-  const port = freePort();
-  const control = directory.join("app.sock");
-  const env = { CONTROL: control, LOG: directory.join("shop.log"), PORT: String(port) };
-  const deno = ["run", "-A", "--no-lock", "--config", directory.join("deno.json")];
-  const asked = async () =>
-    await (await fetch(`http://127.0.0.1:${port}`, { headers: { connection: "close" } })).text();
-  await using first = new Child(main, [], { deno, env });
-  await first.until("generation 1 accepts");
-  assertEquals(await asked(), "hello from generation 1");
-  await using second = new Child(main, [], { deno, env });
-  await second.until("generation 2 accepts");
-  assertEquals(await asked(), "hello from generation 2");
+/** The code block of a section. */
+function block(heading: string): string {
+  const [, code] = /```ts(?: ignore)?\n([^]*?)```/.exec(section(heading)) ?? [];
+  assert(code !== undefined, `"${heading}" has no code block`);
+  return code;
+}
+
+/** A project of a user: a `main.ts` of README.md, and a `deno.json` that names the library. */
+class Project implements Disposable {
+  readonly control: string;
+  readonly port: number = freePort();
+  readonly #directory = new Directory();
+  /** Its connections are not kept: a draining generation would wait for them. */
+  readonly #client = Deno.createHttpClient({ poolMaxIdlePerHost: 0 });
+
+  /** Takes the program of README.md with its control path, its port and its database. */
+  constructor(program: string, { control, database = "" }: { control: string; database?: string }) {
+    this.control = this.join("app.sock");
+    const replacements = [
+      ["{ port:", '{ hostname: "127.0.0.1", port:'],
+      ["8000", String(this.port)],
+      [control, this.control],
+      [database, this.join("shop.db")],
+    ];
+    for (const [before, after] of replacements.filter(([before]) => before !== "")) {
+      assert(program.includes(before), before);
+      program = program.replaceAll(before, after);
+    }
+    Deno.writeTextFileSync(this.join("main.ts"), program);
+    const imports = { "@graceful/deno": new URL("mod.ts", root).href };
+    Deno.writeTextFileSync(this.join("deno.json"), JSON.stringify({ imports }));
+  }
+
+  join(name: string): string {
+    return this.#directory.join(name);
+  }
+
+  /** Starts the program. */
+  start(): Child {
+    const deno = ["run", "-A", "--no-lock", "--config", this.join("deno.json")];
+    return new Child(this.join("main.ts"), [], { deno });
+  }
+
+  async ask(path: string): Promise<Response> {
+    return await fetch(`http://127.0.0.1:${this.port}${path}`, { client: this.#client });
+  }
+
+  [Symbol.dispose](): void {
+    this.#client.close();
+    this.#directory[Symbol.dispose]();
+  }
+}
+
+test("the three lines of README.md make a program that a second start replaces", async () => {
+  using project = new Project(block("Three lines to change"), { control: "/tmp/hello.sock" });
+  const answeredBy = async () => {
+    // Before its first generation is ready, connections are refused.
+    const response = await project.ask("/").catch(() => undefined);
+    return Number(/^hello from process (\d+)\n$/.exec(await response?.text() ?? "")?.[1]);
+  };
+  await using first = project.start();
+  await until(async () => await answeredBy() === first.pid);
+  await using second = project.start();
+  await until(async () => await answeredBy() === second.pid);
+  // The probation of the second generation ends with it: the first one does not accept again.
+  assertEquals((await cli("stop", project.control)).code, 0);
+  assertEquals([(await first.ended()).code, (await second.ended()).code], [0, 0]);
+});
+
+test("the whole service of README.md is replaced by a second start and by SIGHUP, ends its event streams, and is stopped", async () => {
+  const program = [section("Your program is …"), section("A whole service")]
+    .map((text) => /```ts(?: ignore)?\n([^]*?)```/.exec(text)![1]).join("\n");
+  using project = new Project(program, {
+    control: "/run/shop/control.sock",
+    database: "/var/lib/shop/shop.db",
+  });
+  const generation = async () => (await (await project.ask("/")).json()).generation;
+  await using first = project.start();
+  await first.until(/^Generation 1: serving /);
+  assertEquals(await generation(), 1);
+  const events = await project.ask("/events");
+  await using second = project.start();
+  await second.until(/^Generation 2: withdrawn /);
+  assertEquals(await generation(), 2);
+  assertMatch(await events.text(), /^(data: [\d:.TZ-]+\n\n){2,}$/);
   assertEquals((await first.ended()).code, 0);
   Deno.kill(second.pid, "SIGHUP");
-  await second.until("generation 3 accepts");
-  assertEquals(await asked(), "hello from generation 3");
-  assertEquals((await cli("stop", control)).code, 0);
-  // Its stdout is that of generation 3 as well, and ends with that.
+  await second.until(/^Generation 3: withdrawn /);
+  assertEquals(await generation(), 3);
+  assertEquals((await cli("stop", project.control)).code, 0);
+  // The stdout of generation 3 is that of generation 2, and ends with both.
   assertEquals((await second.ended()).code, 0);
 });
