@@ -1,28 +1,28 @@
 /**
- * Passes descriptors (listeners, connections, datagram sockets, files, anything) between processes
- * over unix sockets, with metadata, and turns a received one into a native Deno object; so that a
- * service is replaced by its next instance and no request fails. Speaks the protocol of the Go library
- * `graceful`, in both directions.
+ * Passes descriptors (of listeners, connections, datagram sockets, files and others) between processes over unix
+ * sockets, with metadata, and makes native Deno objects of them: so a service is replaced by its next generation
+ * without losing a request. The protocol is that of the Go library `graceful`, in both directions.
  *
- * A process that owns descriptors is a server, one that wants them a client:
+ * {@linkcode start} restarts a service. By hand, a process that owns descriptors is a server, and a process that
+ * receives them a client:
  *
  * ```ts
  * import * as graceful from "@graceful/deno";
  *
  * const path = `${await Deno.makeTempDir()}/app.sock`;
  *
- * // The running instance: serves HTTP, and sends its listener to whoever connects.
+ * // The running instance: serves HTTP, and sends its listener to each client.
  * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
  * const old = graceful.serveHttp(listener, () => new Response("from the old one"));
  * const control = graceful.listenAndServe(path, graceful.listenerHandler(listener));
  *
- * // The next instance, usually another process: receives it and serves on.
+ * // The next instance, usually another process: receives the listener and serves on it.
  * let next: Deno.HttpServer | undefined;
  * await graceful.receive(path, (fd) => {
  *   next = graceful.serveHttp(fd, () => new Response("from the next one"));
  * });
  *
- * // The old one leaves when its clients have.
+ * // The old instance ends when its clients have closed their connections.
  * await control.shutdown();
  * await graceful.drain(old);
  *
