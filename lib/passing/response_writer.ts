@@ -15,7 +15,7 @@ import {
   Batch,
   checkMaxMetaBytes,
   headerBytes,
-  maxDescriptors,
+  maxSentDescriptors,
   maxMetaBytes as defaultMaxMetaBytes,
 } from "../wire/record.ts";
 
@@ -58,7 +58,7 @@ function outgoing(maxMetaBytes: number): Outgoing {
   const reused = maxMetaBytes === defaultMaxMetaBytes ? spare.pop() : undefined;
   if (reused) return reused;
   const message = new OutgoingMessage(headerBytes + maxMetaBytes);
-  const descriptors = message.descriptors.subarray(0, maxDescriptors);
+  const descriptors = message.descriptors.subarray(0, maxSentDescriptors);
   return { message, batch: new Batch(message.data, descriptors) };
 }
 

@@ -346,8 +346,8 @@ export class UnixConn implements Disposable {
    * @ignore
    */
   discard(): void {
-    closeAll(this.#reader.surrender());
-    if (!this.#reader.empty) this.#loseTrack();
+    closeAll(this.#reader.releaseDescriptors());
+    if (!this.#reader.isBetweenMessages) this.#loseTrack();
   }
 
   /** Which record belongs to which descriptor cannot be told from here on. */
@@ -398,7 +398,7 @@ export class UnixConn implements Disposable {
       // A peer that closes without having read what we wrote resets: after whole records that is
       // its end like any other.
       const reset = error instanceof Deno.errors.ConnectionReset;
-      if (reset && this.#wrote && this.#reader.empty) return 0;
+      if (reset && this.#wrote && this.#reader.isBetweenMessages) return 0;
       this.discard();
       throw error;
     }

@@ -1,7 +1,7 @@
 /**
- * What goes over the wire: records of a little-endian u32 length and that many bytes of meta, one per
- * descriptor; a message is whole records with as many descriptors, in the same order; a stream is
- * messages to the end. No hello, no count, no answer.
+ * The wire format: a record is a little-endian u32 length and that many bytes of meta, one record per
+ * descriptor. A message is whole records and as many descriptors, in the same order. A stream is messages
+ * to its end: no greeting, no count, no acknowledgement.
  *
  * Pure: bytes and numbers, no Deno namespace, no ffi.
  *
@@ -16,37 +16,38 @@ import {
   UnexpectedEofError,
 } from "../errors.ts";
 
-/** Bytes of the length in front of each meta. */
+/** The size of the length that precedes each meta. */
 export const headerBytes = 4;
 
 /**
- * The longest meta that every peer understands: the Go client reads a message into 4096 bytes, and
- * cuts silently what is longer.
+ * The longest meta that every peer receives whole: the Go client reads a message into 4096 bytes and
+ * truncates a longer one without an error.
  */
 export const maxMetaBytes = 4096 - headerBytes;
 
 /**
- * How many descriptors a message carries, at most: as many as the Go library's. The kernel would take
- * 253 (net/scm.h, `SCM_MAX_FD`). But a receiver that has just started has a table of 256, which already
- * holds some of its own, and if it has threads it waits ten milliseconds or more for a larger one
- * (fs/file.c, `expand_fdtable`); one that closes what it gets, message by message, needs none.
+ * The most descriptors that a message is sent with: as many as the Go library sends. The kernel's limit
+ * is 253 (net/scm.h, `SCM_MAX_FD`). But the descriptor table of a new process has 256 entries, some of
+ * them in use: 253 more would make it grow, for which a process with threads waits ten milliseconds or
+ * more (fs/file.c, `expand_fdtable`). With 170, a receiver that closes the descriptors of a message
+ * before it reads the next never needs a larger table.
  */
-export const maxDescriptors = 170;
+export const maxSentDescriptors = 170;
 
-/** The longest meta a receiver takes unless told otherwise. */
+/** The longest meta that a receiver accepts by default. */
 export const defaultMaxReceivedMeta: number = 1 << 20;
 
-/** One message in the making, in buffers of the caller's. */
+/** Collects the records of one message in the caller's buffers. */
 export class Batch {
-  /** Bytes of `data` in use. */
+  /** The bytes of `data` in use. */
   length = 0;
-  /** Descriptors in use. */
+  /** The number of descriptors in use. */
   count = 0;
   readonly #data: Uint8Array;
   readonly #view: DataView;
   readonly #descriptors: Int32Array;
 
-  /** At most `descriptors.length` records in `data.length` bytes. */
+  /** Has room for `descriptors.length` records in `data.length` bytes. */
   constructor(data: Uint8Array, descriptors: Int32Array) {
     this.#data = data;
     this.#view = new DataView(data.buffer, data.byteOffset, data.byteLength);
@@ -54,9 +55,9 @@ export class Batch {
   }
 
   /**
-   * Adds a record; gives false when this message has no room for it and must go out first.
+   * Adds a record; returns false if the message has no room left: send it, `clear()`, and add again.
    *
-   * @throws {LongWriteError} When no message has room for it.
+   * @throws {LongWriteError} If the record is too long for an empty message.
    */
   add(descriptor: number, meta: Uint8Array): boolean {
     const size = headerBytes + meta.length;
@@ -77,62 +78,70 @@ export class Batch {
     return true;
   }
 
-  /** Empties it for the next message. */
+  /** Empties the batch for the next message. */
   clear(): void {
     this.length = 0;
     this.count = 0;
   }
 }
 
-/** A descriptor's number and what came with it; null when nothing did. */
+/** A received descriptor and its meta; null if it came without one. */
 export interface WireRecord {
   descriptor: number;
   meta: Uint8Array<ArrayBuffer> | null;
 }
 
 /**
- * The most descriptors that may wait for their records: those of a message read in part, and those
- * of the one that the read of the rest ran into.
+ * The most descriptors that a correct sender causes to wait for their records. Two messages of 253: the
+ * first read of a message brings all its descriptors, and the read of its last bytes may bring all
+ * descriptors of the next message.
  */
 const maxWaitingDescriptors = 2 * 253;
 
 /**
- * Bytes and descriptors as they arrive, in whatever pieces; records as they become whole.
+ * How many bytes beyond the longest meta may wait without a descriptor: more than a header and the 64 KiB
+ * of one read.
+ */
+const plainAllowance = 1 << 17;
+
+/**
+ * Turns received bytes and descriptors into records.
  *
- * The kernel glues and cuts: a read may end inside a record, bring the descriptors of records that
- * are still to come, or the rest of one message with the descriptors of the next.
+ * Reads do not match messages: a read may end inside a record, may bring the
+ * descriptors of records whose bytes follow later, or the rest of one message with the descriptors of
+ * the next.
  */
 export class RecordReader {
   #maxMetaBytes = defaultMaxReceivedMeta;
-  /** Made when something arrives: who only sends needs none. */
+  /** Allocated by the first `push()`: a connection that only sends needs no buffer. */
   #bytes = new Uint8Array(0);
   #view = new DataView(this.#bytes.buffer);
   #start = 0;
   #end = 0;
-  /** Those that wait are the ones from `#first` to `#last`; the array stays as long as it once was. */
+  /** The descriptors without a record yet are those from `#first` to `#last`; the array never shrinks. */
   readonly #descriptors: number[] = [];
   #first = 0;
   #last = 0;
   readonly #record: WireRecord = { descriptor: -1, meta: null };
-  /** Whether records are still to come whose descriptors were surrendered. */
-  #owed = false;
+  /** Whether bytes of records whose descriptors were released are still to arrive. */
+  #isMessageTorn = false;
 
-  /** From here on refuses records whose meta is longer. */
+  /** Sets the longest meta that `next()` accepts. */
   limit(maxMetaBytes: number): void {
     this.#maxMetaBytes = maxMetaBytes;
   }
 
-  /** Whether nothing waits and nothing is owed: the stream is between two messages. */
-  get empty(): boolean {
-    return this.#start === this.#end && this.#waiting === 0 && !this.#owed;
+  /** Whether the stream is between two messages: no bytes and no descriptors wait, and none are due. */
+  get isBetweenMessages(): boolean {
+    return this.#start === this.#end && this.#waiting === 0 && !this.#isMessageTorn;
   }
 
   /**
-   * Takes in what one read brought; the bytes are copied, the descriptors owned until `next` or
-   * `surrender` hands them out.
+   * Adds the result of one read. Copies the bytes; owns the descriptors until `next()` or
+   * `releaseDescriptors()` returns them.
    *
-   * @throws {SurplusDescriptorsError} When more descriptors wait than a correct sender causes.
-   * @throws {EmptyControlMessageError} When bytes pile up that no descriptor came for.
+   * @throws {SurplusDescriptorsError} If more descriptors wait than a correct sender causes.
+   * @throws {EmptyControlMessageError} If too many bytes wait without a descriptor.
    */
   push(bytes: Uint8Array, descriptors: ArrayLike<number> = []): void {
     this.#makeRoom(bytes.length);
@@ -145,16 +154,16 @@ export class RecordReader {
       );
     }
     const waiting = this.#end - this.#start;
-    if (this.#waiting === 0 && waiting > this.#maxMetaBytes + (1 << 17)) {
+    if (this.#waiting === 0 && waiting > this.#maxMetaBytes + plainAllowance) {
       throw new EmptyControlMessageError(`${waiting} bytes arrived without a descriptor`);
     }
   }
 
   /**
-   * The next record if it and its descriptor are whole. The object is the same each time: thousands
-   * arrive at once, and one for each would be most of what there is to collect.
+   * Returns the next record once all its bytes and its descriptor have arrived. Returns the same object
+   * each time: thousands of records arrive at once, and an object for each would be most of the garbage.
    *
-   * @throws {LongReadError} When its length is over the limit, before anything is allocated for it.
+   * @throws {LongReadError} If its length is over the limit; nothing is allocated for it.
    */
   next(): WireRecord | undefined {
     const length = this.#metaLength();
@@ -171,7 +180,7 @@ export class RecordReader {
     return this.#record;
   }
 
-  /** How many descriptors wait for their records. */
+  /** The number of descriptors that wait for their records. */
   get #waiting(): number {
     return this.#last - this.#first;
   }
@@ -182,7 +191,7 @@ export class RecordReader {
     return descriptor;
   }
 
-  /** Moves waiting bytes into `into` as plain data; gives how many. */
+  /** Moves waiting bytes into `into`, as plain data; returns their number. */
   read(into: Uint8Array): number {
     const n = Math.min(into.length, this.#end - this.#start);
     into.set(this.#bytes.subarray(this.#start, this.#start + n));
@@ -191,26 +200,26 @@ export class RecordReader {
   }
 
   /**
-   * Every descriptor that waits, to be closed by the caller. The whole records among what waits go
-   * with theirs: if that was all, the next message can follow.
+   * Returns all waiting descriptors, which the caller closes, and drops their records as far as these have
+   * arrived. If all have arrived whole, the reader is between messages and can read the next one.
    */
-  surrender(): number[] {
+  releaseDescriptors(): number[] {
     const descriptors = this.#descriptors.slice(this.#first, this.#last);
     for (let length = this.#metaLength(); this.#isWhole(length); length = this.#metaLength()) {
       this.#start += headerBytes + length;
       this.#shift();
     }
-    this.#owed ||= this.#waiting > 0;
+    this.#isMessageTorn ||= this.#waiting > 0;
     this.#first = this.#last = 0;
     return descriptors;
   }
 
   /**
-   * Says that the stream has ended.
+   * Checks that the stream may end here.
    *
-   * @throws {UnexpectedEofError} Inside a record.
-   * @throws {EmptyControlMessageError} With records that no descriptor came for.
-   * @throws {SurplusDescriptorsError} With descriptors that no record came for.
+   * @throws {UnexpectedEofError} If it ends inside a record.
+   * @throws {EmptyControlMessageError} If records are left without descriptors.
+   * @throws {SurplusDescriptorsError} If descriptors are left without records.
    */
   end(): void {
     const waiting = this.#end - this.#start;
@@ -218,7 +227,7 @@ export class RecordReader {
     if (waiting === 0 && descriptors === 0) return;
     if (waiting === 0) {
       throw new SurplusDescriptorsError(
-        `The stream ended with ${count(descriptors, "descriptor")} that no record came for`,
+        `The stream ended with ${count(descriptors, "descriptor")} without a record`,
       );
     }
     if (waiting < headerBytes) {
@@ -235,11 +244,11 @@ export class RecordReader {
       );
     }
     throw new EmptyControlMessageError(
-      `The stream ended with ${count(waiting, "byte")} that no descriptor came for`,
+      `The stream ended with ${count(waiting, "byte")} without a descriptor`,
     );
   }
 
-  /** What the next record announces, once that has arrived. */
+  /** The length in the next record's header; undefined until the header has arrived. */
   #metaLength(): number | undefined {
     return this.#end - this.#start < headerBytes
       ? undefined
@@ -251,6 +260,7 @@ export class RecordReader {
       this.#waiting > 0;
   }
 
+  /** Makes room for `more` bytes behind `#end`: moves the waiting bytes to the front, or to a larger buffer. */
   #makeRoom(more: number): void {
     if (this.#end + more <= this.#bytes.length) return;
     const waiting = this.#end - this.#start;
@@ -270,11 +280,13 @@ function count(n: number, noun: string): string {
 }
 
 /**
- * @throws {RangeError} When it is no length that a meta may be limited to.
+ * Checks the option `maxMetaBytes`.
+ *
+ * @throws {RangeError} If it is not an integer from 0 to 2147483647.
  *
  * @ignore
  */
 export function checkMaxMetaBytes(maxMetaBytes: number): void {
   if (Number.isInteger(maxMetaBytes) && maxMetaBytes >= 0 && maxMetaBytes < 2 ** 31) return;
-  throw new RangeError(`maxMetaBytes is a number of bytes, not ${maxMetaBytes}`);
+  throw new RangeError(`maxMetaBytes must be an integer from 0 to 2147483647, not ${maxMetaBytes}`);
 }
