@@ -61,15 +61,18 @@ for (const frame of frames.filter(({ messages }) => messages.length > 0)) {
   });
 }
 
+/** The length that precedes a meta. */
 const header = (length: number) => new Uint8Array(Uint32Array.of(length).buffer);
 type ErrorClass = new (message: string) => GracefulError;
-type EofRow = [
+type Ending = [
   name: string,
   bytes: Uint8Array,
   descriptors: number,
   error?: ErrorClass,
 ];
-const eof: EofRow[] = [
+
+/** What is received, and the error of end() after it. */
+const endings: Ending[] = [
   ["nothing", new Uint8Array(), 0],
   ["whole records", joined(record("a"), record()), 2],
   ["one byte of a length", header(0).subarray(0, 1), 0, UnexpectedEofError],
@@ -89,11 +92,11 @@ const eof: EofRow[] = [
   ["a descriptor without a record", new Uint8Array(), 1, SurplusDescriptorsError],
   ["two records with three descriptors", joined(record(), record("b")), 3, SurplusDescriptorsError],
 ];
-for (const [name, bytes, descriptors, error] of eof) {
+for (const [name, bytes, descriptors, error] of endings) {
   test(`end() after ${name} throws ${error?.name ?? "nothing"}`, () => {
     const reader = new RecordReader();
-    const numbers = Array.from({ length: descriptors }, (_, i) => 100 + i);
-    reader.push(bytes, numbers);
+    const raws = Array.from({ length: descriptors }, (_, i) => 100 + i);
+    reader.push(bytes, raws);
     const records = drained(reader);
     if (error) assertInstanceOf(assertThrows(() => reader.end()), error);
     else reader.end();
@@ -101,7 +104,7 @@ for (const [name, bytes, descriptors, error] of eof) {
     // Each descriptor was returned exactly once: with a record, or to be closed.
     assertEquals(
       [...records.map(({ descriptor }) => descriptor), ...reader.releaseDescriptors()],
-      numbers,
+      raws,
     );
     assertEquals(reader.releaseDescriptors(), []);
   });
@@ -128,12 +131,13 @@ test("the errors of end() count the bytes and descriptors that are left", () => 
   );
 });
 
+const meta4093 = new Uint8Array(4093).fill(0x6d);
+
 /**
  * Streams that were sent to Go's client (`interop_go_client` of the vectors), with the lengths of the metas
  * that RecordReader returns: never a wrong pair, and an error if anything is lost.
  */
-const meta4093 = new Uint8Array(4093).fill(0x6d);
-const odd: Record<string, { sent: Message[]; lengths: number[]; error?: ErrorClass }> = {
+const clientStreams: Record<string, { sent: Message[]; lengths: number[]; error?: ErrorClass }> = {
   "253 nil metas + 253 fds in one message": {
     sent: [{ bytes: new Uint8Array(4 * 253), descriptors: numbers(253) }],
     lengths: Array(253).fill(0),
@@ -180,7 +184,7 @@ const odd: Record<string, { sent: Message[]; lengths: number[]; error?: ErrorCla
 };
 for (const { sent: name } of vectors.interop_go_client) {
   test(`RecordReader returns the right pairs of a stream that was sent to Go's client: ${name}`, () => {
-    const { sent, lengths, error } = odd[name];
+    const { sent, lengths, error } = clientStreams[name];
     for (const most of [4096, 5000, 7, 1]) {
       const reader = new RecordReader();
       const queue = new SocketQueue(sent);

@@ -24,13 +24,14 @@ export interface Frame {
   write_errors?: string[];
 }
 
+/** One message: its data and the numbers of its descriptors. */
 export interface Message {
   bytes: Uint8Array;
   descriptors: number[];
 }
 
 export const frames: Frame[] = vectors.frames;
-/** The data of one message of the Go library's sender. */
+/** The limits of the Go library's sender for one message. */
 export const goBytes = 4096;
 export const goDescriptors = 170;
 
@@ -45,6 +46,7 @@ export class SocketQueue {
     this.#queue = messages.map(({ bytes, descriptors }) => ({ bytes, descriptors }));
   }
 
+  /** One recvmsg(2) with room for `most` bytes; undefined at the end. */
   read(most: number): Message | undefined {
     const parts: Uint8Array[] = [];
     const descriptors: number[] = [];
@@ -52,23 +54,27 @@ export class SocketQueue {
       const first = this.#queue[0];
       parts.push(first.bytes.subarray(0, most));
       most -= parts.at(-1)!.length;
-      const brought = first.descriptors;
-      descriptors.push(...brought);
+      const arrived = first.descriptors;
+      descriptors.push(...arrived);
       first.descriptors = [];
       first.bytes = first.bytes.subarray(parts.at(-1)!.length);
       if (first.bytes.length === 0) this.#queue.shift();
-      if (brought.length > 0) break;
+      if (arrived.length > 0) break;
     }
     return parts.length === 0 ? undefined : { bytes: joined(...parts), descriptors };
   }
 }
 
+/** A copy of a record that RecordReader returned. */
 export interface Pair {
   descriptor: number;
   meta: Uint8Array | null;
 }
 
-/** Reads `queue` to its end through a RecordReader; the i-th read, after `read` bytes, asks for `size` bytes. */
+/**
+ * Reads `queue` to its end through a RecordReader. The i-th read, after `read` bytes, has room for
+ * `size(read, i)` bytes.
+ */
 export function readThrough(queue: SocketQueue, size: (read: number, i: number) => number): Pair[] {
   const reader = new RecordReader();
   const records: Pair[] = [];
@@ -84,6 +90,7 @@ export function readThrough(queue: SocketQueue, size: (read: number, i: number) 
   return records;
 }
 
+/** The records that are whole now. */
 export function drained(reader: RecordReader): Pair[] {
   const records: Pair[] = [];
   for (let record = reader.next(); record; record = reader.next()) records.push({ ...record });
@@ -113,10 +120,12 @@ export function batched(metas: Uint8Array[], room = goBytes, most = goDescriptor
   return messages;
 }
 
+/** The pairs that RecordReader returns for `metas` with descriptors 0, 1, 2, ... */
 export function expected(metas: Uint8Array[]): Pair[] {
   return metas.map((meta, descriptor) => ({ descriptor, meta: meta.length === 0 ? null : meta }));
 }
 
+/** Compares as assertEquals() does, but fast. */
 export function areSame(a: Pair[], b: Pair[]): boolean {
   return a.length === b.length && a.every(({ descriptor, meta }, i) => {
     const other = b[i].meta;
@@ -128,13 +137,14 @@ export function areSame(a: Pair[], b: Pair[]): boolean {
 /** The metas of a frame, which are written as "nil", "6d6e", "4093 x 6d" or "170 x (nil)". */
 export function metasOf({ metas }: Frame): Uint8Array[] {
   return metas.flatMap((meta) => {
-    const [, times, what] = /^(\d+) x (.+)$/.exec(meta) ?? [];
-    if (what === "(nil)") return Array.from({ length: Number(times) }, () => new Uint8Array());
-    if (what) return [new Uint8Array(Number(times)).fill(parseInt(what, 16))];
+    const [, times, repeated] = /^(\d+) x (.+)$/.exec(meta) ?? [];
+    if (repeated === "(nil)") return Array.from({ length: Number(times) }, () => new Uint8Array());
+    if (repeated) return [new Uint8Array(Number(times)).fill(parseInt(repeated, 16))];
     return [meta === "nil" ? new Uint8Array() : bytesOfHex(meta)];
   });
 }
 
+/** The bytes of a frame's first message, in hexadecimal. */
 export function golden(name: string): string {
   return frames.find((frame) => frame.name === name)!.messages[0].hex!;
 }
