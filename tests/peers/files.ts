@@ -12,6 +12,12 @@ import { Directory } from "../support/directory.ts";
 /** The names of the files in a {@linkcode Files}. */
 export const fileNames = ["a", "b", "c", "d", "e", "f", "g"];
 
+/** The name of the file that a descriptor is open on. */
+export function nameOf(fd: Fd): string {
+  const path = describeDescriptor(fd.raw) ?? "";
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
 /** A directory with small files of different content, and a path for a socket. */
 export class Files extends Directory {
   readonly socket: string = this.join("app.sock");
@@ -43,12 +49,6 @@ export class Files extends Directory {
     const fd = this.descriptor(name);
     this.#kept.set(name, fd);
     return fd.raw;
-  }
-
-  /** The name of the file that a descriptor is open on. */
-  nameOf(fd: Fd): string {
-    const path = describeDescriptor(fd.raw) ?? "";
-    return path.slice(path.lastIndexOf("/") + 1);
   }
 
   /** The number of descriptors of these files in this process. */

@@ -29,7 +29,7 @@ import {
 } from "../../mod.ts";
 import { test } from "../support/guard.ts";
 import { bytes, hex, text } from "./bytes.ts";
-import { fileNames, Files } from "./files.ts";
+import { fileNames, Files, nameOf } from "./files.ts";
 import { addressOf, GoPeer, portOf, withGo } from "./go_peer.ts";
 
 test(
@@ -235,7 +235,7 @@ for (const count of [253, 10_000]) {
       await go.ask({ do: "serve", name: "server", path, items });
       const received: { name?: string; meta: Uint8Array | null }[] = [];
       const total = await receive(path, (fd, meta) => {
-        received.push({ name: files.nameOf(fd), meta });
+        received.push({ name: nameOf(fd), meta });
       });
       assertEquals(total, count);
       assertEquals(received, expected);
@@ -329,7 +329,7 @@ test(
       assertEquals(await conn.readFull(new Uint8Array(plain.length)), plain);
       await sent;
       const received: unknown[] = [];
-      await receiveAllFrom(conn, (fd, meta) => void received.push([files.nameOf(fd), meta]));
+      await receiveAllFrom(conn, (fd, meta) => void received.push([nameOf(fd), meta]));
       assertEquals(received, [["a", text("1")], ["a", null]]);
     });
 

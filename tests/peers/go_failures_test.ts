@@ -16,7 +16,7 @@ import {
 import { test } from "../support/guard.ts";
 import { until } from "../support/until.ts";
 import { text } from "./bytes.ts";
-import { Files } from "./files.ts";
+import { Files, nameOf } from "./files.ts";
 import { GoPeer, withGo, withLibrary } from "./go_peer.ts";
 
 test("Go's client returns an error when a handler throws", withGo, async (t) => {
@@ -74,7 +74,7 @@ test("receiveAllFrom() throws when Go ends inside a message", withGo, async (t) 
       await go.ask({ do: "message", over: "over", data, items: both });
       const received: unknown[] = [];
       const receiving = assertRejects(
-        () => receiveAllFrom(conn, (fd, meta) => void received.push([files.nameOf(fd), meta])),
+        () => receiveAllFrom(conn, (fd, meta) => void received.push([nameOf(fd), meta])),
         UnexpectedEofError,
         "after 10 of the 20 bytes",
       );
