@@ -15,8 +15,8 @@ import {
   Batch,
   checkMaxMetaBytes,
   headerBytes,
-  maxSentDescriptors,
   maxMetaBytes as defaultMaxMetaBytes,
+  maxSentDescriptors,
 } from "../wire/record.ts";
 
 /** Options of everything that sends. */

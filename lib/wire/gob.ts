@@ -1,5 +1,5 @@
 /**
- * What the encoder and the decoder of gobs share: the values of a meta, Go's type ids, and limits.
+ * The values of a meta, Go's type ids, and limits: shared by the encoder and the decoder of gobs.
  *
  * A gob is the format of Go's encoding/gob: a sequence of messages, which are definitions of types and
  * then one value. A meta is a `map[string]interface{}`. Its values are of the types that Go receives in

@@ -1,6 +1,6 @@
 /**
- * Decodes a meta from Go's encoding/gob: a map from strings to values of the types that every Go program
- * knows, with definitions before the map or, as Go writes them, inside it.
+ * Decodes a meta from Go's encoding/gob: a map from strings to values of predefined types, and of lists and
+ * maps of them. Their definitions come before the map or, as Go writes them, inside it.
  *
  * Pure: no Deno namespace, no ffi.
  *

@@ -107,9 +107,8 @@ const plainAllowance = 1 << 17;
 /**
  * Turns received bytes and descriptors into records.
  *
- * Reads do not match messages: a read may end inside a record, may bring the
- * descriptors of records whose bytes follow later, or the rest of one message with the descriptors of
- * the next.
+ * Reads do not match messages: a read may end inside a record, may bring the descriptors of records whose
+ * bytes follow later, or the rest of one message with the descriptors of the next.
  */
 export class RecordReader {
   #maxMetaBytes = defaultMaxReceivedMeta;
@@ -260,7 +259,7 @@ export class RecordReader {
       this.#waiting > 0;
   }
 
-  /** Makes room for `more` bytes behind `#end`: moves the waiting bytes to the front, or to a larger buffer. */
+  /** Makes room for `more` bytes: moves the waiting bytes to the front of the buffer, or to a larger one. */
   #makeRoom(more: number): void {
     if (this.#end + more <= this.#bytes.length) return;
     const waiting = this.#end - this.#start;

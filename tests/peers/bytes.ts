@@ -8,7 +8,7 @@ export function text(words: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(words);
 }
 
-/** Every byte value in turn: nothing on the way may care what is in a meta. */
+/** Bytes of every value: a meta may contain any. */
 export function bytes(length: number): Uint8Array<ArrayBuffer> {
   return Uint8Array.from({ length }, (_, i) => i * 7);
 }

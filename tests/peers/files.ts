@@ -1,5 +1,5 @@
 /**
- * Files for descriptors: what a peer sends or receives is told apart by the file that it is open on.
+ * Files to send and receive: the file that a descriptor is open on identifies the descriptor.
  *
  * @module
  */

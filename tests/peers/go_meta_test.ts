@@ -55,7 +55,7 @@ const values: Record<string, { go: GoValue; deno: MetaValue; back?: GoValue }> =
 test("a meta with a value of every kind arrives unchanged, from Go and to Go", withGo, async () => {
   using files = new Files();
   await using go = await GoPeer.start();
-  await go.ask({ do: "open", what: "file", name: "file", at: files.join("a") });
+  await go.ask({ do: "open", kind: "file", name: "file", at: files.join("a") });
   const entries = Object.entries(values);
   const one = entries.map(([name, { go }]) => ({ [name]: go }));
   const all = Object.fromEntries(entries.map(([name, { go }]) => [name, go]));
@@ -87,7 +87,7 @@ test("a meta with a value of every kind arrives unchanged, from Go and to Go", w
 test("a meta of any bytes arrives unchanged, from Go and to Go", withGo, async () => {
   using files = new Files();
   await using go = await GoPeer.start();
-  await go.ask({ do: "open", what: "file", name: "file", at: files.join("a") });
+  await go.ask({ do: "open", kind: "file", name: "file", at: files.join("a") });
   const metas = [null, new Uint8Array(), bytes(1), bytes(20), null, bytes(4091), bytes(4092)];
   const items = metas.map((meta) => ({ name: "file", meta: meta && hex(meta) }));
   const path = files.join("go.sock");

@@ -45,7 +45,7 @@ export interface Request {
   name?: string;
   over?: string;
   path?: string | null;
-  what?: string;
+  kind?: string;
   at?: string | null;
   data?: string;
   n?: number;

@@ -24,7 +24,7 @@ test("Deno serves a listener that a Go process keeps making blocking", withGo, a
     await t.step(`and Go then ${name}`, async () => {
       using files = new Files();
       await using go = await GoPeer.start();
-      const { local } = await go.ask({ do: "open", what: "tcp listener", name: "http" });
+      const { local } = await go.ask({ do: "open", kind: "tcp listener", name: "http" });
       const path = files.join("go.sock");
       await go.ask({ do: "serve", name: "server", path, items: [{ name: "http" }] });
       await using deno = new Child("../peers/go/serve.ts", ["receive", path]);

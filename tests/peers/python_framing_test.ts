@@ -1,7 +1,7 @@
 /**
  * How the library receives streams that Python sends: records, messages, plain data.
  *
- * Python shares no code with the library: what passes is the wire format and the kernel's behavior.
+ * Python shares no code with the library: the tests check the wire format and the behavior of the kernel.
  *
  * @module
  */
@@ -168,7 +168,7 @@ test("readFull() reads plain data that follows the descriptors", withPython, asy
 });
 
 test(
-  "receiveAllFrom() receives a message that arrives in two parts, wherever it is cut",
+  "receiveAllFrom() receives a message in two parts, wherever it is cut",
   withPython,
   async (t) => {
     using files = new Files();

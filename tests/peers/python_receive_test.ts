@@ -1,5 +1,5 @@
 /**
- * What Python receives from the library: handlers, and the functions that send.
+ * Python receives from the library: from handlers, and from the functions that send.
  *
  * @module
  */
@@ -73,91 +73,83 @@ test("Python receives the descriptors of every kind of handler", withPython, asy
   datagrams.close();
 });
 
-test(
-  "Python receives the descriptors of send(), and of sendTo() and its kin over one connection",
-  withPython,
-  async () => {
-    using files = new Files();
-    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const datagrams = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-    using file = files.open("b");
-    const greeting = text("plain data first");
+test("Python receives the descriptors of send(), sendTo() and the like", withPython, async () => {
+  using files = new Files();
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const datagrams = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  using file = files.open("b");
+  const greeting = text("plain data first");
 
-    await using byPath = PythonPeer.start("receive", "--listen", files.socket);
-    await byPath.next("listening");
-    using fd = files.descriptor("a");
-    await send(files.socket, fd, text("by path"));
-    const { records, messages } = await byPath.next("received");
-    assertEquals(records, [{ meta: hex(text("by path")), ...reported(files, "a") }]);
-    assertEquals(messages, [1]);
-    await byPath.finished();
-    await Deno.remove(files.socket);
+  await using byPath = PythonPeer.start("receive", "--listen", files.socket);
+  await byPath.next("listening");
+  using fd = files.descriptor("a");
+  await send(files.socket, fd, text("by path"));
+  const { records, messages } = await byPath.next("received");
+  assertEquals(records, [{ meta: hex(text("by path")), ...reported(files, "a") }]);
+  assertEquals(messages, [1]);
+  await byPath.finished();
+  await Deno.remove(files.socket);
 
-    await using byConn = PythonPeer.start(
-      "receive",
-      "--listen",
-      `--plain=${greeting.length}`,
-      files.socket,
-    );
-    await byConn.next("listening");
+  await using byConn = PythonPeer.start(
+    "receive",
+    "--listen",
+    `--plain=${greeting.length}`,
+    files.socket,
+  );
+  await byConn.next("listening");
+  {
+    using conn = await connect(files.socket);
+    await conn.write(greeting);
+    await sendListenerTo(conn, listener, text("listener"));
+    await sendPacketConnTo(conn, datagrams);
+    await sendFileTo(conn, file, text("file"));
+    await sendTo(conn, fd, bytes(4092));
+  }
+  const received = await byConn.next("received");
+  assertEquals(received.plain, hex(greeting));
+  assertEquals(received.messages, [1, 1, 1, 1]);
+  assertEquals(received.records, [
     {
-      using conn = await connect(files.socket);
-      await conn.write(greeting);
-      await sendListenerTo(conn, listener, text("listener"));
-      await sendPacketConnTo(conn, datagrams);
-      await sendFileTo(conn, file, text("file"));
-      await sendTo(conn, fd, bytes(4092));
-    }
-    const received = await byConn.next("received");
-    assertEquals(received.plain, hex(greeting));
-    assertEquals(received.messages, [1, 1, 1, 1]);
-    assertEquals(received.records, [
-      {
-        meta: hex(text("listener")),
-        kind: "listener",
-        family: "AF_INET",
-        local: inet(listener.addr),
-      },
-      { meta: "", kind: "datagram", family: "AF_INET", local: inet(datagrams.addr) },
-      { meta: hex(text("file")), ...reported(files, "b") },
-      { meta: hex(bytes(4092)), ...reported(files, "a") },
-    ]);
-    await byConn.finished();
-    datagrams.close();
-  },
-);
+      meta: hex(text("listener")),
+      kind: "listener",
+      family: "AF_INET",
+      local: inet(listener.addr),
+    },
+    { meta: "", kind: "datagram", family: "AF_INET", local: inet(datagrams.addr) },
+    { meta: hex(text("file")), ...reported(files, "b") },
+    { meta: hex(bytes(4092)), ...reported(files, "a") },
+  ]);
+  await byConn.finished();
+  datagrams.close();
+});
 
-test(
-  "a handler sends Python a thousand descriptors, 170 in a message",
-  withPython,
-  async (t) => {
-    using files = new Files();
-    const fds = fileNames.map((name) => files.descriptor(name));
-    const handler: Handler = async (_conn, response) => {
-      for (let i = 0; i < 1000; i++) {
-        const meta = i % 10 === 0 ? null : text(`${i}`);
-        await response.write(fds[i % fds.length], meta);
-      }
-    };
-    const expected = Array.from({ length: 1000 }, (_, i) => ({
-      meta: i % 10 === 0 ? "" : hex(text(`${i}`)),
-      ...reported(files, fileNames[i % fds.length]),
-    }));
-    await using _server = listenAndServe(files.socket, handler);
-    // A read with little room brings all descriptors of a message with its first bytes.
-    for (const room of [65536, 4096, 100, 3, 1]) {
-      await t.step(`read by ${room} ${room === 1 ? "byte" : "bytes"}`, async () => {
-        await using peer = PythonPeer.start("receive", `--data-bytes=${room}`, files.socket);
-        const { messages, records, bytes, descriptors } = await peer.next("received");
-        assertEquals(messages, [170, 170, 170, 170, 170, 150]);
-        assertEquals(records, expected);
-        assertEquals([bytes, descriptors], ["", 0]);
-        await peer.finished();
-      });
+test("a handler sends Python a thousand descriptors, 170 in a message", withPython, async (t) => {
+  using files = new Files();
+  const fds = fileNames.map((name) => files.descriptor(name));
+  const handler: Handler = async (_conn, response) => {
+    for (let i = 0; i < 1000; i++) {
+      const meta = i % 10 === 0 ? null : text(`${i}`);
+      await response.write(fds[i % fds.length], meta);
     }
-    for (const fd of fds) fd.close();
-  },
-);
+  };
+  const expected = Array.from({ length: 1000 }, (_, i) => ({
+    meta: i % 10 === 0 ? "" : hex(text(`${i}`)),
+    ...reported(files, fileNames[i % fds.length]),
+  }));
+  await using _server = listenAndServe(files.socket, handler);
+  // A read with little room brings all descriptors of a message with its first bytes.
+  for (const room of [65536, 4096, 100, 3, 1]) {
+    await t.step(`read by ${room} ${room === 1 ? "byte" : "bytes"}`, async () => {
+      await using peer = PythonPeer.start("receive", `--data-bytes=${room}`, files.socket);
+      const { messages, records, bytes, descriptors } = await peer.next("received");
+      assertEquals(messages, [170, 170, 170, 170, 170, 150]);
+      assertEquals(records, expected);
+      assertEquals([bytes, descriptors], ["", 0]);
+      await peer.finished();
+    });
+  }
+  for (const fd of fds) fd.close();
+});
 
 test("concurrent sendTo() calls send one record after the other", withPython, async () => {
   using files = new Files();

@@ -12,49 +12,41 @@ import { Files } from "./files.ts";
 import { PythonPeer, withPython } from "./python_peer.ts";
 import { inet } from "./python_streams.ts";
 
-test(
-  "Python accepts on a TCP listener that Deno has sent and closed",
-  withPython,
-  async () => {
-    using files = new Files();
-    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const { port } = listener.addr;
-    using control = listen(files.socket);
-    await using peer = PythonPeer.start("answer", files.socket);
-    {
-      using conn = await control.accept();
-      await sendListenerTo(conn, listener);
-    }
-    listener.close();
-    assertEquals((await peer.next("received")).listens, true);
-    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
-    await conn.write(text("hello\n"));
-    assertEquals(await readAll(conn), "Python read: hello\n");
-    await peer.finished();
-  },
-);
+test("Python accepts on a TCP listener that Deno has sent and closed", withPython, async () => {
+  using files = new Files();
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr;
+  using control = listen(files.socket);
+  await using peer = PythonPeer.start("answer", files.socket);
+  {
+    using conn = await control.accept();
+    await sendListenerTo(conn, listener);
+  }
+  listener.close();
+  assertEquals((await peer.next("received")).listens, true);
+  using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+  await conn.write(text("hello\n"));
+  assertEquals(await readAll(conn), "Python read: hello\n");
+  await peer.finished();
+});
 
-test(
-  "Python accepts on a unix listener that Deno has sent and closed",
-  withPython,
-  async () => {
-    using files = new Files();
-    const path = files.join("moved.sock");
-    const listener = listen(path);
-    using control = listen(files.socket);
-    await using peer = PythonPeer.start("answer", files.socket);
-    {
-      using conn = await control.accept();
-      await sendListenerTo(conn, listener);
-    }
-    listener.close();
-    assertEquals((await peer.next("received")).listens, true);
-    using conn = await Deno.connect({ transport: "unix", path });
-    await conn.write(text("hello\n"));
-    assertEquals(await readAll(conn), "Python read: hello\n");
-    await peer.finished();
-  },
-);
+test("Python accepts on a unix listener that Deno has sent and closed", withPython, async () => {
+  using files = new Files();
+  const path = files.join("moved.sock");
+  const listener = listen(path);
+  using control = listen(files.socket);
+  await using peer = PythonPeer.start("answer", files.socket);
+  {
+    using conn = await control.accept();
+    await sendListenerTo(conn, listener);
+  }
+  listener.close();
+  assertEquals((await peer.next("received")).listens, true);
+  using conn = await Deno.connect({ transport: "unix", path });
+  await conn.write(text("hello\n"));
+  assertEquals(await readAll(conn), "Python read: hello\n");
+  await peer.finished();
+});
 
 test("Python answers on a connection that Deno has sent", withPython, async () => {
   using files = new Files();

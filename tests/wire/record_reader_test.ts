@@ -71,7 +71,7 @@ type Ending = [
   error?: ErrorClass,
 ];
 
-/** What is received, and the error of end() after it. */
+/** Received bytes and descriptors, and the error of end() after them. */
 const endings: Ending[] = [
   ["nothing", new Uint8Array(), 0],
   ["whole records", joined(record("a"), record()), 2],
@@ -183,7 +183,7 @@ const clientStreams: Record<string, { sent: Message[]; lengths: number[]; error?
   "nothing, close": { sent: [], lengths: [] },
 };
 for (const { sent: name } of vectors.interop_go_client) {
-  test(`RecordReader returns the right pairs of a stream that was sent to Go's client: ${name}`, () => {
+  test(`RecordReader reads a stream that was sent to Go's client: ${name}`, () => {
     const { sent, lengths, error } = clientStreams[name];
     for (const most of [4096, 5000, 7, 1]) {
       const reader = new RecordReader();

@@ -10,14 +10,14 @@
 import { drain, listenAndServe, listenerHandler, receive, serveHttp } from "../../../mod.ts";
 import { told } from "../../support/child.ts";
 
-const [what, path] = Deno.args;
+const [role, path] = Deno.args;
 const answer = () => new Response("Deno");
 
 let ticks = 0;
 setInterval(() => ticks++, 1);
 
 let server: Deno.HttpServer | undefined;
-if (what === "receive") {
+if (role === "receive") {
   await receive(path, (fd) => {
     server = serveHttp(fd, answer);
   });

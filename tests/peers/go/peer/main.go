@@ -1,4 +1,5 @@
-// Command peer passes descriptors as the requests on its standard input say.
+// Command peer passes descriptors on the requests that it reads from its
+// standard input.
 //
 // A request is a JSON object with an "id" and the name of the request as "do".
 // Its answer, a line of JSON on standard output, has the same id, and an
@@ -38,7 +39,7 @@ type request struct {
 	Over string `json:"over"`
 	Path string `json:"path"`
 
-	What   string          `json:"what"`
+	Kind   string          `json:"kind"`
 	At     string          `json:"at"`
 	Data   string          `json:"data"`
 	N      int             `json:"n"`
@@ -135,7 +136,7 @@ func get(name string) interface{} {
 func open(r *request) (answer, error) {
 	var v interface{}
 	var err error
-	switch r.What {
+	switch r.Kind {
 	case "tcp listener":
 		v, err = net.Listen("tcp", "127.0.0.1:0")
 	case "unix listener":
@@ -149,7 +150,7 @@ func open(r *request) (answer, error) {
 	case "file":
 		v, err = os.Open(r.At)
 	default:
-		panic(fmt.Sprintf("cannot open a %q", r.What))
+		panic(fmt.Sprintf("cannot open a %q", r.Kind))
 	}
 	if err != nil {
 		return nil, err
