@@ -293,8 +293,6 @@ test("a handler fills a message as far as Go's client has room", withGo, async (
   }
 });
 
-// Plain data first.
-
 test("plain data arrives before the descriptors, from Go and to Go", withGo, async (t) => {
   using files = new Files();
   await using go = await GoPeer.start();

@@ -9,7 +9,9 @@ import type { Child } from "../support/child.ts";
 import { until } from "../support/until.ts";
 import { readAll, text } from "./bytes.ts";
 
-/** Eight clients that send request after request over kept connections, and never retry; failures are counted. */
+/**
+ * Eight clients that send request after request over kept connections, and never retry a failed one.
+ */
 export class Load implements AsyncDisposable {
   /** The different bodies of the answers. */
   readonly answers = new Set<string>();

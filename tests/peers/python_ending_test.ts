@@ -41,7 +41,7 @@ const bytesLeft = (start: number) => (cut: number) => `ended with ${cut - start}
 
 /**
  * The results by the number of descriptors. The stream is 00000000 01000000 'a' 14000000 and twenty bytes:
- * its records end at 4, 9 and 33. All descriptors arrive with the first byte, and none if there is none.
+ * its records end at 4, 9 and 33. All descriptors arrive with the first byte, and none with an empty stream.
  */
 const endings: Record<string, Ending[]> = {
   "3": [

@@ -120,7 +120,10 @@ export class PythonPeer implements AsyncDisposable {
   }
 }
 
-/** The path of a Python with `socket.send_fds`: of the interpreter itself, since shims of version managers are slow. */
+/**
+ * The path of a Python with `socket.send_fds`: of the interpreter itself, since the shims of version managers
+ * are slow.
+ */
 async function findPython(): Promise<string | undefined> {
   const program = "import socket, sys; socket.send_fds; print(sys.executable)";
   try {

@@ -39,14 +39,24 @@ type request struct {
 	Over string `json:"over"`
 	Path string `json:"path"`
 
-	Kind   string          `json:"kind"`
-	At     string          `json:"at"`
-	Data   string          `json:"data"`
-	N      int             `json:"n"`
-	Items  []item          `json:"items"`
-	Meta   json.RawMessage `json:"meta"`
-	Keep   bool            `json:"keep"`
-	Refuse int             `json:"refuse"`
+	// Kind is "tcp listener", "file" or another kind of the request open; At is its
+	// address or path.
+	Kind string `json:"kind"`
+	At   string `json:"at"`
+
+	// Data is the content to write or to answer with, in hexadecimal digits.
+	Data string `json:"data"`
+
+	// Items are the descriptors to send.
+	Items []item `json:"items"`
+
+	// N is the number of bytes to read, or of messages to receive.
+	N int `json:"n"`
+
+	// Keep keeps received descriptors open; Refuse is the number of the record
+	// for which the callback returns an error.
+	Keep   bool `json:"keep"`
+	Refuse int  `json:"refuse"`
 }
 
 // item is a descriptor to send, by its name, and its meta.
