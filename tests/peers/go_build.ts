@@ -74,7 +74,7 @@ async function findGo(): Promise<string | undefined> {
 
 /** Downloads the library unless it is there; returns the reason if `module` cannot have it. */
 async function whyMissing(go: string, module: string): Promise<string | undefined> {
-  // A module proxy that does not answer counts as one that refuses.
+  // No answer from the module proxy counts as a refusal.
   const signal = AbortSignal.timeout(60_000);
   const { success, stderr } = await runGo(go, module, ["list", "-deps", "./..."], {}, signal);
   if (success) return undefined;
