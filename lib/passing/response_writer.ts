@@ -15,8 +15,8 @@ import {
   Batch,
   checkMaxMetaBytes,
   headerBytes,
-  maxDescriptors,
   maxMetaBytes as defaultMaxMetaBytes,
+  maxSentDescriptors,
 } from "../wire/record.ts";
 
 /** Options of all sending functions. */
@@ -58,7 +58,7 @@ function outgoing(maxMetaBytes: number): Outgoing {
   const reused = maxMetaBytes === defaultMaxMetaBytes ? spare.pop() : undefined;
   if (reused) return reused;
   const message = new OutgoingMessage(headerBytes + maxMetaBytes);
-  const descriptors = message.descriptors.subarray(0, maxDescriptors);
+  const descriptors = message.descriptors.subarray(0, maxSentDescriptors);
   return { message, batch: new Batch(message.data, descriptors) };
 }
 

@@ -298,8 +298,8 @@ export class UnixConn implements Disposable {
    * @ignore
    */
   discard(): void {
-    closeAll(this.#reader.surrender());
-    if (!this.#reader.empty) this.#loseTrack();
+    closeAll(this.#reader.releaseDescriptors());
+    if (!this.#reader.isBetweenMessages) this.#loseTrack();
   }
 
   /** Ends receiving: the boundary between records is lost. */
@@ -349,7 +349,7 @@ export class UnixConn implements Disposable {
     } catch (error) {
       // A peer that closes with unread bytes resets the connection: behind a whole record that is the end of the stream.
       const reset = error instanceof Deno.errors.ConnectionReset;
-      if (reset && this.#wrote && this.#reader.empty) return 0;
+      if (reset && this.#wrote && this.#reader.isBetweenMessages) return 0;
       this.discard();
       throw error;
     }

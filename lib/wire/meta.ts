@@ -1,5 +1,5 @@
 /**
- * The metadata of a descriptor: a map of names to values, or any bytes.
+ * The meta that travels with a descriptor: a map of names to values, or any bytes.
  *
  * Pure: no Deno namespace, no ffi.
  *
@@ -7,12 +7,14 @@
  */
 
 import { GobError } from "../errors.ts";
-import { decode, describe, encode, type MetaValue } from "./gob.ts";
+import type { MetaValue } from "./gob.ts";
+import { decode } from "./gob_decode.ts";
+import { describe, encode } from "./gob_encode.ts";
 
 export type { MetaValue };
 
 /**
- * Names and values that travel with a descriptor; Go reads them as its `graceful.Meta`.
+ * Names and values that travel with a descriptor; a Go peer reads them as a `graceful.Meta`.
  *
  * ```ts
  * import { Meta } from "@graceful/deno";
@@ -23,7 +25,7 @@ export type { MetaValue };
  * ```
  */
 export class Meta extends Map<string, MetaValue> {
-  /** Makes a meta of the properties of an object, or of entries. */
+  /** Creates a meta from the properties of an object, or from entries. */
   constructor(
     entries: { [key: string]: MetaValue } | Iterable<readonly [string, MetaValue]> = [],
   ) {
@@ -31,8 +33,8 @@ export class Meta extends Map<string, MetaValue> {
   }
 
   /**
-   * Reads a meta that arrived. Throws a {@linkcode GobError} for bytes that are not one, and for
-   * `null` or no bytes: none was sent then.
+   * Decodes a received meta. Throws a {@linkcode GobError} for bytes that are not a gob of a map, and for
+   * `null` or no bytes: the sender sent no meta.
    */
   static from(bytes: Uint8Array | null): Meta {
     if (bytes === null || bytes.length === 0) {
@@ -41,7 +43,7 @@ export class Meta extends Map<string, MetaValue> {
     return new Meta(decode(bytes));
   }
 
-  /** The bytes to send; throws a `TypeError` that names a value which cannot travel. */
+  /** The bytes to send; throws a `TypeError` that names a value without a Go type. */
   encode(): Uint8Array {
     return encode(this);
   }
@@ -53,19 +55,19 @@ export class Meta extends Map<string, MetaValue> {
 }
 
 /**
- * A meta, as the sending functions take it: bytes, an object with `encode()` such as {@linkcode Meta}, or `null` for
- * none.
+ * A meta to send: bytes, an object whose `encode()` returns bytes, as a {@linkcode Meta}, or `null` for
+ * no meta.
  */
 export type MetaLike = Uint8Array | { encode(): Uint8Array } | null;
 
-const none = new Uint8Array();
+const noBytes = new Uint8Array();
 
 /**
- * The bytes of a meta, empty for none. Throws a `TypeError` that names what was passed if it is
- * not a {@linkcode MetaLike}, or if its `encode()` gives anything but bytes.
+ * The bytes of a meta, empty for no meta. Throws a `TypeError` if `meta` is not a {@linkcode MetaLike},
+ * or if its `encode()` returns anything but bytes.
  */
 export function metaBytes(meta: MetaLike | undefined): Uint8Array {
-  if (meta === null || meta === undefined) return none;
+  if (meta === null || meta === undefined) return noBytes;
   if (meta instanceof Uint8Array) return meta;
   if (typeof meta.encode !== "function") {
     throw new TypeError(
@@ -75,7 +77,7 @@ export function metaBytes(meta: MetaLike | undefined): Uint8Array {
   const bytes = meta.encode();
   if (bytes instanceof Uint8Array) return bytes;
   throw new TypeError(
-    `Cannot send ${describe(meta)} as a meta: its encode() gave ${describe(bytes)}, not bytes`,
+    `Cannot send ${describe(meta)} as a meta: its encode() returned ${describe(bytes)}, not bytes`,
   );
 }
 

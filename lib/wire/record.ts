@@ -1,7 +1,7 @@
 /**
- * The wire format of the Go library: a record is a little-endian u32 length and that many bytes of meta, one for each
- * descriptor; a message has whole records and as many descriptors, in the same order; a stream has messages to its
- * end. There is no greeting, no count and no answer.
+ * The wire format: a record is a little-endian u32 length and that many bytes of meta, one record per
+ * descriptor. A message is whole records and as many descriptors, in the same order. A stream is messages
+ * to its end: no greeting, no count, no acknowledgement.
  *
  * Pure: bytes and numbers, no Deno namespace, no ffi.
  *
@@ -16,37 +16,38 @@ import {
   UnexpectedEofError,
 } from "../errors.ts";
 
-/** Bytes of the length in front of each meta. */
+/** The size of the length that precedes each meta. */
 export const headerBytes = 4;
 
 /**
- * The longest meta that every receiver takes: the Go client reads a message into 4096 bytes, and cuts longer ones
- * without an error.
+ * The longest meta that every peer receives whole: the Go client reads a message into 4096 bytes and
+ * truncates a longer one without an error.
  */
 export const maxMetaBytes = 4096 - headerBytes;
 
 /**
- * How many descriptors a message has at most, as in the Go library. The kernel allows 253 (net/scm.h, `SCM_MAX_FD`).
- * But a receiver that has just started has a table of 256 descriptors, some of which are in use; a process with
- * threads waits ten milliseconds or more for a larger table (fs/file.c, `expand_fdtable`). With fewer descriptors a
- * message, a receiver that closes them needs none.
+ * The most descriptors that a message is sent with: as many as the Go library sends. The kernel's limit
+ * is 253 (net/scm.h, `SCM_MAX_FD`). But the descriptor table of a new process has 256 entries, some of
+ * them in use: 253 more would make it grow, for which a process with threads waits ten milliseconds or
+ * more (fs/file.c, `expand_fdtable`). With 170, a receiver that closes the descriptors of a message
+ * before it reads the next never needs a larger table.
  */
-export const maxDescriptors = 170;
+export const maxSentDescriptors = 170;
 
-/** The default of the longest meta that a receiver takes. */
+/** The longest meta that a receiver accepts by default. */
 export const defaultMaxReceivedMeta: number = 1 << 20;
 
-/** A message that is being made, in buffers of the caller. */
+/** Collects the records of one message in the caller's buffers. */
 export class Batch {
-  /** The number of bytes of `data` that are used. */
+  /** The bytes of `data` in use. */
   length = 0;
-  /** The number of descriptors that are used. */
+  /** The number of descriptors in use. */
   count = 0;
   readonly #data: Uint8Array;
   readonly #view: DataView;
   readonly #descriptors: Int32Array;
 
-  /** At most `descriptors.length` records in `data.length` bytes. */
+  /** Has room for `descriptors.length` records in `data.length` bytes. */
   constructor(data: Uint8Array, descriptors: Int32Array) {
     this.#data = data;
     this.#view = new DataView(data.buffer, data.byteOffset, data.byteLength);
@@ -54,9 +55,9 @@ export class Batch {
   }
 
   /**
-   * Adds a record; gives false if the message has no room for it, and has to be sent first.
+   * Adds a record; returns false if the message has no room left: send it, `clear()`, and add again.
    *
-   * @throws {LongWriteError} When the record is longer than a message may be.
+   * @throws {LongWriteError} If the record is too long for an empty message.
    */
   add(descriptor: number, meta: Uint8Array): boolean {
     const size = headerBytes + meta.length;
@@ -77,64 +78,69 @@ export class Batch {
     return true;
   }
 
-  /** Empties it for the next message. */
+  /** Empties the batch for the next message. */
   clear(): void {
     this.length = 0;
     this.count = 0;
   }
 }
 
-/** A descriptor's number and its meta; null if none was sent. */
+/** A received descriptor and its meta; null if it came without one. */
 export interface WireRecord {
   descriptor: number;
   meta: Uint8Array<ArrayBuffer> | null;
 }
 
 /**
- * The most descriptors that may be queued without a record: those of a message that was read in part, and those of
- * the next message, which the read of the rest may reach.
+ * The most descriptors that a correct sender causes to wait for their records. Two messages of 253: the
+ * first read of a message brings all its descriptors, and the read of its last bytes may bring all
+ * descriptors of the next message.
  */
 const maxWaitingDescriptors = 2 * 253;
 
 /**
- * Takes bytes and descriptors in any pieces, and gives whole records. The kernel joins and splits: one read may end
- * inside a record, may have the descriptors of later records, or the rest of one message with the descriptors of the
- * next.
+ * How many bytes beyond the longest meta may wait without a descriptor: more than a header and the 64 KiB
+ * of one read.
+ */
+const plainAllowance = 1 << 17;
+
+/**
+ * Turns received bytes and descriptors into records.
+ *
+ * Reads do not match messages: a read may end inside a record, may bring the descriptors of records whose
+ * bytes follow later, or the rest of one message with the descriptors of the next.
  */
 export class RecordReader {
   #maxMetaBytes = defaultMaxReceivedMeta;
-  /** Made at the first arrival: a connection that only sends needs none. */
+  /** Allocated by the first `push()`: a connection that only sends needs no buffer. */
   #bytes = new Uint8Array(0);
   #view = new DataView(this.#bytes.buffer);
   #start = 0;
   #end = 0;
-  /** The queued descriptors are those from `#first` to `#last`; the array keeps its greatest length. */
+  /** The descriptors without a record yet are those from `#first` to `#last`; the array never shrinks. */
   readonly #descriptors: number[] = [];
   #first = 0;
   #last = 0;
   readonly #record: WireRecord = { descriptor: -1, meta: null };
-  /** Whether records are still to come whose descriptors were surrendered. */
-  #owed = false;
+  /** Whether bytes of records whose descriptors were released are still to arrive. */
+  #isMessageTorn = false;
 
-  /** Sets the longest meta of further records. */
+  /** Sets the longest meta that `next()` accepts. */
   limit(maxMetaBytes: number): void {
     this.#maxMetaBytes = maxMetaBytes;
   }
 
-  /**
-   * Whether the stream is between two messages: nothing is queued, and no record of a surrendered descriptor is
-   * missing.
-   */
-  get empty(): boolean {
-    return this.#start === this.#end && this.#waiting === 0 && !this.#owed;
+  /** Whether the stream is between two messages: no bytes and no descriptors wait, and none are due. */
+  get isBetweenMessages(): boolean {
+    return this.#start === this.#end && this.#waiting === 0 && !this.#isMessageTorn;
   }
 
   /**
-   * Queues the bytes and descriptors of one read; the bytes are copied, the descriptors owned until `next` or
-   * `surrender` gives them out.
+   * Adds the result of one read. Copies the bytes; owns the descriptors until `next()` or
+   * `releaseDescriptors()` returns them.
    *
-   * @throws {SurplusDescriptorsError} When more descriptors are queued than a correct sender causes.
-   * @throws {EmptyControlMessageError} When bytes arrive for which no descriptor came.
+   * @throws {SurplusDescriptorsError} If more descriptors wait than a correct sender causes.
+   * @throws {EmptyControlMessageError} If too many bytes wait without a descriptor.
    */
   push(bytes: Uint8Array, descriptors: ArrayLike<number> = []): void {
     this.#makeRoom(bytes.length);
@@ -147,16 +153,16 @@ export class RecordReader {
       );
     }
     const waiting = this.#end - this.#start;
-    if (this.#waiting === 0 && waiting > this.#maxMetaBytes + (1 << 17)) {
+    if (this.#waiting === 0 && waiting > this.#maxMetaBytes + plainAllowance) {
       throw new EmptyControlMessageError(`${waiting} bytes arrived without a descriptor`);
     }
   }
 
   /**
-   * The next record, if it is whole. The object is the same each time: thousands arrive at once, and one object for
-   * each would be most of the garbage.
+   * Returns the next record once all its bytes and its descriptor have arrived. Returns the same object
+   * each time: thousands of records arrive at once, and an object for each would be most of the garbage.
    *
-   * @throws {LongReadError} When its length is over the limit, before anything is allocated for it.
+   * @throws {LongReadError} If its length is over the limit; nothing is allocated for it.
    */
   next(): WireRecord | undefined {
     const length = this.#metaLength();
@@ -173,7 +179,7 @@ export class RecordReader {
     return this.#record;
   }
 
-  /** The number of queued descriptors. */
+  /** The number of descriptors that wait for their records. */
   get #waiting(): number {
     return this.#last - this.#first;
   }
@@ -184,7 +190,7 @@ export class RecordReader {
     return descriptor;
   }
 
-  /** Moves queued bytes into `into` as plain data; gives their number. */
+  /** Moves waiting bytes into `into`, as plain data; returns their number. */
   read(into: Uint8Array): number {
     const n = Math.min(into.length, this.#end - this.#start);
     into.set(this.#bytes.subarray(this.#start, this.#start + n));
@@ -193,26 +199,26 @@ export class RecordReader {
   }
 
   /**
-   * Gives every queued descriptor, for the caller to close. Whole records among the queued bytes are dropped with
-   * theirs: if nothing else was queued, the next message can follow.
+   * Returns all waiting descriptors, which the caller closes, and drops their records as far as these have
+   * arrived. If all have arrived whole, the reader is between messages and can read the next one.
    */
-  surrender(): number[] {
+  releaseDescriptors(): number[] {
     const descriptors = this.#descriptors.slice(this.#first, this.#last);
     for (let length = this.#metaLength(); this.#isWhole(length); length = this.#metaLength()) {
       this.#start += headerBytes + length;
       this.#shift();
     }
-    this.#owed ||= this.#waiting > 0;
+    this.#isMessageTorn ||= this.#waiting > 0;
     this.#first = this.#last = 0;
     return descriptors;
   }
 
   /**
-   * Ends the stream.
+   * Checks that the stream may end here.
    *
-   * @throws {UnexpectedEofError} Inside a record.
-   * @throws {EmptyControlMessageError} When a record has no descriptor.
-   * @throws {SurplusDescriptorsError} When a descriptor has no record.
+   * @throws {UnexpectedEofError} If it ends inside a record.
+   * @throws {EmptyControlMessageError} If records are left without descriptors.
+   * @throws {SurplusDescriptorsError} If descriptors are left without records.
    */
   end(): void {
     const waiting = this.#end - this.#start;
@@ -220,7 +226,7 @@ export class RecordReader {
     if (waiting === 0 && descriptors === 0) return;
     if (waiting === 0) {
       throw new SurplusDescriptorsError(
-        `The stream ended with ${count(descriptors, "descriptor")} that no record came for`,
+        `The stream ended with ${count(descriptors, "descriptor")} without a record`,
       );
     }
     if (waiting < headerBytes) {
@@ -237,11 +243,11 @@ export class RecordReader {
       );
     }
     throw new EmptyControlMessageError(
-      `The stream ended with ${count(waiting, "byte")} that no descriptor came for`,
+      `The stream ended with ${count(waiting, "byte")} without a descriptor`,
     );
   }
 
-  /** The length of the next record, when that has arrived. */
+  /** The length in the next record's header; undefined until the header has arrived. */
   #metaLength(): number | undefined {
     return this.#end - this.#start < headerBytes
       ? undefined
@@ -253,6 +259,7 @@ export class RecordReader {
       this.#waiting > 0;
   }
 
+  /** Makes room for `more` bytes: moves the waiting bytes to the front of the buffer, or to a larger one. */
   #makeRoom(more: number): void {
     if (this.#end + more <= this.#bytes.length) return;
     const waiting = this.#end - this.#start;
@@ -272,11 +279,13 @@ function count(n: number, noun: string): string {
 }
 
 /**
- * @throws {RangeError} When it is not a number of bytes.
+ * Checks the option `maxMetaBytes`.
+ *
+ * @throws {RangeError} If it is not an integer from 0 to 2147483647.
  *
  * @ignore
  */
 export function checkMaxMetaBytes(maxMetaBytes: number): void {
   if (Number.isInteger(maxMetaBytes) && maxMetaBytes >= 0 && maxMetaBytes < 2 ** 31) return;
-  throw new RangeError(`maxMetaBytes is a number of bytes, not ${maxMetaBytes}`);
+  throw new RangeError(`maxMetaBytes must be an integer from 0 to 2147483647, not ${maxMetaBytes}`);
 }

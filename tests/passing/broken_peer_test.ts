@@ -123,7 +123,7 @@ async function rejection(promise: Promise<unknown>): Promise<unknown> {
 
 // Bytes and descriptors that do not line up.
 
-test("bytes that no descriptor came for are an error at the end", async () => {
+test("bytes without a descriptor are an error at the end", async () => {
   using scene = new Scene();
   scene.says(joined(record(), record("a")));
   scene.peer.close();
@@ -131,7 +131,7 @@ test("bytes that no descriptor came for are an error at the end", async () => {
   assertEquals(scene.delivered, []);
 });
 
-test("descriptors that no record came for are an error at the end, and closed", async () => {
+test("descriptors without a record are an error at the end, and closed", async () => {
   using scene = new Scene();
   scene.says(record("a"), 0, 1, 2);
   scene.peer.close();

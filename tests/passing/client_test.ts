@@ -352,7 +352,7 @@ test("maxMetaBytes limits the receiver to the byte", async () => {
 test("a maxMetaBytes that is no number of bytes is refused", async () => {
   for (const junk of [NaN, -1, 1.5, Infinity, 2 ** 31, "9", null]) {
     const maxMetaBytes = junk as number;
-    const message = `maxMetaBytes is a number of bytes, not ${junk}`;
+    const message = `maxMetaBytes must be an integer from 0 to 2147483647, not ${junk}`;
     assertThrows(() => new Client({ maxMetaBytes }), RangeError, message);
     // Before anything is connected to.
     const path = "/nonexistent/app.sock";

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A peer that passes descriptors with nothing but Python's standard library.
+"""A peer that passes descriptors with Python's standard library alone.
 
-It shares no code with the library under test: what both agree on is the wire format and the kernel.
-Every subcommand works on a unix stream socket at PATH and reports on standard output, one JSON object
-a line; where it waits, it waits for a line on standard input.
+It shares no code with the library under test: both know only the wire format and the kernel's calls.
+Every subcommand uses a unix stream socket at PATH and reports on standard output, one JSON object a
+line; a wait ends with a line on standard input.
 """
 
 import argparse
@@ -38,8 +38,8 @@ def connected(path):
     return connection
 
 
-def meeting(path, listens):
-    """A connection at `path`, made from the side that is asked for."""
+def connection_at(path, listens):
+    """A connection at `path`: accepted from a new listener, or connected."""
     if not listens:
         return connected(path)
     with listening(path) as listener:
@@ -47,11 +47,11 @@ def meeting(path, listens):
 
 
 def send(arguments):
-    """Listen at PATH and play conversations, one for each client.
+    """Listen at PATH and run conversations, one with each client.
 
     The first line of standard input is JSON: a list of conversations, which are lists of steps.
     A step {"data": HEX, "files": [PATH, ...]} is one sendmsg with a descriptor for each path;
-    {"wait": NAME} says so and waits for a line; at the end of its steps a conversation hangs up.
+    {"wait": NAME} reports NAME and waits for a line. A conversation ends with a close.
     """
     conversations = json.loads(sys.stdin.readline())
     opened = {}
@@ -80,16 +80,17 @@ def send(arguments):
 
 
 def receive(arguments):
-    """Receive everything at PATH, and report what each descriptor is.
+    """Receive from PATH to the end of the stream, and report a description of each descriptor.
 
-    The report has "messages", how many descriptors each recvmsg brought that brought any; "records",
-    each with its meta and its descriptor; "plain", the bytes before the records; and what was left at
-    the end: "bytes" that are no whole record and "descriptors" without a record.
+    The report has "plain", the bytes before the records; "messages", the number of descriptors of each
+    recvmsg that returned any; "records", each with its meta and a description of its descriptor; and the
+    rest at the end of the stream: "bytes" of an incomplete record, the number of "descriptors" without
+    a record.
     """
-    connection = meeting(arguments.path, arguments.listen)
+    connection = connection_at(arguments.path, arguments.listen)
     plain, pending, descriptors, messages, records = b"", b"", [], [], []
     with connection:
-        # Exactly so many: a recv without room for descriptors loses those of what it reads.
+        # Exactly this many: recv has no room for descriptors, and loses those of the bytes that it reads.
         while len(plain) < arguments.plain:
             piece = connection.recv(arguments.plain - len(plain))
             if not piece:
@@ -119,7 +120,7 @@ def receive(arguments):
 
 
 def reads(connection, data_bytes):
-    """What each recvmsg brings, to the end of the stream."""
+    """The bytes and descriptors of each recvmsg, to the end of the stream."""
     control_bytes = socket.CMSG_SPACE(4 * SCM_MAX_FD)
     while True:
         data, control, flags, _ = connection.recvmsg(data_bytes, control_bytes)
@@ -136,21 +137,21 @@ def reads(connection, data_bytes):
 
 
 def describe(descriptor):
-    """What a descriptor is, asked of the descriptor itself."""
+    """The kind, the addresses or the content of a descriptor."""
     status = os.fstat(descriptor)
     if stat.S_ISREG(status.st_mode):
         content = os.pread(descriptor, 4096, 0).decode()
         return {"kind": "file", "inode": status.st_ino, "content": content}
     if not stat.S_ISSOCK(status.st_mode):
         return {"kind": "other", "inode": status.st_ino}
-    with socket.socket(fileno=os.dup(descriptor)) as it:
-        family = it.family.name
-        local = it.getsockname()
-        if it.type == socket.SOCK_DGRAM:
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        family = duplicate.family.name
+        local = duplicate.getsockname()
+        if duplicate.type == socket.SOCK_DGRAM:
             return {"kind": "datagram", "family": family, "local": local}
-        if it.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if duplicate.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return {"kind": "listener", "family": family, "local": local}
-        peer = it.getpeername()
+        peer = duplicate.getpeername()
         return {"kind": "connection", "family": family, "local": local, "peer": peer}
 
 
@@ -162,7 +163,7 @@ def answer(arguments):
     with connected(arguments.path) as connection:
         _, descriptors, _, _ = socket.recv_fds(connection, 4096, SCM_MAX_FD)
     with socket.socket(fileno=descriptors[0]) as received:
-        # The mode is shared with whoever else has it open: by now nobody.
+        # The mode is shared by all descriptors of the socket; Deno does not use its own any more.
         received.setblocking(True)
         listens = received.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         report(event="received", listens=bool(listens))
@@ -173,7 +174,7 @@ def answer(arguments):
 
 
 def give(arguments):
-    """Make a listener or a connection, hand it to the first client at PATH, and leave.
+    """Make a listener or a connection, send it to the first client at PATH, and exit.
 
     The meta is its address, as JSON.
     """
@@ -187,7 +188,7 @@ def give(arguments):
         given.bind(arguments.at)
         given.listen()
     meta = json.dumps(given.getsockname()).encode()
-    with meeting(arguments.path, listens=True) as connection, given:
+    with connection_at(arguments.path, listens=True) as connection, given:
         record = len(meta).to_bytes(4, "little") + meta
         socket.send_fds(connection, [record], [given.fileno()])
 

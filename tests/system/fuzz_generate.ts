@@ -7,7 +7,8 @@
  * @module
  */
 
-import { encode, type MetaValue } from "../../lib/wire/gob.ts";
+import type { MetaValue } from "../../lib/wire/gob.ts";
+import { encode } from "../../lib/wire/gob_encode.ts";
 import { Chance } from "../support/chance.ts";
 import { joined, record } from "../support/raw.ts";
 import {

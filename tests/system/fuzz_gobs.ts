@@ -4,7 +4,8 @@
  * @module
  */
 
-import { encode, type MetaValue } from "../../lib/wire/gob.ts";
+import type { MetaValue } from "../../lib/wire/gob.ts";
+import { encode } from "../../lib/wire/gob_encode.ts";
 import { GobError, Meta } from "../../mod.ts";
 import { Chance } from "../support/chance.ts";
 import { joined } from "../support/raw.ts";

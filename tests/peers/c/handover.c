@@ -1,4 +1,4 @@
-// Handovers by bare sendmsg(2) and recvmsg(2): what the benchmark measures others against.
+// Handovers by sendmsg(2) and recvmsg(2) alone: the baseline of the benchmark of handovers.
 //
 //     handover send DIRECTORY COUNT...     sends COUNT descriptors to each client at DIRECTORY/COUNT
 //     handover receive DIRECTORY           for each line "run COUNT ROUNDS" receives ROUNDS times from
@@ -16,12 +16,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 253, HEADER = 4, LISTENERS = 16 };
+// The most descriptors of a message (SCM_MAX_FD), the bytes of a record without meta.
+enum { MAX_FDS = 253, HEADER = 4, LISTENERS = 16 };
 
 static char data[4096];
 static union {
   struct cmsghdr align;
-  char bytes[CMSG_SPACE(MOST * sizeof(int))];
+  char bytes[CMSG_SPACE(MAX_FDS * sizeof(int))];
 } control;
 
 static int check(int result, const char *what) {
@@ -38,7 +39,7 @@ static struct sockaddr_un address(const char *directory, int count) {
 
 static void serve(int conn, const int *fds, int count) {
   for (int sent = 0; sent < count;) {
-    int n = count - sent < MOST ? count - sent : MOST;
+    int n = count - sent < MAX_FDS ? count - sent : MAX_FDS;
     struct iovec part = {data, n * HEADER};
     struct msghdr message = {.msg_iov = &part,
                              .msg_iovlen = 1,
@@ -110,7 +111,7 @@ static long long now(void) {
   return time.tv_sec * 1000000000LL + time.tv_nsec;
 }
 
-static void receive_as_told(const char *directory) {
+static void receive_on_request(const char *directory) {
   int count, rounds;
   while (scanf(" run %d %d", &count, &rounds) == 2) {
     for (int i = 0; i < rounds; i++) {
@@ -131,7 +132,7 @@ static void *idle(void *unused) {
 
 int main(int argc, char **argv) {
   setvbuf(stdout, NULL, _IOLBF, 0);
-  // As other runtimes do: the soft limit is there for the sake of select(2).
+  // As other runtimes do: the soft limit exists only for programs that use select(2).
   struct rlimit limit;
   check(getrlimit(RLIMIT_NOFILE, &limit), "getrlimit");
   limit.rlim_cur = limit.rlim_max;
@@ -143,6 +144,6 @@ int main(int argc, char **argv) {
     pthread_t thread;
     if (pthread_create(&thread, NULL, idle, NULL)) return 1;
   }
-  if (argc > 2 && !strcmp(argv[1], "receive")) receive_as_told(argv[2]);
+  if (argc > 2 && !strcmp(argv[1], "receive")) receive_on_request(argv[2]);
   return 0;
 }

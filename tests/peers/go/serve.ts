@@ -1,7 +1,7 @@
 /**
- * Serves HTTP until it is told to leave. A timer ticks meanwhile: told "ticks", it prints how often.
+ * Serves HTTP until it reads "drain". A timer ticks meanwhile; for "ticks" it prints how often.
  *
- *     serve.ts receive PATH  on the listener that it receives at PATH
+ *     serve.ts receive PATH  on the listener that it receives from PATH
  *     serve.ts give PATH     on a listener of its own, which it sends to every client at PATH
  *
  * @module
@@ -10,14 +10,14 @@
 import { drain, listenAndServe, listenerHandler, receive, serveHttp } from "../../../mod.ts";
 import { told } from "../../support/child.ts";
 
-const [what, path] = Deno.args;
+const [role, path] = Deno.args;
 const answer = () => new Response("Deno");
 
 let ticks = 0;
 setInterval(() => ticks++, 1);
 
 let server: Deno.HttpServer | undefined;
-if (what === "receive") {
+if (role === "receive") {
   await receive(path, (fd) => {
     server = serveHttp(fd, answer);
   });
@@ -28,9 +28,9 @@ if (what === "receive") {
 }
 console.log((server!.addr as Deno.NetAddr).port);
 for await (const line of told()) {
-  if (line === "leave") break;
+  if (line === "drain") break;
   console.log(ticks);
 }
 await drain(server!);
-console.log("left");
+console.log("drained");
 Deno.exit();

@@ -1,13 +1,13 @@
 //go:build !plain
 
-// Package backend is what the Go programs of the tests pass descriptors with:
+// Package backend passes descriptors for the Go programs of the tests. It is
 // the Go library itself, or, built with the tag plain, a stand-in for it that
-// needs nothing but Go's standard library.
+// needs only Go's standard library.
 package backend
 
 import "github.com/gobwas/graceful"
 
-// Name says which of the two this is.
+// Name is the name of the implementation.
 const Name = "github.com/gobwas/graceful"
 
 // The types of the library.
@@ -51,8 +51,8 @@ var (
 	SendListener   = graceful.SendListener
 	SendPacketConn = graceful.SendPacketConn
 
-	// SendListenerTo and the two after it send nothing in the library: what
-	// they write is never flushed.
+	// SendConnTo, SendFileTo and SendListenerTo of the library send nothing:
+	// they never flush the record that they write.
 	SendConnTo     = graceful.SendConnTo
 	SendFileTo     = graceful.SendFileTo
 	SendListenerTo = graceful.SendListenerTo

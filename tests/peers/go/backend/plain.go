@@ -1,8 +1,8 @@
 //go:build plain
 
-// Package backend is what the Go programs of the tests pass descriptors with:
+// Package backend passes descriptors for the Go programs of the tests. It is
 // the Go library itself, or, built with the tag plain, a stand-in for it that
-// needs nothing but Go's standard library.
+// needs only Go's standard library.
 package backend
 
 import (
@@ -17,18 +17,18 @@ import (
 	"syscall"
 )
 
-// Name says which of the two this is.
+// Name is the name of the implementation.
 const Name = "the standard library of Go"
 
 const (
-	// The buffers that the library's client and server agree on by default.
+	// The default sizes of the buffers of the library's client and server.
 	dataBytes    = 4096
 	controlBytes = 4096
 
 	headerBytes = 4
 )
 
-// What goes wrong.
+// The errors of the library.
 var (
 	ErrEmptyControlMessage  = errors.New("a message without a control message")
 	ErrEmptyFileDescriptors = errors.New("a control message without descriptors")
@@ -38,8 +38,8 @@ var (
 	ErrNotUnixListener      = errors.New("not a unix listener")
 )
 
-// ReceiveCallback is called with each descriptor, which is its own from then
-// on, and with its meta, or nil.
+// ReceiveCallback is called with each descriptor, which it owns, and with its
+// meta, or nil.
 type ReceiveCallback func(fd int, meta io.Reader) error
 
 // Client receives, into buffers of these sizes or of 4096 bytes.
@@ -85,8 +85,8 @@ func (c *Client) ReceiveAllFrom(conn net.Conn, cb ReceiveCallback) error {
 	}
 }
 
-// ReceiveFrom reads one message, which has to be whole records, and calls cb
-// for each. What cb was not called for is closed.
+// ReceiveFrom reads one message, which must be whole records, and calls cb for
+// each. It closes the descriptors that cb was not called for.
 func (c *Client) ReceiveFrom(conn net.Conn, cb ReceiveCallback) error {
 	unix, ok := conn.(*net.UnixConn)
 	if !ok {
@@ -138,7 +138,7 @@ func (c *Client) ReceiveFrom(conn net.Conn, cb ReceiveCallback) error {
 		}
 	}
 	if len(rest) > 0 {
-		return fmt.Errorf("%d bytes more than records", len(rest))
+		return fmt.Errorf("%d bytes after the last record", len(rest))
 	}
 	return nil
 }
@@ -159,7 +159,7 @@ func rights(control []byte) ([]int, error) {
 	return fds, nil
 }
 
-// Logger is where a handler reports.
+// Logger receives the messages of a handler.
 type Logger interface {
 	Debugf(string, ...interface{})
 	Infof(string, ...interface{})
@@ -185,8 +185,8 @@ func call(f func(string, ...interface{}), s string, v []interface{}) {
 	}
 }
 
-// ResponseWriter takes descriptors, which have to stay open until they are
-// sent, when a message is full and when the handler returns.
+// ResponseWriter collects descriptors. It sends them when a message is full and
+// when the handler returns: they must stay open until then.
 type ResponseWriter interface {
 	Logger
 	Write(fd int, meta io.WriterTo) error
@@ -266,8 +266,8 @@ func SendPacketConn(resp ResponseWriter, conn net.PacketConn, meta io.WriterTo) 
 	return sendFiled(resp, conn, meta)
 }
 
-// SendFile writes a file. Asking a socket's file for its descriptor makes the
-// socket blocking, in every process that has one for it.
+// SendFile writes a file. Fd() of a socket's file makes the socket blocking, in
+// every process that has a descriptor of it.
 func SendFile(resp ResponseWriter, file *os.File, meta io.WriterTo) error {
 	return resp.Write(int(file.Fd()), meta)
 }
@@ -387,7 +387,8 @@ func (s *Server) converse(conn *net.UnixConn) {
 	}
 }
 
-// maxDescriptors is how many the library sends in a message by default.
+// maxDescriptors is the number of descriptors that the library sends in a
+// message by default.
 var maxDescriptors = controlBytes / syscall.CmsgSpace(4)
 
 // response collects one message at a time.
@@ -401,7 +402,8 @@ type response struct {
 	files []*os.File
 }
 
-// Write adds a record, after the message that has no room for it is sent.
+// Write adds a record; if the message has no room for it, Write sends the
+// message first.
 func (r *response) Write(fd int, meta io.WriterTo) error {
 	var body bytes.Buffer
 	if meta != nil {
@@ -444,17 +446,17 @@ func (r *response) close() {
 	}
 }
 
-// Meta travels as gob.
+// Meta is sent as a gob.
 type Meta map[string]interface{}
 
-// MetaFrom reads one.
+// MetaFrom decodes a Meta.
 func MetaFrom(r io.Reader) (Meta, error) {
 	m := make(Meta)
 	_, err := m.ReadFrom(r)
 	return m, err
 }
 
-// WriteTo writes it.
+// WriteTo encodes the Meta.
 func (m Meta) WriteTo(w io.Writer) (int64, error) {
 	var buffer bytes.Buffer
 	if err := gob.NewEncoder(&buffer).Encode(m); err != nil {
@@ -463,7 +465,7 @@ func (m Meta) WriteTo(w io.Writer) (int64, error) {
 	return buffer.WriteTo(w)
 }
 
-// ReadFrom reads it.
+// ReadFrom decodes into the Meta.
 func (m *Meta) ReadFrom(r io.Reader) (int64, error) {
 	content, err := io.ReadAll(r)
 	if err == nil {
@@ -472,21 +474,22 @@ func (m *Meta) ReadFrom(r io.Reader) (int64, error) {
 	return int64(len(content)), err
 }
 
-// FdListener makes a listener of a descriptor, and closes it.
+// FdListener makes a listener of a descriptor, and closes the descriptor.
 func FdListener(fd int) (net.Listener, error) {
 	file := os.NewFile(uintptr(fd), "")
 	defer file.Close()
 	return net.FileListener(file)
 }
 
-// FdConn makes a connection of a descriptor, and closes it.
+// FdConn makes a connection of a descriptor, and closes the descriptor.
 func FdConn(fd int) (net.Conn, error) {
 	file := os.NewFile(uintptr(fd), "")
 	defer file.Close()
 	return net.FileConn(file)
 }
 
-// FdPacketConn makes a datagram socket of a descriptor, and closes it.
+// FdPacketConn makes a datagram socket of a descriptor, and closes the
+// descriptor.
 func FdPacketConn(fd int) (net.PacketConn, error) {
 	file := os.NewFile(uintptr(fd), "")
 	defer file.Close()

@@ -1,4 +1,4 @@
-// Command handover sends or receives many descriptors, for the benchmark.
+// Command handover sends or receives many descriptors, for the benchmark of handovers.
 //
 //	handover send DIRECTORY COUNT...   sends COUNT descriptors to each client at
 //	                                   DIRECTORY/COUNT

@@ -1,9 +1,11 @@
-// Command peer passes descriptors as it is told to on its standard input.
+// Command peer passes descriptors on the requests that it reads from its
+// standard input.
 //
-// A request is a JSON object with an "id" and what to "do"; its answer, a line
-// on standard output, has the same id, and an "error" if it failed. Requests
-// are done side by side. What is open has a name: a listener, a connection, a
-// datagram socket or a file. The end of the input ends the process.
+// A request is a JSON object with an "id" and the name of the request as "do".
+// Its answer, a line of JSON on standard output, has the same id, and an
+// "error" if the request failed. Requests run concurrently. The peer keeps open
+// listeners, connections, datagram sockets and files, by the names that the
+// requests give them. The process exits at the end of its input.
 package main
 
 import (
@@ -30,23 +32,34 @@ type request struct {
 	ID int    `json:"id"`
 	Do string `json:"do"`
 
-	// Name is of what the request is about; Over is the connection to use,
+	// Name is the name of the listener, connection, socket or file to use or
+	// to open. Over is the name of the connection or listener to use for it,
 	// unless there is a Path to listen at or to connect to.
 	Name string `json:"name"`
 	Over string `json:"over"`
 	Path string `json:"path"`
 
-	What   string          `json:"what"`
-	At     string          `json:"at"`
-	Data   string          `json:"data"`
-	N      int             `json:"n"`
-	Items  []item          `json:"items"`
-	Meta   json.RawMessage `json:"meta"`
-	Keep   bool            `json:"keep"`
-	Refuse int             `json:"refuse"`
+	// Kind is "tcp listener", "file" or another kind of the request open; At is its
+	// address or path.
+	Kind string `json:"kind"`
+	At   string `json:"at"`
+
+	// Data is the content to write or to answer with, in hexadecimal digits.
+	Data string `json:"data"`
+
+	// Items are the descriptors to send.
+	Items []item `json:"items"`
+
+	// N is the number of bytes to read, or of messages to receive.
+	N int `json:"n"`
+
+	// Keep keeps received descriptors open; Refuse is the number of the record
+	// for which the callback returns an error.
+	Keep   bool `json:"keep"`
+	Refuse int  `json:"refuse"`
 }
 
-// item is something open and the meta that travels with it.
+// item is a descriptor to send, by its name, and its meta.
 type item struct {
 	Name string          `json:"name"`
 	Meta json.RawMessage `json:"meta"`
@@ -57,7 +70,6 @@ type answer map[string]interface{}
 var (
 	mu     sync.Mutex
 	opened = map[string]interface{}{}
-	served = map[string]*http.Server{}
 	logged = []string{}
 )
 
@@ -67,12 +79,12 @@ func main() {
 
 	var output sync.Mutex
 	encoder := json.NewEncoder(os.Stdout)
-	say := func(a answer) {
+	write := func(a answer) {
 		output.Lock()
 		defer output.Unlock()
 		encoder.Encode(a)
 	}
-	say(answer{"id": 0, "backend": backend.Name, "go": runtime.Version()})
+	write(answer{"id": 0, "backend": backend.Name, "go": runtime.Version()})
 	for decoder := json.NewDecoder(os.Stdin); ; {
 		var r request
 		if err := decoder.Decode(&r); err == io.EOF {
@@ -82,7 +94,7 @@ func main() {
 		}
 		do, ok := requests[r.Do]
 		if !ok {
-			panic(fmt.Sprintf("nothing known of %q", r.Do))
+			panic(fmt.Sprintf("unknown request %q", r.Do))
 		}
 		go func() {
 			a, err := do(&r)
@@ -93,7 +105,7 @@ func main() {
 			if err != nil {
 				a["error"] = err.Error()
 			}
-			say(a)
+			write(a)
 		}()
 	}
 }
@@ -109,10 +121,9 @@ var requests = map[string]func(*request) (answer, error){
 	"send":    send,
 	"message": message,
 	"receive": receive,
-	"http":    serveHTTP,
-	"leave":   leave,
-	"block":   block,
-	"count":   count,
+
+	"serve http":    serveHTTP,
+	"make blocking": makeBlocking,
 }
 
 func keep(name string, v interface{}) {
@@ -131,11 +142,11 @@ func get(name string) interface{} {
 	return v
 }
 
-// open opens what it says, at an address or a path.
+// open opens a listener, a connection, a socket or a file, at an address or a path.
 func open(r *request) (answer, error) {
 	var v interface{}
 	var err error
-	switch r.What {
+	switch r.Kind {
 	case "tcp listener":
 		v, err = net.Listen("tcp", "127.0.0.1:0")
 	case "unix listener":
@@ -149,7 +160,7 @@ func open(r *request) (answer, error) {
 	case "file":
 		v, err = os.Open(r.At)
 	default:
-		panic(fmt.Sprintf("nothing known of a %q", r.What))
+		panic(fmt.Sprintf("cannot open a %q", r.Kind))
 	}
 	if err != nil {
 		return nil, err
@@ -172,7 +183,7 @@ func shut(r *request) (answer, error) {
 	return nil, get(r.Name).(io.Closer).Close()
 }
 
-// read reads exactly n bytes, of a datagram socket one datagram.
+// read reads exactly n bytes from a connection, or a datagram from a socket.
 func read(r *request) (answer, error) {
 	v := get(r.Name)
 	if socket, ok := v.(*net.UDPConn); ok {
@@ -211,7 +222,8 @@ func serve(r *request) (answer, error) {
 		case net.Listener:
 			handlers[i] = backend.ListenerHandler(v, meta)
 		case *net.UDPConn:
-			// Which is a net.Conn, too, as a unix connection is a net.PacketConn.
+			// Before net.Conn: a UDPConn is a net.Conn too. (And a unix connection
+			// is a net.PacketConn too.)
 			handlers[i] = backend.PacketConnHandler(v, meta)
 		case net.Conn:
 			handlers[i] = backend.ConnHandler(v, meta)
@@ -251,7 +263,7 @@ func send(r *request) (answer, error) {
 	return nil, nil
 }
 
-// message sends data and the descriptors of the items, right or wrong.
+// message sends any data with the descriptors of the items, as one message.
 func message(r *request) (answer, error) {
 	data, err := hex.DecodeString(r.Data)
 	if err != nil {
@@ -272,8 +284,9 @@ func message(r *request) (answer, error) {
 
 var errRefused = errors.New("the callback refuses")
 
-// receive reports what arrives; what it keeps gets the names "r0", "r1", ...
-// With n it receives so many messages only; it refuses the refuse-th.
+// receive describes the descriptors that arrive, and closes them, or with keep
+// names them "r0", "r1", ... It receives all messages, or n. The callback
+// returns an error for descriptor number refuse.
 func receive(r *request) (answer, error) {
 	records := []answer{}
 	callback := func(fd int, meta io.Reader) error {
@@ -285,7 +298,7 @@ func receive(r *request) (answer, error) {
 			}
 			record["meta"] = hex.EncodeToString(content)
 			if decoded, err := backend.MetaFrom(bytes.NewReader(content)); err == nil {
-				record["values"] = told(map[string]interface{}(decoded))
+				record["values"] = report(map[string]interface{}(decoded))
 			}
 		}
 		v, err := adopted(fd)
@@ -328,22 +341,13 @@ func serveHTTP(r *request) (answer, error) {
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write(text)
 	})}
-	mu.Lock()
-	served[r.Name] = server
-	mu.Unlock()
 	go server.Serve(get(r.Name).(net.Listener))
 	return nil, nil
 }
 
-// leave closes an HTTP server, with its listener and its connections.
-func leave(r *request) (answer, error) {
-	mu.Lock()
-	defer mu.Unlock()
-	return nil, served[r.Name].Close()
-}
-
-// block does what sending a listener does to it on the way.
-func block(r *request) (answer, error) {
+// makeBlocking makes a socket blocking, as sending it does: by asking for its
+// file's descriptor.
+func makeBlocking(r *request) (answer, error) {
 	_, done, err := descriptor(get(r.Name))
 	if err != nil {
 		return nil, err
@@ -352,15 +356,8 @@ func block(r *request) (answer, error) {
 	return nil, nil
 }
 
-// count counts the open descriptors, after a garbage collection.
-func count(*request) (answer, error) {
-	runtime.GC()
-	entries, err := os.ReadDir("/proc/self/fd")
-	return answer{"n": len(entries)}, err
-}
-
-// descriptor gives the number of a descriptor that stays open until done.
-// Asking a socket's file for it makes the socket blocking.
+// descriptor returns the number of a descriptor that stays open until done is
+// called. Fd() of a socket's file makes the socket blocking.
 func descriptor(v interface{}) (fd int, done func(), err error) {
 	if file, ok := v.(*os.File); ok {
 		return int(file.Fd()), func() {}, nil
@@ -372,7 +369,7 @@ func descriptor(v interface{}) (fd int, done func(), err error) {
 	return int(file.Fd()), func() { file.Close() }, nil
 }
 
-// adopted makes of a descriptor what it is.
+// adopted makes a listener, a connection, a socket or a file of a descriptor.
 func adopted(fd int) (interface{}, error) {
 	kind, err := syscall.GetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_TYPE)
 	if err == syscall.ENOTSOCK {
@@ -409,7 +406,7 @@ func describe(v interface{}) answer {
 		n, _ := v.ReadAt(content, 0)
 		return answer{"kind": "file", "content": string(content[:n])}
 	}
-	panic(fmt.Sprintf("nothing known of a %T", v))
+	panic(fmt.Sprintf("cannot describe a %T", v))
 }
 
 // writer makes a meta: null, the bytes of a string of hexadecimal digits, or a
@@ -428,7 +425,7 @@ func writer(raw json.RawMessage) io.WriterTo {
 	return backend.Meta(mapOf(raw))
 }
 
-// rewound is written anew to each client.
+// rewound is a meta that can be written to many clients.
 type rewound []byte
 
 func (r rewound) WriteTo(w io.Writer) (int64, error) {
@@ -450,7 +447,7 @@ func mapOf(raw json.RawMessage) map[string]interface{} {
 	return m
 }
 
-// scalars have the name of their type in requests and answers.
+// scalars has the types of values that are not lists or maps, by name.
 var scalars = map[string]reflect.Type{}
 
 func init() {
@@ -464,7 +461,7 @@ func init() {
 	}
 }
 
-// valueOf makes a value of ["the name of its type", its text or its elements].
+// valueOf makes a value from ["the name of its type", its text or its elements].
 func valueOf(raw json.RawMessage) interface{} {
 	pair := parsed[[]json.RawMessage](raw)
 	name := parsed[string](pair[0])
@@ -525,20 +522,20 @@ func setScalar(v reflect.Value, text string) {
 	}
 }
 
-// told is valueOf the other way round; of a map, its values.
-func told(v interface{}) interface{} {
+// report is the reverse of valueOf; of a map it returns the values.
+func report(v interface{}) interface{} {
 	m, ok := v.(map[string]interface{})
 	if !ok {
-		return toldValue(v)
+		return reportValue(v)
 	}
 	values := map[string]interface{}{}
 	for key, value := range m {
-		values[key] = toldValue(value)
+		values[key] = reportValue(value)
 	}
 	return values
 }
 
-func toldValue(v interface{}) []interface{} {
+func reportValue(v interface{}) []interface{} {
 	name := fmt.Sprintf("%T", v)
 	switch v := v.(type) {
 	case nil:
@@ -546,11 +543,11 @@ func toldValue(v interface{}) []interface{} {
 	case []byte:
 		return []interface{}{name, hex.EncodeToString(v)}
 	case map[string]interface{}:
-		return []interface{}{name, told(v)}
+		return []interface{}{name, report(v)}
 	case []interface{}:
 		list := make([]interface{}, len(v))
 		for i, element := range v {
-			list[i] = toldValue(element)
+			list[i] = reportValue(element)
 		}
 		return []interface{}{name, list}
 	}
