@@ -90,6 +90,7 @@ async function serving(app: Generation, server: Deno.HttpServer): Promise<void> 
   await isAsked("/upload");
   await stream.send("/stream");
   await until(stream.conn, "until ");
+  const whenRead = Promise.withResolvers<void>();
   app.draining.addEventListener("abort", async () => {
     console.log("draining");
     await eager.send("/again");
@@ -103,10 +104,13 @@ async function serving(app: Generation, server: Deno.HttpServer): Promise<void> 
     await until(stream.conn, "draining");
     console.log("the stream is answered to its end");
     for (const client of [eager, slow, uploading, stream]) client[Symbol.dispose]();
+    whenRead.resolve();
   });
   const stopped = app.stop();
   console.log(app.status().state);
   await stopped;
+  // All is answered, but the clients of this process may not have read it yet.
+  await whenRead.promise;
   const { addr } = server;
   console.log(app.status().state, "path" in addr || await refused(addr));
 }
