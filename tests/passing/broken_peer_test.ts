@@ -45,6 +45,7 @@ import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { connectedPair, joined, record, sendRaw } from "../support/raw.ts";
 import { until } from "../support/until.ts";
+import { openSignalSockets } from "../support/signal_sockets.ts";
 import { test } from "../support/guard.ts";
 
 if (Deno.args[0] === "receive at the limit") await receiveAtTheLimit(Deno.args[1]);
@@ -342,6 +343,7 @@ test("descriptors that the kernel drops at RLIMIT_NOFILE are an error that names
 
 /** The child of the test above: it has room for three descriptors when twenty come. */
 async function receiveAtTheLimit(path: string): Promise<void> {
+  openSignalSockets();
   using conn = await connect(path);
   let delivered = 0;
   let file = "";
