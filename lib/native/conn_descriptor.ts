@@ -4,7 +4,7 @@
  * @module
  */
 
-import { closeRaw, dup, Fd, replace } from "../../ffi/fd.ts";
+import { closeAll, closeRaw, dup, Fd, replace } from "../../ffi/fd.ts";
 import { IncomingMessage, wouldBlock } from "../../ffi/message.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
 import { ifSocket, noDelay } from "../../ffi/socket_options.ts";
@@ -73,8 +73,11 @@ function park(raw: number): void {
   if (!registration) return;
   const [dead, other] = socketPair();
   closeRaw(other);
-  exchange(registration, dead);
-  closeRaw(dead);
+  try {
+    exchange(registration, dead);
+  } finally {
+    closeRaw(dead);
+  }
 }
 
 /** Both addresses of a connection, as text; undefined for a unix connection. */
@@ -168,13 +171,14 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
   const message = new IncomingMessage(1);
   try {
     for (const raw of suspects) {
-      const kept = dup(raw);
+      const opened = [dup(raw)];
       try {
         const pair = socketPair("datagram");
+        opened.push(...pair);
         replace(pair[0], raw);
-        probes.push({ raw, kept, pair });
+        probes.push({ raw, kept: opened[0], pair });
       } catch (error) {
-        closeRaw(kept);
+        closeAll(opened);
         throw error;
       }
     }
@@ -185,7 +189,7 @@ function probeConn(conn: Deno.Conn, suspects: number[]): number[] {
   } finally {
     for (const { raw, kept, pair } of probes) {
       replace(kept, raw);
-      for (const number of [kept, ...pair]) closeRaw(number);
+      closeAll([kept, ...pair]);
     }
   }
 }

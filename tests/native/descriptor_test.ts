@@ -2,6 +2,7 @@ import {
   assert,
   assertEquals,
   assertInstanceOf,
+  assertMatch,
   assertNotEquals,
   assertStringIncludes,
   assertThrows,
@@ -29,6 +30,7 @@ import {
   serveHttp,
   UnixConn,
 } from "../../mod.ts";
+import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { until } from "../support/until.ts";
@@ -807,4 +809,12 @@ test("leaveConn() of a closed connection is refused in words", async () => {
   const [conn, peer] = await tcpPair();
   closeEach(conn, peer);
   assertThrows(() => leaveConn(conn), NoDescriptorError);
+});
+
+test("a probe that fails half-way leaves no descriptor open", async () => {
+  using directory = new Directory();
+  await using child = new Child("./probe_beyond_limit.ts", [directory.join("app.sock")]);
+  const { error, left } = JSON.parse(await child.line());
+  assertMatch(error, /^BadResource: Cannot put descriptor \d+ in the place of \d+/);
+  assertEquals(left, []);
 });
