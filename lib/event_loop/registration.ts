@@ -256,16 +256,21 @@ function through<T>(trap: number, runtime: number, make: () => T): T {
  * registers.
  */
 function findLoop(): Loop {
-  const trap = createEpoll();
   const { listener, raw } = placedTrial();
+  let trap = -1;
   try {
+    trap = createEpoll();
     let watching = 0;
     for (const runtime of epolls()) {
       if (!registrations(runtime).some(({ tfd }) => tfd === raw)) continue;
       watching++;
       const { listener: second } = through(trap, runtime, makeTrial);
-      const caught = registrations(trap).length === 1;
-      second.close();
+      let caught: boolean;
+      try {
+        caught = registrations(trap).length === 1;
+      } finally {
+        second.close();
+      }
       if (caught) return { trap, runtime, watched: new Registrations(runtime) };
     }
     throw unsupported(`${watching} epolls watch a new listener, none through a trap`);

@@ -80,14 +80,23 @@ function blockThread(milliseconds: number): void {
 function bindListener(address: ListenAddress): BoundSocket {
   if (!("path" in address)) return { fd: bindNative(() => listenTcp(address)) };
   const { path, mode } = address;
-  const unix = listenWhereFree(path, { mode });
-  return { fd: unix.fd.dup(), unix };
+  return duplicated(listenWhereFree(path, { mode }));
 }
 
 function bindDatagram(address: DatagramListenAddress): BoundSocket {
   if (!("path" in address)) return { fd: bindNative(() => listenUdp(address)) };
-  const fd = bindDatagrams(address.path, address.mode);
-  return { fd, unix: new DatagramPath(fd.dup(), address.path) };
+  const { path, mode } = address;
+  return duplicated(new DatagramPath(bindDatagrams(path, mode), path));
+}
+
+/** A new socket and its path, which is removed if no descriptor is left for a duplicate. */
+function duplicated(unix: PathOwner): BoundSocket {
+  try {
+    return { fd: unix.fd.dup(), unix };
+  } catch (error) {
+    unix.release();
+    throw error;
+  }
 }
 
 /** Listens with Deno's own call. */

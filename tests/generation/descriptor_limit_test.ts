@@ -1,5 +1,6 @@
 /**
- * A service at its limit of descriptors: status, restart and stop still work.
+ * At the limit of descriptors: status, restart and stop of a service still work, and a call that fails leaves nothing
+ * open.
  *
  * @module
  */
@@ -138,4 +139,24 @@ test("a generation logs once that accept() fails on its control socket, and once
   for (const conn of conns) conn.close();
   assertEquals(await lines(child, "info: Accepting on "), [`info: Accepting on "${path}" again`]);
   assertEquals((await cli("stop", path, ...patient)).code, 0);
+});
+
+test("a call that has too few descriptors leaves none open, and no file", async () => {
+  using directory = new Directory();
+  await using child = new Child("./scarce_descriptors.ts", [directory.path], {
+    openFiles: 96,
+    deno: ["run", "-A", "--unstable-net"],
+  });
+  const { code, stdout, stderr } = await child.ended();
+  assertEquals([code, stderr], [0, ""]);
+  const calls = stdout.map((line) => JSON.parse(line));
+  assertEquals(calls.map(({ name, left }) => [name, left]), calls.map(({ name }) => [name, []]));
+  assertEquals(calls.length, 11);
+  for (const { name, errors } of calls) {
+    // Each number of descriptors too few is one error; the last call of each has enough.
+    assert(errors.length > 0 && errors.length < 20, `${name}: ${errors.length} errors`);
+    for (const error of errors) {
+      assertMatch(error, /Too many open files|Cannot find the descriptor/);
+    }
+  }
 });

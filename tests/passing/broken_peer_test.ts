@@ -45,7 +45,7 @@ import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { connectedPair, joined, record, sendRaw } from "../support/raw.ts";
 import { until } from "../support/until.ts";
-import { openSignalSockets } from "../support/signal_sockets.ts";
+import { openSignalSockets } from "../support/deno_descriptors.ts";
 import { test } from "../support/guard.ts";
 
 if (Deno.args[0] === "receive at the limit") await receiveAtTheLimit(Deno.args[1]);
