@@ -194,10 +194,14 @@ export class ServiceManager {
   handedTo(pid: number): void {
     if (this.invocation === undefined) return;
     this.withdraw();
-    // Heard with NotifyAccess=main too, where the successor is not.
-    if (pidFile() === undefined) this.#tell(mainPid(pid));
     const group = readText(`/proc/${pid}/cgroup`);
-    if (group === undefined || group === readText("/proc/self/cgroup") || isService(group)) return;
+    if (group === undefined || group === readText("/proc/self/cgroup")) {
+      // Heard with NotifyAccess=main too, where the successor is not.
+      if (pidFile() === undefined) this.#tell(mainPid(pid));
+      return;
+    }
+    // A unit for each generation, as of a template: systemd would take a process of the other unit for the main one here.
+    if (isService(group)) return;
     this.#host.logger.warn?.(
       `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
         "it, and removes the RuntimeDirectory= of the unit when this process ends. Under systemd, restart by " +
