@@ -286,6 +286,10 @@ export class Parts {
     await this.departure.depart();
   }
 
+  get isStopping(): boolean {
+    return this.departure.isStopping;
+  }
+
   get rolledBack(): string | undefined {
     return this.departure.rolledBack;
   }
@@ -300,6 +304,7 @@ export class Parts {
 
   /** Stops accepting, in a way that can be undone. */
   withdraw(): void {
+    this.departure.endStopDelay();
     this.answering.withdraw();
     this.resources.shut();
   }
