@@ -34,9 +34,9 @@ function messagesOf(directory: string): string {
   }).join("\n");
 }
 
-test("README.md has at most 250 lines", () => {
+test("README.md has at most 270 lines", () => {
   const { length } = readme.trimEnd().split("\n");
-  assert(length <= 250, `${length} lines`);
+  assert(length <= 270, `${length} lines`);
 });
 
 test("every message of README.md is one of the library", () => {
