@@ -7,7 +7,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { Child } from "../support/child.ts";
+import { Child, programPath } from "../support/child.ts";
 import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { Generations } from "../support/generations.ts";
@@ -23,7 +23,13 @@ class Service extends Generations {
 
   /** Starts a generation, and waits until it serves. */
   static async start(directory: Directory, ...args: string[]): Promise<Service> {
-    const service = new Service("./generation.ts", [directory.join("app.sock"), ...args]);
+    return await Service.serving(
+      new Service("./generation.ts", [directory.join("app.sock"), ...args]),
+    );
+  }
+
+  /** Waits until a generation serves. */
+  static async serving(service: Service): Promise<Service> {
     service.port = await service.number("port");
     await service.until(/^serving: /);
     return service;
@@ -247,6 +253,26 @@ test("a generation that is not ready, or stands by, is stopped without a delay",
   assertEquals((await next.ask()).text, `2 ${next.pid}`);
   await next.terminate();
   assertEquals((await next.ended()).code, 0);
+});
+
+test("a generation on a system that passes no descriptors has a stopDelay, too", async () => {
+  using directory = new Directory();
+  await using service = new Service(
+    "./generation.ts",
+    [directory.join("app.sock"), ...tenMinutes],
+    {
+      deno: ["run", "-A", "--preload", programPath("fake_system.ts")],
+      env: { OTHER_SYSTEM: "darwin aarch64" },
+    },
+  );
+  await Service.serving(service);
+  assertEquals(await service.health(), "200 serving");
+  await service.terminate();
+  assertEquals(await service.health(), "503 stopping");
+  const { text, headers } = await service.ask();
+  assertEquals([text, headers.get("connection")], [`1 ${service.pid}`, "close"]);
+  await service.tell("stop");
+  assertEquals((await service.ended()).code, 0);
 });
 
 test("health() is 200 while a generation accepts and is to go on, and 503 otherwise", async () => {
