@@ -7,11 +7,10 @@
 import type { Lifecycle } from "./lifecycle.ts";
 
 /** {@linkcode Generation.health} */
-export function healthOf(lifecycle: Lifecycle, isStopping: boolean): Response {
-  const isStoppingSoon = lifecycle.accepts && isStopping;
-  return new Response(`${isStoppingSoon ? "stopping" : lifecycle.state}\n`, {
-    status: lifecycle.accepts && !isStopping ? 200 : 503,
-    // RFC 9111, 5.2.2.5: no cache between the load balancer and this process stores the answer.
+export function healthOf({ accepts, state }: Lifecycle, isStopping: boolean): Response {
+  return new Response(`${accepts && isStopping ? "stopping" : state}\n`, {
+    status: accepts && !isStopping ? 200 : 503,
+    // RFC 9111, 5.2.2.5: a cache in between must not store it.
     headers: { "cache-control": "no-store" },
   });
 }

@@ -1,7 +1,7 @@
 /**
  * `stopDelay` and `health()`: a generation that was asked to stop goes on accepting until a load balancer has noticed.
  *
- * A delay of ten minutes is one that something else has to end.
+ * A delay of ten minutes is one that is ended by something else.
  *
  * @module
  */
