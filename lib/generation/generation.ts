@@ -288,8 +288,8 @@ export class Generation implements AsyncDisposable {
 
   /**
    * The answer to a health check of a load balancer: 200 while this generation accepts; 503 before `ready()`, from a
-   * signal of `stopOn` or a `stop()` on, and when another generation accepts in its place. The body is a line: the state, as
-   * `status()` has it, or "stopping" in `stopDelay`. The boolean is `health().ok`.
+   * signal of `stopOn` or a `stop()` on, and when another generation accepts in its place. The body is a line: the
+   * state, as `status()` has it, or "stopping" in `stopDelay`. The boolean is `health().ok`.
    *
    * ```ts
    * import { start } from "@graceful/deno";
