@@ -239,17 +239,29 @@ export class ServiceManager {
     Deno.unrefTimer(this.#watchdog);
   }
 
+  /** Tells that the generation accepts for `stopDelay` before it stops, and extends the time that the manager has for that. */
+  delaying(): void {
+    this.#tell(
+      `STATUS=Generation ${this.#host.number}, process ${Deno.pid}, accepts for the last time`,
+    );
+    this.#extend();
+  }
+
   /**
    * Tells that the service stops, and extends the time that the manager has for that, until `ended()`. Not for a generation
    * with a successor: the whole unit would be ended.
    */
   stopping(): void {
+    const { number } = this.#host;
+    this.#tell(`STOPPING=1\nSTATUS=Generation ${number}, process ${Deno.pid}, drains`);
+    this.#extend();
+  }
+
+  #extend(): void {
     if (this.invocation === undefined || this.#extending !== undefined) return;
-    const extend = `EXTEND_TIMEOUT_USEC=${extension}`;
-    this.#tell(
-      `STOPPING=1\nSTATUS=Generation ${this.#host.number}, process ${Deno.pid}, drains\n${extend}`,
-    );
-    this.#extending = setInterval(() => this.#tell(extend), extendInterval);
+    const extend = () => this.#tell(`EXTEND_TIMEOUT_USEC=${extension}`);
+    extend();
+    this.#extending = setInterval(extend, extendInterval);
     Deno.unrefTimer(this.#extending);
   }
 
