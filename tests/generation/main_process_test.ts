@@ -75,7 +75,7 @@ test(
     assert(stderr.startsWith(`The restart failed: Cannot restart: ${why}`), stderr);
     assertMatch(
       stderr,
-      /a container of its own, or .* an init process that stays .*`restartAsMain: true`/,
+      /`cli\.ts hold PATH -- command`, .* in a container of its own\. .*`restartAsMain: true`/,
     );
     const enter = ["nsenter", "--target", String(one), "--pid", "--mount"];
     await using beside = new Child("./generation.ts", [path], { through: enter });
