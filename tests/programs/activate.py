@@ -51,6 +51,8 @@ def main():
             count = args.pop(0)
         else:
             unnamed = True
+    # What the test itself has inherited was not passed by the service manager.
+    os.closerange(FIRST, 1024)
     specs = [arg.partition("=") for arg in args if arg != "none"]
     numbers = [opened(*spec.split(":", 1)) for spec, _, _ in specs]
     # First above all targets: a target may be the number of another one.
