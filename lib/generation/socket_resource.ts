@@ -97,7 +97,8 @@ export class SocketResource implements AcceptingListener, Disposable {
     }
     this.#address = localAddress(this.fd.raw);
     this.isElsewhere = isInOtherNetwork(this.fd.raw);
-    if ("path" in address) {
+    // A socket unit's may be bound elsewhere, and be no unix socket: it is found by its name then.
+    if ("path" in address && !activated) {
       this.item.path = address.path;
       Object.assign((object as { addr?: Deno.Addr }).addr ?? {}, { path: address.path });
     }

@@ -2,10 +2,11 @@
 
 Usage: activate.py [--pid NUMBER] [--count NUMBER] [--unnamed] DESCRIPTOR[=NAME]... -- COMMAND...
 
-A DESCRIPTOR is tcp:HOST:PORT, unix:PATH, udp:HOST:PORT, unixgram:PATH, file:PATH, pipe:TEXT (which holds that), or
-none. --pid is LISTEN_PID, by default that of the command; --count is LISTEN_FDS; --unnamed leaves out LISTEN_FDNAMES.
+A DESCRIPTOR is tcp:HOST:PORT, unix:PATH, udp:HOST:PORT, unixgram:PATH, file:PATH, pipe:TEXT (which holds that), none,
+or from:PATH: those that the test sends there, with their names as JSON. --pid is LISTEN_PID, by default that of the command; --count is LISTEN_FDS; --unnamed leaves out LISTEN_FDNAMES.
 """
 
+import json
 import os
 import socket
 import sys
@@ -38,6 +39,14 @@ def opened(kind, at):
     return made.detach()
 
 
+def received(path):
+    """Numbers and names of the descriptors that the test sends."""
+    with socket.socket(socket.AF_UNIX) as conn:
+        conn.connect(path.replace("@", "\0", 1))
+        text, numbers, _, _ = socket.recv_fds(conn, 65536, 253)
+    return list(zip(numbers, json.loads(text)))
+
+
 def main():
     args, command = sys.argv[1:], []
     at = args.index("--")
@@ -53,8 +62,15 @@ def main():
             unnamed = True
     # What the test itself has inherited was not passed by the service manager.
     os.closerange(FIRST, 1024)
-    specs = [arg.partition("=") for arg in args if arg != "none"]
-    numbers = [opened(*spec.split(":", 1)) for spec, _, _ in specs]
+    passed = []
+    for arg in args:
+        spec, _, name = arg.partition("=")
+        kind, _, at = spec.partition(":")
+        if kind == "from":
+            passed += received(at)
+        elif kind != "none":
+            passed.append((opened(kind, at), name or "unknown"))
+    numbers = [raw for raw, _ in passed]
     # First above all targets: a target may be the number of another one.
     high = [os.dup2(raw, 500 + i, inheritable=False) for i, raw in enumerate(numbers)]
     for raw in numbers:
@@ -62,9 +78,9 @@ def main():
     for i, raw in enumerate(high):
         os.dup2(raw, FIRST + i, inheritable=True)
     os.environ["LISTEN_PID"] = pid
-    os.environ["LISTEN_FDS"] = str(len(specs)) if count is None else count
+    os.environ["LISTEN_FDS"] = str(len(passed)) if count is None else count
     if not unnamed:
-        os.environ["LISTEN_FDNAMES"] = ":".join(name or "unknown" for _, _, name in specs)
+        os.environ["LISTEN_FDNAMES"] = ":".join(name for _, name in passed)
     os.execvp(command[0], command)
 
 
