@@ -6,62 +6,19 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { pathStatus } from "../../ffi/file.ts";
-import { activated, hasPython } from "../support/activation.ts";
+import { hasPython } from "../support/activation.ts";
 import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort, reachable } from "../support/free_port.ts";
 import { Generations } from "../support/generations.ts";
 import { test } from "../support/guard.ts";
-import { askOnce } from "../support/http1_client.ts";
 import { Load } from "../support/load.ts";
 import { succeeds } from "../support/succeeds.ts";
+import { asked, Service, tcp } from "../support/unit_service.ts";
 import { until } from "../support/until.ts";
 
 const ignore = !hasPython;
 if (ignore) console.log("socket_activation_test.ts: without python3, no process gets descriptors");
-
-/** A service that is started with descriptors. */
-class Service extends Generations {
-  readonly control: string;
-
-  constructor(directory: Directory, descriptors: string[], args: string[]) {
-    const control = directory.join("control.sock");
-    super("./unit_service.ts", [control, ...args], { through: activated(...descriptors) });
-    this.control = control;
-  }
-
-  /** Waits for a generation; returns its PID. */
-  async serving(generation = 1): Promise<number> {
-    const line = await this.until(new RegExp(`^serving: ${generation} `));
-    return Number(line.split(" ")[2]);
-  }
-
-  /** Restarts; returns the PID of the next generation, when its predecessor has ended. */
-  async restarted(generation: number): Promise<number> {
-    const { code, stderr } = await cli("restart", this.control);
-    assertEquals([code, stderr], [0, ""]);
-    const pid = await this.serving(generation);
-    await this.until(`finished: ${generation - 1}`);
-    return pid;
-  }
-
-  async stopped(): Promise<void> {
-    assertEquals((await cli("stop", this.control)).code, 0);
-    await until(() => pathStatus(this.control) === undefined);
-  }
-}
-
-/** The generation and the name in the answer of a server. */
-async function asked(addr: Deno.Addr): Promise<string> {
-  const [generation, , name] = (await askOnce(addr)).body.split(" ");
-  return name ? `${generation} ${name}` : generation;
-}
-
-const tcp = (port: number, hostname = "127.0.0.1"): Deno.NetAddr => ({
-  transport: "tcp",
-  hostname,
-  port,
-});
 
 /** Addresses of the socket unit, and those that the program asks for. */
 const matching: [bound: string, asked: object][] = [
@@ -126,6 +83,22 @@ test("several sockets are found by name or address, in any order", { ignore }, a
     for (const port of [a, b, c]) assertStringIncludes(stdout, `127.0.0.1:${port}`);
     await service.stopped();
   }
+});
+
+test("a port that is asked for by name is served at the path of the socket unit", {
+  ignore,
+}, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const serve = ["--serve", JSON.stringify({ hostname: "127.0.0.1", port: 8000, name: "web" })];
+  await using service = new Service(directory, [`unix:${path}=web`], serve);
+  for (const generation of [1, 2, 3]) {
+    if (generation > 1) await service.restarted(generation);
+    else await service.serving();
+    assertEquals(await asked({ transport: "unix", path }), `${generation} web`);
+  }
+  await service.stopped();
+  assertEquals(pathStatus(path)?.kind, "socket");
 });
 
 test(
