@@ -15,12 +15,15 @@ const { values: flags, positionals: [path] } = parseArgs({
   allowPositionals: true,
   options: {
     serve: { type: "string", multiple: true, default: [] },
+    // Those of the first generation alone, and of the later ones alone.
+    serveFirst: { type: "string", multiple: true, default: [] },
+    serveLater: { type: "string", multiple: true, default: [] },
     listen: { type: "string", multiple: true, default: [] },
     datagram: { type: "string", multiple: true, default: [] },
     take: { type: "string", multiple: true, default: [] },
     probation: { type: "string", default: "100" },
     drainTimeout: { type: "string", default: "20000" },
-    // Later generations fail before ready(), stop() before ready(), or ask for no socket, while this file exists.
+    // Later generations fail before ready(), or stop() before ready(), while this file exists.
     fail: { type: "string" },
     stopEarly: { type: "string" },
     // A request for "/slow" is answered when this file exists.
@@ -46,6 +49,7 @@ if (isLater && isThere(flags.fail)) throw new Error("this release is broken");
 variables();
 const closing: (() => unknown)[] = [];
 for (const each of flags.serve) serve(JSON.parse(each));
+for (const each of isLater ? flags.serveLater : flags.serveFirst) serve(JSON.parse(each));
 for (const each of flags.listen) {
   const listener = app.listen(JSON.parse(each));
   closing.push(() => listener.close());
