@@ -215,11 +215,12 @@ export class DescriptorResources implements Resources {
   }
 
   #releaseClosed(): void {
-    for (const socket of this.#sockets) {
-      if (!socket.isClosed) continue;
+    const closed = [...this.#sockets].filter(({ isClosed }) => isClosed);
+    for (const socket of closed) {
       this.#sockets.delete(socket);
       socket.release();
     }
+    if (closed.length > 0) this.#options.onClosed();
   }
 
   /** Opens the file at `path`, or goes on with the inherited one. */

@@ -142,12 +142,12 @@ export class Inheritance implements Disposable {
     this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
   }
 
-  /** The names under which sockets that are left are in the store of the service manager, with their cookies. */
-  storeNames(): Map<string, bigint> {
+  /** The sockets that are left and may be in the store of the service manager: their cookies, and their names there. */
+  storedSockets(): Map<bigint, string> {
     const stored = this.#all("listener", "datagram").filter(({ item }) => !item.activated);
     return new Map(stored.map(({ item, fd }) => [
-      storeName(item as StoredSocket),
       socketCookie(fd!.raw),
+      storeName(item as StoredSocket),
     ]));
   }
 

@@ -100,6 +100,10 @@ export class Parts {
         this.warnings.socketMade(address, isInherited);
         this.manager.store();
       },
+      // A generation that leaves closes its sockets too, and leaves the store to the next start.
+      onClosed: () => {
+        if (this.lifecycle.isServing) this.manager.store();
+      },
       isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
       // A generation has made the control socket: its namespace is that of the generations.
       isForeignNetworkExpected: () =>

@@ -72,6 +72,8 @@ export interface ResourceOptions {
   inUseAdvice?: string;
   /** Called with the address of each new listener and datagram socket. */
   onSocket: (address: string, isInherited: boolean) => void;
+  /** Called after the program has closed listeners or datagram sockets. */
+  onClosed: () => void;
   /** Where to warn. */
   logger: Logger;
 }

@@ -68,8 +68,8 @@ export class ServiceManager {
   readonly #main: number;
   /** Whether the generation follows another one in the same unit. */
   readonly #isSuccessor: boolean;
-  /** The names of the sockets in the store, with their cookies; undefined until the generation is proven. */
-  readonly #stored: Map<string, bigint>;
+  /** The sockets in the store: their cookies, and their names, of which several may have the same. */
+  readonly #stored: Map<bigint, string>;
   #isProven = false;
   #watchdog: ReturnType<typeof setInterval> | undefined;
   #extending: ReturnType<typeof setInterval> | undefined;
@@ -85,7 +85,7 @@ export class ServiceManager {
     this.#main = main ?? Deno.pid;
     this.invocation = this.#isSuccessor || main !== undefined ? own : undefined;
     const isKept = this.invocation !== undefined && (this.#isSuccessor || !predecessor);
-    this.#stored = isKept ? inheritance.storeNames() : new Map();
+    this.#stored = isKept ? inheritance.storedSockets() : new Map();
   }
 
   /** Has the unit live as long as this generation: to be called before it accepts, and when it accepts again. */
@@ -175,18 +175,22 @@ export class ServiceManager {
     const offered = this.#host.resources.offered().filter(({ item }) =>
       (item.kind === "listener" || item.kind === "datagram") && !item.activated
     );
-    const wanted = new Map(offered.map(({ item, fd }) => [storeName(item as StoredSocket), fd]));
-    for (const [name, cookie] of this.#stored) {
-      const fd = wanted.get(name);
-      if (fd && socketCookie(fd.raw) === cookie) continue;
+    const wanted = new Map(
+      offered.map((
+        { item, fd },
+      ) => [socketCookie(fd.raw), { name: storeName(item as StoredSocket), fd }]),
+    );
+    const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
+    for (const name of new Set(gone.map(([, name]) => name))) {
       this.#tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
-      this.#stored.delete(name);
+      // All that have that name are taken out.
+      for (const [cookie, each] of this.#stored) if (each === name) this.#stored.delete(cookie);
     }
-    for (const [name, fd] of wanted) {
-      if (this.#stored.has(name)) continue;
+    for (const [cookie, { name, fd }] of wanted) {
+      if (this.#stored.has(cookie)) continue;
       // Without FDPOLL=0 systemd closes a descriptor that reports an error.
       notify(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, [fd], this.#host);
-      this.#stored.set(name, socketCookie(fd.raw));
+      this.#stored.set(cookie, name);
     }
   }
 

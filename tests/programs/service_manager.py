@@ -2,7 +2,8 @@
 
 Usage: service_manager.py NOTIFY_PATH [--pidfile PATH] [--watchdog USEC] [--socket DESCRIPTOR=NAME]... [--no-store] -- COMMAND...
 
-It starts the command at once, and again at the line "start". Prints what it is told as lines of "notify: JSON", with the
+It starts the command at once, and again at the line "start"; at "forget" it empties the store. All
+other lines are those of the command. Prints what it is told as lines of "notify: JSON", with the
 PID file as it was at that moment, and "ended: PID CODE" for each process that has ended, orphans as well. The output of
 the command goes where its own goes. A DESCRIPTOR is tcp:HOST:PORT or unix:PATH.
 """
@@ -82,9 +83,13 @@ class Manager:
 
     def start(self):
         passed = self.sockets + self.store
+        read, write = os.pipe()
         pid = os.fork()
         if pid:
+            os.close(read)
+            self.stdin = write
             return say(f"started: {pid}")
+        os.dup2(read, 0)
         high = [os.dup2(raw, 500 + i, inheritable=False) for i, (raw, _) in enumerate(passed)]
         os.closerange(3, 500)
         for i, raw in enumerate(high):
@@ -150,6 +155,16 @@ class Manager:
                 return
             say(f"ended: {pid} {os.waitstatus_to_exitcode(status)}")
 
+    def obey(self, line):
+        if line == "start":
+            self.start()
+        elif line == "forget":
+            for _, name in list(self.store):
+                self.remove(name)
+            say("forgotten")
+        else:
+            os.write(self.stdin, (line + "\n").encode())
+
     def run(self):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.start()
@@ -161,8 +176,8 @@ class Manager:
                 read = os.read(0, 65536)
                 if not read:
                     return
-                if b"start" in read:
-                    self.start()
+                for line in read.decode().splitlines():
+                    self.obey(line)
             self.reap()
 
 

@@ -18,6 +18,8 @@ const { values: flags, positionals: [path] } = parseArgs({
     // Those of the first generation alone, and of the later ones alone.
     serveFirst: { type: "string", multiple: true, default: [] },
     serveLater: { type: "string", multiple: true, default: [] },
+    // A file with a JSON array of more addresses.
+    serveFile: { type: "string" },
     listen: { type: "string", multiple: true, default: [] },
     datagram: { type: "string", multiple: true, default: [] },
     take: { type: "string", multiple: true, default: [] },
@@ -50,6 +52,9 @@ variables();
 const closing: (() => unknown)[] = [];
 for (const each of flags.serve) serve(JSON.parse(each));
 for (const each of isLater ? flags.serveLater : flags.serveFirst) serve(JSON.parse(each));
+if (flags.serveFile) {
+  for (const each of JSON.parse(Deno.readTextFileSync(flags.serveFile))) serve(each);
+}
 for (const each of flags.listen) {
   const listener = app.listen(JSON.parse(each));
   closing.push(() => listener.close());
