@@ -168,7 +168,7 @@ export class DescriptorResources implements Resources {
   /** @throws {Deno.errors.AddrInUse} With the socket that is in the way, as far as it is known, and advice. */
   #bind(kind: SocketKind, address: AnyListenAddress): BoundSocket {
     try {
-      return bindSocket(kind, address, this.#options.isPredecessorGone);
+      return bindSocket(kind, address, this.#options.mayBeFreed);
     } catch (error) {
       if (!(error instanceof Deno.errors.AddrInUse)) throw locateError(address, error);
       const beside = this.#inheritance.boundBeside(address);

@@ -258,7 +258,7 @@ export class Inheritance implements Disposable {
     const left = this.#all(...this.#left.keys()).map((inherited) => {
       const { item, fd } = inherited;
       const unclaimed = { kind: item.kind, words: describe(inherited) };
-      if (item.path === undefined || item.activated) return unclaimed;
+      if (item.path === undefined) return unclaimed;
       try {
         // Only if the path still leads to this socket: another service may have bound it by now.
         guardPath(item.kind, fd!, item.path, inherited.file).release();

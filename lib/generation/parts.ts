@@ -104,7 +104,7 @@ export class Parts {
       onClosed: () => {
         if (this.lifecycle.isServing) this.manager.store();
       },
-      isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
+      mayBeFreed: () => predecessor?.gone === true || this.manager.isRemoving,
       // A generation has made the control socket: its namespace is that of the generations.
       isForeignNetworkExpected: () =>
         predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),

@@ -61,8 +61,8 @@ export interface OfferedResource {
 
 /** What the resources need from their generation. */
 export interface ResourceOptions {
-  /** Whether the predecessor has ended: the kernel may free its addresses a moment later. */
-  isPredecessorGone: () => boolean;
+  /** Whether addresses in use may be free in a moment: the predecessor has ended, or the store was told to close a socket. */
+  mayBeFreed: () => boolean;
   /**
    * Whether sockets of another network namespace are expected: the generations of this service share one namespace,
    * and were given a socket of another one.

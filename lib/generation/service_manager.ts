@@ -71,6 +71,8 @@ export class ServiceManager {
   /** The sockets in the store: their cookies, and their names, of which several may have the same. */
   readonly #stored: Map<bigint, string>;
   #isProven = false;
+  /** When a socket was taken out of the store. */
+  #removedAt = -Infinity;
   #watchdog: ReturnType<typeof setInterval> | undefined;
   #extending: ReturnType<typeof setInterval> | undefined;
 
@@ -182,6 +184,7 @@ export class ServiceManager {
     );
     const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
     for (const name of new Set(gone.map(([, name]) => name))) {
+      this.#removedAt = performance.now();
       this.#tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
       // All that have that name are taken out.
       for (const [cookie, each] of this.#stored) if (each === name) this.#stored.delete(cookie);
@@ -194,14 +197,23 @@ export class ServiceManager {
     }
   }
 
+  /** Whether the manager may be about to close a socket that was taken out of the store. */
+  get isRemoving(): boolean {
+    return performance.now() < this.#removedAt + barrierTimeout;
+  }
+
   /** A successor accepts: process `pid`. */
   handedTo(pid: number): void {
     if (this.invocation === undefined) return;
     this.withdraw();
-    // Heard with NotifyAccess=main too, where the successor is not.
-    if (pidFile() === undefined) this.#tell(mainPid(pid));
     const group = readText(`/proc/${pid}/cgroup`);
-    if (group === undefined || group === readText("/proc/self/cgroup") || isService(group)) return;
+    if (group === undefined || group === readText("/proc/self/cgroup")) {
+      // Heard with NotifyAccess=main too, where the successor is not.
+      if (pidFile() === undefined) this.#tell(mainPid(pid));
+      return;
+    }
+    // systemd would take a process of another unit for the main one of this, if this one is root's.
+    if (isService(group)) return;
     this.#host.logger.warn?.(
       `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
         "it, and removes the RuntimeDirectory= of the unit when this process ends. Under systemd, restart by " +

@@ -157,6 +157,24 @@ test(
   },
 );
 
+test(
+  "an address is bound again in the turn in which its listener was closed",
+  { ignore },
+  async () => {
+    using directory = new Directory();
+    const port = freePort();
+    await using service = new ManagedService(directory, listener(port, { option: "listen" }));
+    await service.serving();
+    const first = await service.heard(/^FDSTORE=1/);
+    await service.tell(`rebind {"hostname":"127.0.0.1","port":${port}}`);
+    await service.until(/^bound: /);
+    while (ofStore(service).length < 3) await service.until(/^notify: /);
+    const { sockets, store } = ofStore(service)[2];
+    assertEquals([sockets[0].address, store.length], [["127.0.0.1", port], 1]);
+    assert(sockets[0].inode !== first.sockets[0].inode);
+  },
+);
+
 test("sockets that were asked for by the same words are all stored", { ignore }, async () => {
   using directory = new Directory();
   const args = [...listener(0), ...listener(0), ...listener(0, { name: "third" })];

@@ -1,6 +1,7 @@
 /**
  * A service of a unit: it serves and receives at the addresses that it is told, answers with its generation and PID, and
- * prints each step on a line. It obeys the lines that it reads: restart, stop, close, bind JSON, variables.
+ * prints each step on a line. It obeys the lines that it reads: restart, stop, close, bind JSON,
+ * rebind JSON.
  *
  * @module
  */
@@ -129,6 +130,10 @@ async function commands(): Promise<void> {
   for await (const line of told()) {
     if (line === "stop") app.stop();
     if (line === "close") closing.shift()!();
+    if (line.startsWith("rebind ")) {
+      closing.shift()!();
+      say(`bound: ${JSON.stringify(app.listen(JSON.parse(line.slice(7))).addr)}`);
+    }
     if (line.startsWith("bind ")) serve(JSON.parse(line.slice(5)));
     if (line === "restart") {
       app.restart().then(
