@@ -19,6 +19,7 @@ import { variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { socketCookie } from "../../ffi/socket_options.ts";
+import { noDescriptors } from "../../ffi/system.ts";
 import type { Logger } from "../logger.ts";
 import { notify, notifyVariable } from "../systemd/notify.ts";
 import { type StoredSocket, storeName } from "../systemd/store_name.ts";
@@ -56,7 +57,12 @@ const pidFile = () => variable("PIDFILE");
 
 /** Whether this process is to stay a child of its starter until its probation is over: a MAINPID= may be taken back then. */
 export function isToldByMainPid(): boolean {
-  return variable(notifyVariable) !== undefined && pidFile() === undefined;
+  return hasManager() && pidFile() === undefined;
+}
+
+/** Whether a service manager is there: none is on systems where no generation follows another one. */
+function hasManager(): boolean {
+  return !noDescriptors() && variable(notifyVariable) !== undefined;
 }
 
 /** The service manager, as far as one generation speaks for the unit; each method is without effect otherwise. */
@@ -78,9 +84,7 @@ export class ServiceManager {
 
   constructor(host: ServiceManagerHost) {
     this.#host = host;
-    const own = variable(notifyVariable) === undefined
-      ? undefined
-      : variable("INVOCATION_ID") ?? "";
+    const own = hasManager() ? variable("INVOCATION_ID") ?? "" : undefined;
     const { predecessor, inheritance } = host;
     this.#isSuccessor = own !== undefined && predecessor?.invocation === own;
     const main = own === undefined || this.#isSuccessor ? undefined : mainProcess();
@@ -243,8 +247,9 @@ export class ServiceManager {
 
   /** Pings the watchdog twice in its time (sd_watchdog_enabled(3)); WATCHDOG_PID is the number of the first generation. */
   #watch(): void {
+    if (this.invocation === undefined || this.#watchdog !== undefined) return;
     const time = Number(variable("WATCHDOG_USEC") ?? 0) / 1000;
-    if (this.invocation === undefined || !(time > 0) || this.#watchdog !== undefined) return;
+    if (!(time > 0)) return;
     const ping = () => this.#tell("WATCHDOG=1");
     ping();
     this.#watchdog = setInterval(ping, time / 2);

@@ -184,6 +184,10 @@ for (const [what, script, isMain] of units) {
         said,
         /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|the process that the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
       );
+      // What makes `systemctl reload` restart it.
+      for (const line of ["Type=notify", "NotifyAccess=all", "PIDFile=", "ExecReload="]) {
+        assertStringIncludes(said, line);
+      }
       return;
     }
     assertEquals(said, "restarted: 2");
