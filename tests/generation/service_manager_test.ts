@@ -67,7 +67,7 @@ test("the PID file names each generation before READY=1, and the last alone says
   const stopping = service.told.filter(({ text }) => text.includes("STOPPING"));
   assertEquals(stopping.map(({ pid, text }) => [pid, text]), [[
     pids[2],
-    `STOPPING=1\nSTATUS=Generation 3, process ${pids[2]}, drains\nEXTEND_TIMEOUT_USEC=10000000`,
+    `STOPPING=1\nSTATUS=Generation 3, process ${pids[2]}, drains`,
   ]]);
   assertEquals(service.told.filter(({ text }) => /MAINPID|RELOADING/.test(text)), []);
   assertEquals(new Set(service.told.map(({ pid }) => pid)), new Set(pids));
@@ -102,7 +102,7 @@ test("a successor that fails before it is ready changes nothing, and the PID fil
   const args = [...serve(port), "--fail", fail, "--stopEarly", stopEarly];
   await using service = new ManagedService(directory, args);
   const pid = await service.serving();
-  await service.heard(/^STATUS=.* serves$/);
+  await service.heard(/^FDSTORE=1/);
   for (const file of [fail, stopEarly]) {
     Deno.writeTextFileSync(file, "");
     const before = service.told.length;
