@@ -14,6 +14,7 @@ const floors: string[][] = [
   ["lib/native/"],
   ["lib/passing/", "lib/http/"],
   ["lib/generation/"],
+  ["lib/doctor/"],
   ["lib/cli.ts", "mod.ts"],
 ];
 
