@@ -101,8 +101,8 @@ export const crashRules: Rule[] = [
     }
     const text =
       `TimeoutStopSec=${value} is less than the ${drainTime} s of \`drainTimeout\` and ` +
-      "`forceCloseAfter`: a generation that drains has it extended (EXTEND_TIMEOUT_USEC), one that " +
-      "hangs does not";
+      "`forceCloseAfter`: a draining generation extends it (EXTEND_TIMEOUT_USEC), a process " +
+      "that hangs does not";
     return note("TimeoutStopSec", text, `To be sure, write TimeoutStopSec=${drainTime + 10}`);
   },
 ];

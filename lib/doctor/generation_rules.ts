@@ -26,7 +26,7 @@ export const generationRules: Rule[] = [
       return note("Type", text, write);
     }
     const text = `Type=${type}: systemd ends the next generation together with the first one ` +
-      "(a systemd before 253 also takes notify-reload for simple)";
+      "(systemd before 253 takes notify-reload for simple)";
     return problem("Type", text, write);
   },
 

@@ -23,7 +23,7 @@ export function accessFindings(
       note("socket", `${formatPath(path)} is a symbolic link to ${formatPath(target)}`),
     );
   }
-  const owner = describeOwner("user", file.uid);
+  const owner = file.uid === 0 ? "root" : `${describeOwner("user", file.uid)}, root`;
   const mode = octal(file.mode);
   const directories = directoriesOf(path);
   const closed = directories.find(({ mode }) => (mode & 0o001) === 0);
@@ -33,7 +33,7 @@ export function accessFindings(
     : file.mode & 0o020
     ? `and ${describeOwner("group", file.gid)}`
     : "";
-  const may = `${formatPath(path)} has mode ${mode}: ${owner}, root ${others}`.trimEnd();
+  const may = `${formatPath(path)} has mode ${mode}: ${owner} ${others}`.trimEnd();
   const text = `${may} may connect`;
   findings.push(
     others === "" ? ok("socket", text) : note("socket", `${text}, as far as \`allow\` admits them`),
@@ -74,6 +74,7 @@ export function besideFindings(path: string): Finding[] {
   try {
     names = readDirectory(directory, `Cannot list ${formatPath(directory)}`).sort();
   } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return [];
     return [note("files", (error as Error).message)];
   }
   return names.filter((name) => name.startsWith(`${base}.`)).map((name) => {

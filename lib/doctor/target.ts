@@ -6,8 +6,7 @@
 
 import { listeningSockets } from "../../ffi/diag.ts";
 import { pathStatus, readLink } from "../../ffi/file.ts";
-import { environment } from "../../ffi/proc.ts";
-import { type ServiceOf, serviceOf, socketsOf } from "./processes.ts";
+import { controlGroup, processes, type ServiceOf, serviceOf, socketsOf } from "./processes.ts";
 import { commandLines, type UnitProperties } from "./unit.ts";
 
 /** A control socket by its absolute path, or a unit. */
@@ -42,15 +41,14 @@ function absolute(path: string): string {
  */
 export function controlPaths(unit: UnitProperties): string[] {
   const paths = commandLines(unit.ExecReload).map((line) => / restart (\/\S+)/.exec(line)?.[1]);
-  const main = Number(unit.MainPID ?? 0);
-  // The main process may be the previous generation, or a shell: the PID file names the generation.
-  const variables = main > 0 ? environment(main) : undefined;
-  const own = main > 0 && variables ? socketsOf(main) : undefined;
-  for (const { inode, address } of own ? listeningSockets() ?? [] : []) {
-    if (!own!.has(inode) || !address || !("path" in address)) continue;
+  const group = unit.ControlGroup;
+  const members = group ? processes().filter((pid) => controlGroup(pid) === group) : [];
+  const inodes = new Set(members.flatMap((pid) => [...socketsOf(pid) ?? []]));
+  for (const { inode, address } of inodes.size > 0 ? listeningSockets() ?? [] : []) {
+    if (!inodes.has(inode) || !address || !("path" in address)) continue;
     const { path } = address;
     if (!path?.startsWith("/")) continue;
-    // A socket is bound beside its path, and moved there; one whose file was removed is a place holder.
+    // The library binds a socket beside its path, and moves it there; its placeholders have no file.
     paths.push(...[path.replace(/\.[0-9a-f]{8}$/, ""), path].filter((each) => pathStatus(each)));
   }
   return [...new Set(paths.filter((path) => path !== undefined))];
