@@ -27,6 +27,11 @@ const pure = [
   "lib/generation/frame.ts",
   "lib/generation/frame_fields.ts",
   "lib/generation/protocol.ts",
+  "lib/doctor/finding.ts",
+  "lib/doctor/unit",
+  "lib/doctor/generation_rules.ts",
+  "lib/doctor/crash_rules.ts",
+  "lib/doctor/sandbox_rules.ts",
 ];
 
 /** Tests of pure functions, which open nothing that the guard could count. */

@@ -2,7 +2,7 @@
  * Rules for the settings that count after a crash, at a stop and in a reload: whether systemd starts the service again,
  * keeps its sockets, and waits long enough (systemd.service(5), systemd.unit(5)).
  *
- * Pure: no Deno namespace.
+ * Pure: no Deno namespace, no ffi.
  *
  * @module
  */

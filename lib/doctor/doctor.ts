@@ -16,7 +16,8 @@ import { accessFindings, besideFindings } from "./path_access.ts";
 import { examineProcess, type ProcessFacts } from "./process.ts";
 import { controlGroup, type ServiceOf, serviceOf } from "./processes.ts";
 import { controlPaths, type Target } from "./target.ts";
-import { showUnit, UnitError, type UnitProperties } from "./unit.ts";
+import { showUnit, UnitError } from "./systemctl.ts";
+import type { UnitProperties } from "./unit.ts";
 import type { UnitContext } from "./unit_context.ts";
 import { unitFindings } from "./unit_rules.ts";
 

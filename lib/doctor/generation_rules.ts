@@ -2,7 +2,7 @@
  * Rules for the settings by which systemd treats the processes of a unit: with the wrong ones it ends the next generation
  * together with the previous one (systemd.service(5), systemd.kill(5)).
  *
- * Pure: no Deno namespace.
+ * Pure: no Deno namespace, no ffi.
  *
  * @module
  */
@@ -103,7 +103,7 @@ export const generationRules: Rule[] = [
     if (!launcher) return undefined;
     const text =
       `ExecStart= starts the program through ${quoted(launcher)}: LISTEN_PID is the number ` +
-      "of another process than Deno's, and signals of systemd reach that one";
+      "that of the launcher, and so is the process that systemd sends its signals to";
     const advice = "Write ExecStart=/usr/bin/deno run -A /srv/app/main.ts, the path of deno itself";
     return warning("ExecStart", text, advice);
   },

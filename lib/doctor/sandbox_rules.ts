@@ -1,7 +1,7 @@
 /**
  * Restrictions of systemd.exec(5) under which Deno, or a restart, does not work.
  *
- * Pure: no Deno namespace.
+ * Pure: no Deno namespace, no ffi.
  *
  * @module
  */
@@ -15,7 +15,9 @@ const kills = "2147483646";
 /** @param isRunning Whether a generation of the unit answers. */
 export function sandboxFindings(unit: UnitProperties, isRunning: boolean): Finding[] {
   const found = rules.map((rule) => rule(unit, isRunning)).filter((each) => each !== undefined);
-  return found.length > 0 ? found : [ok("sandbox", "No restriction stops Deno or a restart")];
+  return found.length > 0
+    ? found
+    : [ok("sandbox", "No restriction stops the service or a restart")];
 }
 
 const rules: ((unit: UnitProperties, isRunning: boolean) => Finding | undefined)[] = [
@@ -24,7 +26,7 @@ const rules: ((unit: UnitProperties, isRunning: boolean) => Finding | undefined)
     if (!filter || allows(filter, "pkey_alloc") !== false) return undefined;
     if (error !== undefined && error !== kills) return undefined;
     const text =
-      "SystemCallFilter= does not allow pkey_alloc(2): V8 calls it, and the kernel ends Deno " +
+      "SystemCallFilter= does not allow pkey_alloc(2): V8 calls it, and the kernel ends the process " +
       "with SIGSYS";
     const advice = filter.startsWith("~")
       ? "Take @pkey out of SystemCallFilter=~, or write SystemCallErrorNumber=EPERM into [Service]"
@@ -39,7 +41,7 @@ const rules: ((unit: UnitProperties, isRunning: boolean) => Finding | undefined)
       return ok("MemoryDenyWriteExecute", "MemoryDenyWriteExecute=yes, with --jitless");
     }
     const text =
-      "MemoryDenyWriteExecute=yes: the compiler of V8 cannot make code executable, and Deno aborts";
+      "MemoryDenyWriteExecute=yes: the compiler of V8 cannot make code executable, and the process aborts";
     const advice = "Remove it, or write Environment=DENO_V8_FLAGS=--jitless into [Service]";
     return problem("MemoryDenyWriteExecute", text, advice);
   },

@@ -1,15 +1,13 @@
 /**
  * The properties of a systemd unit, as `systemctl show` prints them.
  *
+ * Pure: no Deno namespace, no ffi.
+ *
  * @module
  */
 
-import { escaped } from "../../ffi/quote.ts";
-import { expiring } from "../time.ts";
-import type { ServiceOf } from "./processes.ts";
-
 /** The properties that are asked for; an older systemd leaves out those that it does not know. */
-const names = [
+export const propertyNames = [
   ...["Id", "LoadState", "ActiveState", "SubState", "Result", "NeedDaemonReload", "InvocationID"],
   ...["Type", "NotifyAccess", "PIDFile", "MainPID", "ControlGroup", "Restart", "OOMPolicy"],
   ...["StartLimitIntervalUSec", "StartLimitBurst", "TimeoutStartUSec", "TimeoutStopUSec"],
@@ -20,46 +18,7 @@ const names = [
 ] as const;
 
 /** Properties by name, as text. */
-export type UnitProperties = Partial<Record<typeof names[number], string>>;
-
-/** systemctl(1) is not there, or does not answer. */
-export class UnitError extends Error {}
-
-/**
- * Asks systemd for the properties of a unit, in one call.
- *
- * @throws {UnitError} When it cannot be asked.
- */
-export async function showUnit(
-  { unit, isOfUser }: ServiceOf,
-  timeout: number,
-): Promise<UnitProperties> {
-  const args = [
-    ...isOfUser ? ["--user"] : [],
-    ...["show", "--no-pager", `--property=${names.join()}`, "--", unit],
-  ];
-  const attempt = `Cannot ask systemd for ${escaped(unit)}`;
-  using late = expiring(timeout, () => new UnitError(`${attempt}: no answer in ${timeout} ms`));
-  const { signal } = late;
-  let output: Deno.CommandOutput;
-  try {
-    const env = { LC_ALL: "C", SYSTEMD_COLORS: "0", SYSTEMD_LOG_LEVEL: "err" };
-    const command = new Deno.Command("systemctl", { args, env, stdin: "null", signal });
-    output = await command.output();
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) {
-      throw new UnitError(`${attempt}: there is no systemctl`);
-    }
-    if (error instanceof Deno.errors.NotCapable) {
-      throw new UnitError(`${attempt}: that needs --allow-run=systemctl, and --allow-env`);
-    }
-    throw new UnitError(`${attempt}: ${(error as Error).message}`);
-  }
-  signal.throwIfAborted();
-  if (output.success) return parseProperties(new TextDecoder().decode(output.stdout));
-  const [why] = new TextDecoder().decode(output.stderr).trim().split("\n");
-  throw new UnitError(`${attempt}: ${escaped(why || `systemctl exits with ${output.code}`)}`);
-}
+export type UnitProperties = Partial<Record<typeof propertyNames[number], string>>;
 
 /** Reads `NAME=VALUE` lines; those of a property with several values, such as ExecReload, are joined by line breaks. */
 export function parseProperties(text: string): UnitProperties {

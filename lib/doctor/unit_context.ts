@@ -1,7 +1,7 @@
 /**
  * What the rules about a systemd unit know.
  *
- * Pure: no Deno namespace.
+ * Pure: no Deno namespace, no ffi.
  *
  * @module
  */

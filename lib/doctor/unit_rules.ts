@@ -2,7 +2,7 @@
  * How the settings of a systemd unit fit a service whose generations replace each other. The rules were tried with
  * systemd 252 and 257.
  *
- * Pure: no Deno namespace.
+ * Pure: no Deno namespace, no ffi.
  *
  * @module
  */
