@@ -103,7 +103,7 @@ export const generationRules: Rule[] = [
     if (!launcher) return undefined;
     const text =
       `ExecStart= starts the program through ${quoted(launcher)}: LISTEN_PID is the number ` +
-      "that of the launcher, and so is the process that systemd sends its signals to";
+      "of that process, and systemd sends its signals there";
     const advice = "Write ExecStart=/usr/bin/deno run -A /srv/app/main.ts, the path of deno itself";
     return warning("ExecStart", text, advice);
   },

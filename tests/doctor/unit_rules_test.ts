@@ -158,6 +158,9 @@ test("a unit for each generation, from a template, needs neither PIDFile nor con
     assertEquals(level(name, instance), undefined, name);
   }
   assertEquals([level("Type", instance), level("KillMode", instance)], ["note", "ok"]);
+  const notify = { ...instance, Type: "notify" };
+  assertEquals(level("NotifyAccess", { ...notify, NotifyAccess: "main" }), undefined);
+  assertEquals(level("NotifyAccess", { ...notify, NotifyAccess: "none" }), "problem");
   const path = "/run/instances/app.sock";
   assertEquals(level("RuntimeDirectory", instance, { path }), "problem");
   assertEquals(level("RuntimeDirectory", instance, { path: "/srv/app.sock" }), undefined);
@@ -224,6 +227,18 @@ test("the main process is the generation that answers, or the previous one, and 
 test("a generation beside the unit is a problem", () => {
   assertEquals(level("ControlGroup", app, { ...healthy, isInUnit: false }), "problem");
   assertEquals(level("ControlGroup", app, healthy), undefined);
+});
+
+test("a time that cannot be read is no finding, and a failure has its result", () => {
+  const unread = { TimeoutStopUSec: "?", TimeoutStartUSec: "?", StartLimitIntervalUSec: "?" };
+  for (const name of ["TimeoutStopSec", "TimeoutStartSec", "StartLimitIntervalSec"]) {
+    assertEquals(level(name, { ...app, ...unread }), undefined, name);
+  }
+  assertEquals(level("StartLimitIntervalSec", { ...app, Restart: "no" }), undefined);
+  const text = (Result: string) =>
+    about("ActiveState", { ...app, ActiveState: "failed", Result })!.text;
+  assertEquals(text("signal"), 'app.service is failed, with the result "signal"');
+  assertEquals(text("success"), "app.service is failed");
 });
 
 test("advice has the line to write, with the path of the service", () => {
