@@ -6,7 +6,8 @@
  */
 
 import { isFileAt, type ListeningSocket } from "../../ffi/diag.ts";
-import { type FileStatus, pathStatus } from "../../ffi/file.ts";
+import { closeRaw } from "../../ffi/fd.ts";
+import { type FileStatus, openName, pathStatus } from "../../ffi/file.ts";
 import { processStat } from "../../ffi/proc.ts";
 import { escaped } from "../../ffi/quote.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
@@ -68,6 +69,11 @@ export async function examineControlSocket(
   const at = formatPath(path);
   const there = pathStatus(path);
   const start = "Start the service, or look for another path in its start()";
+  if (!there && isHidden(path)) {
+    const text = `This user may not look at ${at}: a directory of the path refuses it`;
+    const findings = [problem("socket", text, "Run doctor as root, or as the user of the service")];
+    return { facts: { path, kind: "closed" }, findings };
+  }
   if (!there) {
     const directory = path.slice(0, path.lastIndexOf("/")) || "/";
     const why = pathStatus(directory)
@@ -102,6 +108,16 @@ export async function examineControlSocket(
     findings.push(note("process", text, "Run doctor as root, beside the service"));
   }
   return { facts: { ...facts, generation: status }, findings };
+}
+
+/** Whether the permissions of a directory hide what is at a path. */
+function isHidden(path: string): boolean {
+  try {
+    closeRaw(openName(path, ""));
+    return false;
+  } catch (error) {
+    return error instanceof Deno.errors.PermissionDenied;
+  }
 }
 
 async function ask(path: string, timeout: number): Promise<Answer> {
@@ -180,7 +196,7 @@ function generationFinding(status: GenerationStatus): Finding {
   const named = service === undefined ? "" : ` of service "${escaped(service)}"`;
   const before = predecessor
     ? `; generation ${predecessor.generation}, process ${predecessor.pid}, drains, ` +
-      `${predecessor.connections} connections left`
+      `connections left: ${predecessor.connections}`
     : "";
   const text = `Generation ${generation}${named}, process ${pid}, is ${state} since ` +
     `${new Date(since).toISOString()}${before}`;

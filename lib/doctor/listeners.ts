@@ -87,7 +87,7 @@ export function queueFinding(
   { queued, backlog }: { queued: number; backlog: number },
   connections?: number,
 ): Finding {
-  const open = connections === undefined ? "" : `, ${connections} connections`;
+  const open = connections === undefined ? "" : `, connections: ${connections}`;
   const text = `${queued} of ${backlog} wait in the accept queue${open}`;
   if (queued <= backlog) return ok(about, text);
   const advice =

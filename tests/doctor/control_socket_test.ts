@@ -10,14 +10,21 @@ import { lockFile, unlockFile } from "../../ffi/file.ts";
 import { processStat } from "../../ffi/proc.ts";
 import { bindUnixDatagram, connectUnix, listenUnix } from "../../ffi/socket.ts";
 import { start, type StartOptions } from "../../mod.ts";
+import { Child, programPath } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { attempt } from "../support/foreign.ts";
 import { Generations } from "../support/generations.ts";
 import { test } from "../support/guard.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { until } from "../support/until.ts";
 import { bad, examine, finding } from "./support.ts";
 
 const quiet: StartOptions = { logger: {}, stopOn: [], exitTimeout: false };
+
+const asNobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+const cliPath = programPath("../../lib/cli.ts");
+const nobody = await succeeds([...asNobody, Deno.execPath(), "run", cliPath, "--help"]);
+if (!nobody) console.log("control_socket_test.ts: doctor is not tested as another user");
 
 test("nothing at the path, no directory, and a file that is no socket are problems", async () => {
   using directory = new Directory();
@@ -64,7 +71,7 @@ test("a generation is reported with its number, process, state and predecessor",
   await client.read(new Uint8Array(1000));
   await first.tell("restart");
   await first.until("phase: healthy");
-  const drains = `; generation 1, process ${first.pid}, drains, 1 connections left`;
+  const drains = `; generation 1, process ${first.pid}, drains, connections left: 1`;
   await until(async () => {
     const { text } = finding(await examine(path), /^Generation 2, /);
     return text.endsWith(drains);
@@ -162,6 +169,33 @@ test("the mode of the socket and its directories tell which users may connect", 
   assertEquals(finding(sticky, /^Every user may create files in /).level, "note");
   Deno.chmodSync(directory.path, 0o755);
   finding(await examine(path), /0666: .* and every other user may connect, /);
+});
+
+test("another user may not look at the path, or not connect", { ignore: !nobody }, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using app = await start(path, quiet);
+  await app.ready();
+  const outcome = async () => {
+    const env = { DENO_DIR: directory.join("cache") };
+    await using child = new Child("../../lib/cli.ts", ["doctor", path], { env, through: asNobody });
+    const { code, stdout } = await child.ended();
+    return [code, stdout[0]];
+  };
+  assertEquals(await outcome(), [
+    1,
+    `problem  socket: This user may not look at "${path}": a directory of the path refuses it. ` +
+    "Run doctor as root, or as the user of the service",
+  ]);
+  Deno.chmodSync(directory.path, 0o755);
+  assertEquals(await outcome(), [
+    1,
+    `problem  socket: This user may not connect to "${path}". Run doctor as its user, or root`,
+  ]);
+  Deno.chmodSync(path, 0o666);
+  const [code, line] = await outcome();
+  assertEquals(code, 1);
+  assertMatch(String(line), /refuses this one: .*`allow` refuses process \d+ of user 65534\. Run /);
 });
 
 test("a symbolic link to the socket is a note", async () => {
