@@ -14,7 +14,7 @@ import { type Finding, note } from "./finding.ts";
 import { type ListenerFacts, listenerFindings, queueFinding } from "./listeners.ts";
 import { accessFindings, besideFindings } from "./path_access.ts";
 import { examineProcess, type ProcessFacts } from "./process.ts";
-import { controlGroup, type ServiceOf, serviceOf } from "./processes.ts";
+import { commandOf, controlGroup, ownCommand, type ServiceOf, serviceOf } from "./processes.ts";
 import { controlPaths, type Target } from "./target.ts";
 import { showUnit, UnitError } from "./systemctl.ts";
 import type { UnitProperties } from "./unit.ts";
@@ -77,7 +77,7 @@ function noSocket({ ActiveState: state }: UnitProperties): Finding {
   const why = state === "active" ? "" : "The unit does not run, and ";
   const text =
     `${why}the control socket is not found: neither in ExecReload= nor among the listeners of ` +
-    "the main process";
+    "its processes";
   const advice = "Run doctor with its path: that with which the service calls start()";
   return note("socket", text.replace(/^t/, "T"), advice);
 }
@@ -157,12 +157,14 @@ function judge(diagnosis: Diagnosis, unit: UnitProperties): void {
   const { socket } = diagnosis;
   const context: UnitContext = {
     ...socket && { path: socket.path },
+    restart: `${ownCommand()} restart`,
     recorded: recordedProcess(unit),
     isMainChild: isMainChild(unit),
   };
   if (socket?.generation && socket.pid !== undefined) {
     const predecessor = socket.generation.predecessor?.pid;
     context.generation = { pid: socket.pid, predecessor };
+    context.start = commandOf(socket.pid);
     context.isInUnit = isIn(unit, socket.pid);
   }
   diagnosis.findings.push(...unitFindings(unit, context));

@@ -10,7 +10,7 @@
 import { escaped, quoted } from "../../ffi/quote.ts";
 import { note, ok, problem, warning } from "./finding.ts";
 import { commandLines } from "./unit.ts";
-import { isPerGeneration, type Rule } from "./unit_context.ts";
+import { isPerGeneration, pathFor, type Rule } from "./unit_context.ts";
 
 export const generationRules: Rule[] = [
   function type(unit) {
@@ -41,14 +41,21 @@ export const generationRules: Rule[] = [
     return problem("NotifyAccess", text, "Write NotifyAccess=all into [Service]");
   },
 
-  function pidFile(unit, { path, generation, recorded }) {
+  function pidFile(unit, context) {
+    const { generation, recorded } = context;
     const { PIDFile: file, ActiveState: state } = unit;
     if (!file) {
       if (isPerGeneration(unit)) return undefined;
       const text =
         "PIDFile= is not set: when the main process is killed in a restart, systemd ends " +
         "the other generation with it";
-      return warning("PIDFile", text, `Write PIDFile=${suggestedPidFile(path)} into [Service]`);
+      return warning(
+        "PIDFile",
+        text,
+        `Write PIDFile=${
+          escaped(pathFor(unit, context).replace(/\.sock(et)?$/, "").concat(".pid"))
+        } into [Service]`,
+      );
     }
     if (state !== "active" && state !== "reloading") return undefined;
     const named = `PIDFile=${escaped(file)}`;
@@ -97,25 +104,26 @@ export const generationRules: Rule[] = [
     return warning("KillSignal", text, "Remove KillSignal=, or name the signal in `stopOn`");
   },
 
-  function start({ ExecStart: value }) {
+  function start({ ExecStart: value }, context) {
     const [line] = commandLines(value);
     const launcher = line && launcherOf(line);
     if (!launcher) return undefined;
     const text =
       `ExecStart= starts the program through ${quoted(launcher)}: LISTEN_PID is the number ` +
       "of that process, and systemd sends its signals there";
-    const advice = "Write ExecStart=/usr/bin/deno run -A /srv/app/main.ts, the path of deno itself";
+    const own = context.start ?? "/usr/bin/deno run -A /srv/app/main.ts";
+    const advice = `Write ExecStart=${escaped(own)} into [Service], the path of deno itself`;
     return warning("ExecStart", text, advice);
   },
 
-  function reload(unit, { path }) {
+  function reload(unit, context) {
     const lines = commandLines(unit.ExecReload);
     if (lines.some((line) => / restart( |$)/.test(line))) {
       return ok("ExecReload", "ExecReload= is set");
     }
-    const write = `Write ExecReload=/usr/bin/deno run -A .../cli.ts restart ${
-      escaped(path ?? "/run/app/app.sock")
-    } into [Service]`;
+    const { restart = "/usr/bin/deno run -A .../cli.ts restart" } = context;
+    const line = `${restart} ${pathFor(unit, context)}`;
+    const write = `Write ExecReload=${escaped(line)} into [Service]`;
     if (lines.length > 0) {
       const text =
         `ExecReload=${escaped(lines[0])}: \`systemctl reload\` does not wait for the next ` +
@@ -169,10 +177,6 @@ export const generationRules: Rule[] = [
     return warning("MainPID", text, "Start deno itself by ExecStart=, and set PIDFile=");
   },
 ];
-
-function suggestedPidFile(path: string | undefined): string {
-  return escaped(path?.replace(/\.sock(et)?$/, "").concat(".pid") ?? "/run/app/app.pid");
-}
 
 /** The program that starts the service's own as a child; undefined if the first one is the service, or becomes it. */
 function launcherOf(line: string): string | undefined {

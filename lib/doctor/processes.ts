@@ -6,7 +6,7 @@
  */
 
 import { linksIn, readDirectory, readLink, readText } from "../../ffi/file.ts";
-import { commandLine, processStat } from "../../ffi/proc.ts";
+import { argumentsOfDeno, commandLine, processStat } from "../../ffi/proc.ts";
 import { escaped, quoted } from "../../ffi/quote.ts";
 
 /** The numbers of all processes. */
@@ -94,4 +94,27 @@ export function describeOwner(kind: "user" | "group", id: number): string {
   const file = readText(kind === "user" ? "/etc/passwd" : "/etc/group") ?? "";
   const name = new RegExp(`^([^:\n]+):[^:\n]*:${id}:`, "m").exec(file)?.[1];
   return `${kind} ${id}${name ? ` (${escaped(name)})` : ""}`;
+}
+
+/** The command line of a process for a unit: the path of its program, and its arguments. */
+export function commandOf(pid: number): string | undefined {
+  const [, ...args] = commandLine(pid) ?? [];
+  const program = readLink(`/proc/${pid}/exe`);
+  return program === undefined ? undefined : [program, ...args].map(unitWord).join(" ");
+}
+
+/** That of this command line, without its arguments. */
+export function ownCommand(): string {
+  const [program, here] = ["exe", "cwd"].map((name) => readLink(`/proc/self/${name}`) ?? "");
+  const args = argumentsOfDeno();
+  // The last one is the program; a compiled one has none.
+  const script = args.pop();
+  if (script !== undefined) args.push(/^(\/|[a-z]+:)/.test(script) ? script : `${here}/${script}`);
+  return [program, ...args].map(unitWord).join(" ");
+}
+
+/** Quotes a word of a command line, if need be (systemd.service(5), "Command lines"). */
+function unitWord(word: string): string {
+  const plain = word.replaceAll("%", "%%").replaceAll("$", "$$$$");
+  return /^[^\s"'\\;]+$/.test(plain) ? plain : quoted(plain);
 }

@@ -15,6 +15,10 @@ export interface UnitContext {
   generation?: { pid: number; predecessor?: number };
   /** The absolute path of the control socket. */
   path?: string;
+  /** The command line that restarts the service, up to the path of its control socket. */
+  restart?: string;
+  /** The command line of the process that answers. */
+  start?: string;
   /** Whether the process that answers is one of the unit's. */
   isInUnit?: boolean;
   /** Whether MainPID is a child of the manager; undefined where that cannot be read. */
@@ -34,4 +38,10 @@ export function isPerGeneration(unit: UnitProperties): boolean {
 /** The socket units that pass descriptors to the service: those of its Sockets=, too. */
 export function socketUnits({ TriggeredBy: units = "" }: UnitProperties): string[] {
   return units.split(" ").filter((name) => name.endsWith(".socket"));
+}
+
+/** The path of the control socket, or one that suits the unit. */
+export function pathFor({ Id: id = "app" }: UnitProperties, { path }: UnitContext): string {
+  const name = id.replace(/(@.*)?\.service$/, "");
+  return path ?? `/run/${name}/${name}.sock`;
 }

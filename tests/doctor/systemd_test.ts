@@ -114,6 +114,11 @@ test("doctor examines services of a real systemd", { ignore: missing !== undefin
     }
   }
 
+  // A line of the advice is one that systemd takes.
+  const { advice } = outcome("bad").findings.find(({ about }) => about === "ExecReload")!;
+  const command = `${shared.join("deno")} run -A ${shared.join("lib/cli.ts")}`;
+  assertEquals(advice, `Write ExecReload=${command} restart /run/bad/app.sock into [Service]`);
+
   const alien = outcome("alien");
   assertEquals([alien.code, level(alien, "MainPID")], [1, "problem"]);
   assertEquals(level(outcome("changed"), "NeedDaemonReload"), "warning");

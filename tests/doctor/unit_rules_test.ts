@@ -241,9 +241,38 @@ test("a time that cannot be read is no finding, and a failure has its result", (
   assertEquals(text("success"), "app.service is failed");
 });
 
-test("advice has the line to write, with the path of the service", () => {
-  const bare = { ...app, ExecReload: "", PIDFile: "" };
-  const context = { ...healthy, path: "/run/shop/shop.sock" };
-  assertMatch(about("ExecReload", bare, context)!.advice!, /restart \/run\/shop\/shop\.sock /);
-  assertMatch(about("PIDFile", bare, context)!.advice!, /PIDFile=\/run\/shop\/shop\.pid /);
+test("systemd 257 shows the same, and what 252 does not know", () => {
+  const later = (name: string) => unit(`../systemd_257/${name}`);
+  const one = Number(later("app").MainPID);
+  const context = { ...healthy, generation: { pid: one }, recorded: { pid: one, isInUnit: true } };
+  const findings = unitFindings(later("app"), context);
+  assertEquals(findings.filter(({ level }) => level !== "ok"), []);
+  const names = (properties: UnitProperties) =>
+    unitFindings(properties, {}).map((each) => each.about);
+  assertEquals(names(later("wrong")), names(unit("wrong")));
+  // 252 takes it for simple.
+  assertEquals([level("Type", later("wrong")), level("Type", unit("wrong"))], [
+    "warning",
+    "problem",
+  ]);
+  assertEquals([level("PrivatePIDs", later("private")), level("PrivatePIDs", later("app"))], [
+    "problem",
+    undefined,
+  ]);
+});
+
+test("advice has the line to write, with the path and the commands of the service", () => {
+  const bare = { ...unit("plain"), Id: "shop.service" };
+  const advice = (name: string, context: UnitContext) => about(name, bare, context)!.advice;
+  assertEquals(advice("PIDFile", {}), "Write PIDFile=/run/shop/shop.pid into [Service]");
+  assertMatch(advice("ExecReload", {})!, / restart \/run\/shop\/shop\.sock into /);
+  const context = {
+    path: "/srv/a.sock",
+    restart: "/bin/deno run /cli.ts restart",
+    start: "/bin/x",
+  };
+  assertEquals(advice("PIDFile", context), "Write PIDFile=/srv/a.pid into [Service]");
+  const reload = "Write ExecReload=/bin/deno run /cli.ts restart /srv/a.sock into [Service]";
+  assertEquals(advice("ExecReload", context), reload);
+  assertMatch(advice("ExecStart", context)!, /^Write ExecStart=\/bin\/x into /);
 });
