@@ -1,5 +1,5 @@
 /**
- * What is at the path of a control socket: nothing, a file of another kind, the file of a process that has ended, a
+ * The path of a control socket: it leads to nothing, a file of another kind, the file of a process that has ended, a
  * listener of another program, or a generation.
  *
  * @module
@@ -20,7 +20,7 @@ import { connect } from "../unix/conn.ts";
 import { type Finding, note, ok, problem } from "./finding.ts";
 import { describeProcess, holders, socketsOf } from "./processes.ts";
 
-/** What was found at the path. */
+/** The path, and the socket that it leads to. */
 export interface ControlSocketFacts {
   /** The absolute path. */
   path: string;
@@ -84,8 +84,8 @@ export async function examineControlSocket(
   }
   const file = { uid: there.uid, gid: there.gid, mode: there.mode };
   if (there.kind !== "socket") {
-    const what = there.kind === "regular" ? "file" : there.kind;
-    const text = `A ${what} is at ${at}, and no socket: start() fails there`;
+    const kind = there.kind === "regular" ? "file" : there.kind;
+    const text = `A ${kind} is at ${at}, and no socket: start() fails there`;
     const findings = [problem("socket", text, "Move it away, or give start() another path")];
     return { facts: { path, kind: "file", file }, findings };
   }
@@ -110,7 +110,7 @@ export async function examineControlSocket(
   return { facts: { ...facts, generation: status }, findings };
 }
 
-/** Whether the permissions of a directory hide what is at a path. */
+/** Whether the permissions of a directory hide the file at a path. */
 function isHidden(path: string): boolean {
   try {
     closeRaw(openName(path, ""));
@@ -159,7 +159,7 @@ function unanswered(
   why: string,
   pid: number | undefined,
 ): Finding {
-  const who = pid === undefined ? "A process" : describeProcess(pid).replace(/^p/, "P");
+  const listener = pid === undefined ? "A process" : describeProcess(pid).replace(/^p/, "P");
   const reason = escaped(why);
   switch (kind) {
     case "closed":
@@ -169,22 +169,22 @@ function unanswered(
         "Run doctor as its user, or root",
       );
     case "stale":
-      return problem("socket", `${who} has ended at ${at} just now`, "Look again");
+      return problem("socket", `${listener} has ended at ${at} just now`, "Look again");
     case "refusing": {
-      const text = `${who} listens at ${at}, and refuses this one: ${reason}`;
+      const text = `${listener} listens at ${at}, and refuses this one: ${reason}`;
       return problem("socket", text, "Run doctor as the user of the service, or change `allow`");
     }
     case "silent": {
       const isStopped = pid !== undefined && /^[tT]$/.test(processStat(pid)?.state ?? "");
       const text = isStopped
-        ? `${who} listens at ${at}, and was stopped (SIGSTOP)`
-        : `${who} listens at ${at}, and does not answer: its event loop is blocked, or it has no ` +
+        ? `${listener} listens at ${at}, and was stopped (SIGSTOP)`
+        : `${listener} listens at ${at}, and does not answer: its event loop is blocked, or it has no ` +
           "descriptor left";
       const advice = isStopped ? `Run \`kill -CONT ${pid}\`` : "Read its log, then restart it";
       return problem("socket", text, advice);
     }
     default: {
-      const text = `${who} listens at ${at}, and is no generation: ${reason}`;
+      const text = `${listener} listens at ${at}, and is no generation: ${reason}`;
       return problem("socket", text, "End it, or give start() another path");
     }
   }

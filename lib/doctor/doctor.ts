@@ -13,7 +13,7 @@ import { type ControlSocketFacts, examineControlSocket } from "./control_socket.
 import { type Finding, note } from "./finding.ts";
 import { type ListenerFacts, listenerFindings, queueFinding } from "./listeners.ts";
 import { accessFindings, besideFindings } from "./path_access.ts";
-import { examineProcess, type ProcessFacts } from "./process.ts";
+import { examineProcess, type ProcessFacts } from "./generation_process.ts";
 import { commandOf, controlGroup, ownCommand, type ServiceOf, serviceOf } from "./processes.ts";
 import { controlPaths, type Target } from "./target.ts";
 import { showUnit, UnitError } from "./systemctl.ts";
@@ -74,12 +74,11 @@ function ofProcess(pid: number | undefined): ServiceOf | undefined {
 }
 
 function noSocket({ ActiveState: state }: UnitProperties): Finding {
-  const why = state === "active" ? "" : "The unit does not run, and ";
   const text =
-    `${why}the control socket is not found: neither in ExecReload= nor among the listeners of ` +
-    "its processes";
+    "The control socket is not found: neither in ExecReload= nor among the listeners of " +
+    `the unit's processes${state === "active" ? "" : ", for the unit does not run"}`;
   const advice = "Run doctor with its path: that with which the service calls start()";
-  return note("socket", text.replace(/^t/, "T"), advice);
+  return note("socket", text, advice);
 }
 
 /** Examines the first of the paths at which a generation answers; if there is none, the first path. */
@@ -112,7 +111,8 @@ async function examinePath(
   }
   findings.push(...besideFindings(path));
   const { pid, generation } = socket;
-  if (!generation) return diagnosis;
+  const isGeneration = generation || socket.kind === "silent" || socket.kind === "refusing";
+  if (!isGeneration) return diagnosis;
   // The sockets of another network namespace are not listed here.
   const listeners = isOfNetwork(pid) ? all : undefined;
   if (!listeners) {
@@ -121,9 +121,11 @@ async function examinePath(
       "sandbox refuses AF_NETLINK";
     findings.push(note("listener", text, "Run doctor as root, beside the service"));
   }
-  const examined = listenerFindings(generation.sockets, pid, listeners);
-  diagnosis.listeners = examined.facts;
-  findings.push(...examined.findings);
+  if (generation) {
+    const examined = listenerFindings(generation.sockets, pid, listeners);
+    diagnosis.listeners = examined.facts;
+    findings.push(...examined.findings);
+  }
   if (pid === undefined) return diagnosis;
   const process = examineProcess(pid, generation, listeners);
   diagnosis.process = process.facts;

@@ -1,5 +1,5 @@
 /**
- * What an examination finds.
+ * The findings of an examination.
  *
  * Pure: no Deno namespace, no ffi.
  *
@@ -17,11 +17,11 @@ export type Level = "ok" | "note" | "warning" | "problem";
 /** One finding. */
 export interface Finding {
   level: Level;
-  /** What was examined: "socket", "listener", "process", or a setting of the unit, such as "KillMode". */
+  /** The subject: "socket", "listener", "process", or a setting of the unit, such as "KillMode". */
   about: string;
-  /** What was found, and what it leads to. */
+  /** The state, and its consequence. */
   text: string;
-  /** What to do; absent where nothing is to be done. */
+  /** The remedy; absent where none is needed. */
   advice?: string;
 }
 

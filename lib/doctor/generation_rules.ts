@@ -118,12 +118,19 @@ export const generationRules: Rule[] = [
 
   function reload(unit, context) {
     const lines = commandLines(unit.ExecReload);
-    if (lines.some((line) => / restart( |$)/.test(line))) {
-      return ok("ExecReload", "ExecReload= is set");
-    }
+    const paths = lines.map((line) => / restart (\S+)/.exec(line)?.[1]).filter(Boolean);
     const { restart = "/usr/bin/deno run -A .../cli.ts restart" } = context;
     const line = `${restart} ${pathFor(unit, context)}`;
     const write = `Write ExecReload=${escaped(line)} into [Service]`;
+    if (paths.length > 0) {
+      const own = context.generation && context.path;
+      if (!own || paths.some((path) => path!.replace(/^\/var\/run\//, "/run/") === own)) {
+        return ok("ExecReload", "ExecReload= is set");
+      }
+      const text = `ExecReload= restarts the service at ${escaped(paths[0]!)}, and this one has ` +
+        escaped(own);
+      return warning("ExecReload", text, write);
+    }
     if (lines.length > 0) {
       const text =
         `ExecReload=${escaped(lines[0])}: \`systemctl reload\` does not wait for the next ` +

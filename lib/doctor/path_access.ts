@@ -1,5 +1,5 @@
 /**
- * Which users may connect to a control socket, and what lies beside it.
+ * Which users may connect to a control socket, and the files beside it.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Other processes, as proc(5) shows them: their sockets, limits and control groups. What this user may not read is
- * undefined.
+ * Other processes, as proc(5) shows them: their sockets, limits and control groups; undefined where this user
+ * may not read them.
  *
  * @module
  */
@@ -18,7 +18,7 @@ export function processes(): number[] {
 /** The most descriptors of a process that are looked at. */
 const mostDescriptors = 1_000_000;
 
-/** What the open descriptors of a process are, such as "socket:[8123]". */
+/** The targets of the open descriptors of a process, such as "socket:[8123]". */
 export function descriptorsOf(pid: number): string[] | undefined {
   const directory = `/proc/${pid}/fd`;
   const names = linksIn(directory, mostDescriptors);

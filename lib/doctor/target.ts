@@ -1,5 +1,5 @@
 /**
- * What is to be examined: the control socket of a service, its systemd unit, and how one is found from the other.
+ * The argument of `doctor`: a control socket, or a systemd unit, whose control socket is found.
  *
  * @module
  */

@@ -6,7 +6,7 @@
  * @module
  */
 
-/** The properties that are asked for; an older systemd leaves out those that it does not know. */
+/** The properties that are asked for; an older systemd leaves out unknown ones. */
 export const propertyNames = [
   ...["Id", "LoadState", "ActiveState", "SubState", "Result", "NeedDaemonReload", "InvocationID"],
   ...["Type", "NotifyAccess", "PIDFile", "MainPID", "ControlGroup", "Restart", "OOMPolicy"],

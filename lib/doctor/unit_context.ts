@@ -1,5 +1,5 @@
 /**
- * What the rules about a systemd unit know.
+ * The context of the rules about a systemd unit.
  *
  * Pure: no Deno namespace, no ffi.
  *
@@ -9,7 +9,7 @@
 import type { Finding } from "./finding.ts";
 import { commandLines, type UnitProperties } from "./unit.ts";
 
-/** What is known of the service beside the settings of its unit. */
+/** The state of the service, beside the settings of its unit. */
 export interface UnitContext {
   /** The generation that answers at the control socket. */
   generation?: { pid: number; predecessor?: number };
@@ -40,7 +40,7 @@ export function socketUnits({ TriggeredBy: units = "" }: UnitProperties): string
   return units.split(" ").filter((name) => name.endsWith(".socket"));
 }
 
-/** The path of the control socket, or one that suits the unit. */
+/** The path of the control socket, or a path by the name of the unit. */
 export function pathFor({ Id: id = "app" }: UnitProperties, { path }: UnitContext): string {
   const name = id.replace(/(@.*)?\.service$/, "");
   return path ?? `/run/${name}/${name}.sock`;

@@ -128,6 +128,9 @@ test("a generation that was stopped by SIGSTOP is named, with the way to continu
   assertEquals([stopped.socket?.kind, stopped.socket?.pid], ["silent", service.pid]);
   const { advice } = finding(stopped, /was stopped \(SIGSTOP\)$/);
   assertEquals(advice, `Run \`kill -CONT ${service.pid}\``);
+  // A process without descriptors does not answer either.
+  assertEquals(stopped.process?.pid, service.pid);
+  finding(stopped, /^\d+ of \d+ descriptors are open$/);
   Deno.kill(service.pid, "SIGCONT");
   await until(async () => (await examine(path)).socket?.kind === "generation");
 });

@@ -12,7 +12,7 @@ import { libc } from "../../ffi/libc.ts";
 import { describeDescriptor, openDescriptors, processStat, reap } from "../../ffi/proc.ts";
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
 import { listenUnix } from "../../ffi/socket.ts";
-import { descriptorFinding, passedFinding } from "../../lib/doctor/process.ts";
+import { descriptorFinding, passedFinding } from "../../lib/doctor/generation_process.ts";
 import { start, type StartOptions } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 import { attempt } from "../support/foreign.ts";

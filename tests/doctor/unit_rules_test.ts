@@ -241,6 +241,15 @@ test("a time that cannot be read is no finding, and a failure has its result", (
   assertEquals(text("success"), "app.service is failed");
 });
 
+test("ExecReload= with the path of another service is a warning", () => {
+  const at = (path: string) => level("ExecReload", app, { ...healthy, path });
+  assertEquals([at("/run/app/app.sock"), at("/run/app/b.sock")], ["ok", "warning"]);
+  const linked = app.ExecReload!.replaceAll(" /run/", " /var/run/");
+  assertEquals(level("ExecReload", { ...app, ExecReload: linked }, healthy), "ok");
+  // Without a generation it is not known which path the service has.
+  assertEquals(level("ExecReload", app, { path: "/run/app/b.sock" }), "ok");
+});
+
 test("systemd 257 shows the same, and what 252 does not know", () => {
   const later = (name: string) => unit(`../systemd_257/${name}`);
   const one = Number(later("app").MainPID);

@@ -16,7 +16,7 @@ import {
   socketsOf,
 } from "./processes.ts";
 
-/** What was found of the process. */
+/** The process, its limit, and the processes around it. */
 export interface ProcessFacts {
   pid: number;
   /** Its parent. */
@@ -39,10 +39,14 @@ export interface Answering {
   predecessor?: { pid: number };
 }
 
-/** The findings about the process `pid` of a generation. */
+/**
+ * The findings about the process `pid` of a generation.
+ *
+ * @param answering Undefined where it does not answer.
+ */
 export function examineProcess(
   pid: number,
-  answering: Answering,
+  answering: Answering | undefined,
   listeners: ListeningSocket[] | undefined,
 ): { facts: ProcessFacts; findings: Finding[] } {
   const findings: Finding[] = [];
@@ -55,7 +59,8 @@ export function examineProcess(
     findings.push(note("process", text, "Run doctor as root, or as the user of the service"));
   }
   const variables = environment(pid);
-  const passed = variables && passedFinding(variables, pid, answering.generation);
+  const passed = variables && answering &&
+    passedFinding(variables, pid, answering.generation);
   if (passed) findings.push(passed);
   const zombies = zombiesOf(pid);
   if (zombies.length > 0) {
@@ -67,7 +72,7 @@ export function examineProcess(
       "by an init program (docker run --init)";
     findings.push(warning("process", text, advice));
   }
-  const others = othersOf(pid, answering, listeners);
+  const others = othersOf(pid, answering?.predecessor?.pid, listeners);
   for (const other of others) {
     const text =
       `${describeProcess(other).replace(/^p/, "P")} runs beside the generation: it has the ` +
@@ -113,7 +118,7 @@ function zombiesOf(pid: number): number[] {
 /** Further processes with a listener of the generation, and those of its unit that run the same program. */
 function othersOf(
   pid: number,
-  { predecessor }: Answering,
+  predecessor: number | undefined,
   listeners: ListeningSocket[] | undefined,
 ): number[] {
   const listening = new Set(listeners?.map(({ inode }) => inode));
@@ -125,7 +130,7 @@ function othersOf(
   const parent = processStat(pid)?.parent;
   return processes().filter((each) => {
     // Process 1 is the manager of socket units; a parent such as `hold` is one as well.
-    if (each === 1 || each === pid || each === parent || each === predecessor?.pid) return false;
+    if (each === 1 || each === pid || each === parent || each === predecessor) return false;
     if (processStat(each)?.state === "Z") return false;
     const sockets = socketsOf(each);
     if (sockets && !sockets.isDisjointFrom(own)) return true;
