@@ -26,6 +26,10 @@ const cliPath = programPath("../../lib/cli.ts");
 const nobody = await succeeds([...asNobody, Deno.execPath(), "run", cliPath, "--help"]);
 if (!nobody) console.log("control_socket_test.ts: doctor is not tested as another user");
 
+const unshare = ["unshare", "--pid", "--fork", "--kill-child"];
+const namespaces = await succeeds([...unshare, "true"]);
+if (!namespaces) console.log("control_socket_test.ts: no PID namespace can be made");
+
 test("nothing at the path, no directory, and a file that is no socket are problems", async () => {
   using directory = new Directory();
   const nothing = await examine(directory.join("app.sock"));
@@ -79,6 +83,20 @@ test("a generation is reported with its number, process, state and predecessor",
   const two = await examine(path);
   assertEquals(two.socket?.generation?.predecessor?.pid, first.pid);
   assertEquals(bad(two), []);
+});
+
+test("a generation in another PID namespace is found by its socket", {
+  ignore: !namespaces,
+}, async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  await using service = new Generations("./generation.ts", [path], { through: unshare });
+  await service.until("serving: 1");
+  const { socket, process } = await examine(path);
+  // It has the number 1 there.
+  assertEquals(socket?.generation?.pid, 1);
+  assertEquals(processStat(socket!.pid!)?.parent, service.pid);
+  assertEquals(process?.pid, socket?.pid);
 });
 
 test("a starting generation is a note", async () => {

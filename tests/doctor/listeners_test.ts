@@ -91,6 +91,30 @@ test("a path of a listener that is missing, or leads to another socket, is a war
   assertEquals(bad(await examine(path)), []);
 });
 
+test("datagram sockets are reported, and a missing path of one is a warning", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const log = directory.join("log.sock");
+  await using app = await start(path, quiet);
+  app.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+  app.listenDatagram({ transport: "unixpacket", path: log });
+  await app.ready();
+  const good = await examine(path);
+  const found = good.findings.filter(({ about }) => about.startsWith("datagram "));
+  assertEquals(found.map(({ level, text }) => [level, text]), [
+    ["ok", "Receives datagrams"],
+    ["ok", "Receives datagrams"],
+  ]);
+  Deno.renameSync(log, `${log}.kept`);
+  const [missing, ...rest] = bad(await examine(path));
+  assertEquals([missing.level, missing.about, rest.length], [
+    "warning",
+    `datagram ${JSON.stringify(log)}`,
+    0,
+  ]);
+  Deno.renameSync(`${log}.kept`, log);
+});
+
 test("the descriptors of the process are counted against its limit", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
@@ -118,7 +142,8 @@ test("LISTEN_PID of another process is a warning for the first generation", asyn
   assertEquals(passedFinding(variables, 7, 1)?.level, "ok");
   assertEquals(passedFinding(variables, 8, 1)?.level, "warning");
   assertEquals(passedFinding(variables, 8, 2), undefined);
-  assertEquals(passedFinding(new Map(), 8, 1), undefined);
+  assertEquals(passedFinding(new Map([["LISTEN_PID", "7"]]), 8, 1), undefined);
+  assertEquals(passedFinding(new Map([["LISTEN_FDS", "2"]]), 8, 1), undefined);
 });
 
 test("a zombie of the process is a warning", async () => {

@@ -19,8 +19,10 @@ interface Outcome extends Diagnosis {
   code: number;
 }
 
-const service = (path: string, port: number) =>
-  `$PWD/deno run -A $PWD/tests/programs/notify_service.ts ${path} ${port}`;
+const service = (path: string, port: number, rest = "") =>
+  `$PWD/deno run -A $PWD/tests/programs/notify_service.ts ${path} ${port} ${rest}`;
+
+const twice = service("/run/twice/app.sock", 8003, "/run/twice/web.sock stay");
 
 const script = `
 mkdir -p /run/systemd/system
@@ -38,7 +40,8 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=all
-ExecStart=${service("/run/good/app.sock", 8001)}
+ExecStart=${service("/run/good/app.sock", 8001, "/srv/web/web.sock")}
+TemporaryFileSystem=/srv/web
 ExecReload=$PWD/deno run -A $PWD/lib/cli.ts restart /run/good/app.sock
 PIDFile=/run/good/app.pid
 RuntimeDirectory=good
@@ -53,6 +56,13 @@ ExecStart=/bin/sh -c '${service("/run/bad/app.sock", 8002)}; true'
 RuntimeDirectory=bad
 KillMode=mixed
 END
+unit twice.service << END
+[Service]
+Type=notify
+NotifyAccess=all
+ExecStart=/bin/sh -c '(${twice}) & until [ -S /run/twice/app.sock ]; do sleep 0.1; done; exec ${twice}'
+RuntimeDirectory=twice
+END
 unit alien.service << END
 [Service]
 Type=notify
@@ -66,16 +76,22 @@ WorkingDirectory=$PWD
 ExecStart=-/bin/sh -c './deno run -A lib/cli.ts doctor --json > self.json; echo \\$? > self.code'
 END
 systemctl daemon-reload
-systemctl start good bad alien self
+systemctl start good bad alien self twice
 # A service of Type=simple is started before it listens.
 for try in $(seq 100); do [ ! -S /run/bad/app.sock ] || break; sleep 0.1; done
 until ./deno run -A lib/cli.ts status /run/bad/app.sock | grep -q serving; do sleep 0.1; done
+# Two generations: the first one has ended, and its process has not.
+status() { ./deno run -A lib/cli.ts status /run/twice/app.sock > status; }
+until status && grep -q "^generation  2, .* serving" status && ! grep -q previous status; do
+  sleep 0.1
+done
 
 doctor good good
 doctor good_path /run/good/app.sock
 doctor bad bad.service
 doctor bad_path /run/bad/app.sock
 doctor alien alien
+doctor twice twice
 doctor missing missing
 echo '# changed' >> /run/systemd/system/good.service
 doctor changed good
@@ -118,6 +134,20 @@ test("doctor examines services of a real systemd", { ignore: missing !== undefin
   const { advice } = outcome("bad").findings.find(({ about }) => about === "ExecReload")!;
   const command = `${shared.join("deno")} run -A ${shared.join("lib/cli.ts")}`;
   assertEquals(advice, `Write ExecReload=${command} restart /run/bad/app.sock into [Service]`);
+
+  // The path is in a file system that the unit alone sees.
+  assertEquals(good.listeners.map(({ address }) => address), [
+    "127.0.0.1:8001",
+    '"/srv/web/web.sock"',
+  ]);
+  assertEquals(level(good, 'listener "/srv/web/web.sock"'), "ok");
+
+  // The process of the first generation runs the same command, in the same unit.
+  const two = outcome("twice");
+  assertEquals([two.socket?.generation?.generation, two.process?.others.length], [2, 1]);
+  assertEquals(level(outcome("good"), "process"), "ok");
+  const beside = two.findings.filter(({ text }) => text.includes("runs beside the generation"));
+  assertEquals(beside.map(({ level }) => level), ["warning"]);
 
   const alien = outcome("alien");
   assertEquals([alien.code, level(alien, "MainPID")], [1, "problem"]);
