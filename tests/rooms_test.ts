@@ -12,7 +12,7 @@ const floors: string[][] = [
   ["lib/event_loop/"],
   ["lib/unix/"],
   ["lib/native/"],
-  ["lib/passing/", "lib/http/"],
+  ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
   ["lib/doctor/"],
   ["lib/cli.ts", "mod.ts"],
@@ -32,6 +32,7 @@ const pure = [
   "lib/doctor/generation_rules.ts",
   "lib/doctor/crash_rules.ts",
   "lib/doctor/sandbox_rules.ts",
+  "lib/systemd/store_name.ts",
 ];
 
 /** Tests of pure functions, which open nothing that the guard could count. */
