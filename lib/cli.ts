@@ -12,6 +12,7 @@ import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { noDescriptors } from "../ffi/system.ts";
 import { longestPause, pause } from "./time.ts";
+import { doctor } from "./doctor/command.ts";
 import { Channel } from "./generation/channel.ts";
 import { connect } from "./unix/conn.ts";
 import { HandoverError } from "./errors.ts";
@@ -25,6 +26,7 @@ Usage: deno run -A cli.ts COMMAND PATH [options]
   status PATH   shows the generation that runs, its sockets, and what it keeps
   restart PATH  starts the next generation, and waits until its probation is over
   stop PATH     drains the service, and waits until its process has ended
+  doctor [PATH | UNIT]  examines the service and its systemd unit: see doctor --help
 
 PATH is the control socket: the path with which the service calls start().
 
@@ -50,6 +52,7 @@ class UsageError extends Error {}
 
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
+  if (args[0] === "doctor") return await doctor(args.slice(1));
   try {
     if (args.includes("--help") || args.includes("-h")) {
       print(usage);
