@@ -14,7 +14,15 @@ import { type Finding, note } from "./finding.ts";
 import { type ListenerFacts, listenerFindings, queueFinding } from "./listeners.ts";
 import { accessFindings, besideFindings } from "./path_access.ts";
 import { examineProcess, type ProcessFacts } from "./generation_process.ts";
-import { commandOf, controlGroup, ownCommand, type ServiceOf, serviceOf } from "./processes.ts";
+import {
+  commandOf,
+  controlGroup,
+  listensTo,
+  ownCommand,
+  type ServiceOf,
+  serviceOf,
+  sighup,
+} from "./processes.ts";
 import { controlPaths, type Target } from "./target.ts";
 import { showUnit, UnitError } from "./systemctl.ts";
 import type { UnitProperties } from "./unit.ts";
@@ -168,6 +176,11 @@ function judge(diagnosis: Diagnosis, unit: UnitProperties): void {
     context.generation = { pid: socket.pid, predecessor };
     context.start = commandOf(socket.pid);
     context.isInUnit = isIn(unit, socket.pid);
+    context.listensToHangup = listensTo(socket.pid, sighup);
+    context.unixPaths = socket.generation.sockets.map(({ address }) =>
+      address.replace(/^"|"$/g, "")
+    )
+      .filter((address) => address.startsWith("/"));
   }
   diagnosis.findings.push(...unitFindings(unit, context));
 }

@@ -47,8 +47,8 @@ export const generationRules: Rule[] = [
     if (!file) {
       if (isPerGeneration(unit)) return undefined;
       const text =
-        "PIDFile= is not set: when the main process is killed in a restart, systemd ends " +
-        "the other generation with it";
+        "PIDFile= is not set: a stop of the unit in the probation of a restart is not waited for, " +
+        "and cuts requests";
       return warning(
         "PIDFile",
         text,
@@ -89,8 +89,8 @@ export const generationRules: Rule[] = [
     if (mode === "mixed") {
       if (isPerGeneration(unit)) return ok("KillMode", "KillMode=mixed, one generation a unit");
       const text =
-        "KillMode=mixed: at a stop a draining generation is killed as soon as the main " +
-        "process has ended";
+        "KillMode=mixed: a stop in the probation of a restart signals the previous generation " +
+        "alone, waits for TimeoutStopSec=, and kills the one that serves";
       return problem("KillMode", text, write);
     }
     const text = `KillMode=${mode}: a stop leaves generations behind, which no manager supervises`;
@@ -131,6 +131,17 @@ export const generationRules: Rule[] = [
         escaped(own);
       return warning("ExecReload", text, write);
     }
+    if (
+      /(^|[/ ])kill .*-(s )?(SIG)?(HUP|1)\b/.test(lines[0] ?? "") &&
+      context.listensToHangup === false
+    ) {
+      const text =
+        `ExecReload=${
+          escaped(lines[0])
+        }: the generation does not listen to SIGHUP, which ends it: ` +
+        "systemd takes that for success, and starts nothing";
+      return problem("ExecReload", text, write);
+    }
     if (lines.length > 0) {
       const text =
         `ExecReload=${escaped(lines[0])}: \`systemctl reload\` does not wait for the next ` +
@@ -141,10 +152,26 @@ export const generationRules: Rule[] = [
     return warning("ExecReload", "ExecReload= is not set: `systemctl reload` fails", write);
   },
 
-  function runtimeDirectory(unit, { path }) {
+  function runtimeDirectory(unit, { path, unixPaths = [] }) {
     const { RuntimeDirectory: names, RuntimeDirectoryPreserve: preserve } = unit;
-    if (!isPerGeneration(unit) || preserve !== "no" || !path) return undefined;
-    const own = names?.split(" ").find((name) => name && path.startsWith(`/run/${name}/`));
+    if (preserve !== "no") return undefined;
+    const directories = names?.split(" ").filter((name) => name !== "") ?? [];
+    const around = (path: string) => directories.find((name) => path.startsWith(`/run/${name}/`));
+    if (!isPerGeneration(unit)) {
+      const removed = unixPaths.find(around);
+      if (!removed) return undefined;
+      const text =
+        `RuntimeDirectory=${
+          escaped(around(removed)!)
+        } is removed when the unit is started again, after a crash too, ` +
+        `and with it ${escaped(removed)}: until the service has bound it, clients find no path`;
+      return warning(
+        "RuntimeDirectory",
+        text,
+        "Write RuntimeDirectoryPreserve=restart into [Service]",
+      );
+    }
+    const own = path && around(path);
     if (!own) return undefined;
     const text =
       `RuntimeDirectory=${escaped(own)} is removed when this unit becomes inactive, and with ` +

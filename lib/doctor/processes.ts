@@ -118,3 +118,12 @@ function unitWord(word: string): string {
   const plain = word.replaceAll("%", "%%").replaceAll("$", "$$$$");
   return /^[^\s"'\\;]+$/.test(plain) ? plain : quoted(plain);
 }
+
+/** The number of SIGHUP (signal(7)). */
+export const sighup = 1;
+
+/** Whether a process has a handler for a signal (proc(5), "SigCgt"); undefined where that cannot be read. */
+export function listensTo(pid: number, signal: number): boolean | undefined {
+  const [, mask] = /^SigCgt:\s*([0-9a-f]+)$/m.exec(readText(`/proc/${pid}/status`) ?? "") ?? [];
+  return mask === undefined ? undefined : (BigInt(`0x${mask}`) >> BigInt(signal - 1) & 1n) === 1n;
+}

@@ -21,6 +21,10 @@ export interface UnitContext {
   start?: string;
   /** Whether the process that answers is one of the unit's. */
   isInUnit?: boolean;
+  /** Whether the process that answers listens to SIGHUP; undefined where that cannot be read. */
+  listensToHangup?: boolean;
+  /** The paths of its unix listeners. */
+  unixPaths?: string[];
   /** Whether MainPID is a child of the manager; undefined where that cannot be read. */
   isMainChild?: boolean;
   /** The process that the PID file names: undefined for no file, and for text that is no number. */

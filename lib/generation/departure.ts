@@ -250,7 +250,7 @@ export class Departure {
       },
       "remove the control path": () => released,
       "wait for the previous generation": () => {
-        if (isLast) return this.#awaitPredecessor();
+        if (isLast || successor) return this.#awaitPredecessor();
       },
       "tell the next generation": async () => {
         // Behind the connections that were moved. The successor may have ended.
@@ -270,8 +270,8 @@ export class Departure {
   }
 
   /**
-   * Ends after the predecessor, if this is the last generation of a unit: when the main process has ended, systemd sends
-   * SIGTERM once more to the processes that are left, and a second one ends a process at once.
+   * Ends after the predecessor, in a unit: when the main process has ended, systemd sends SIGTERM once more to the processes
+   * that are left, and a second one ends a process at once. So the last generation ends after all others.
    */
   async #awaitPredecessor(): Promise<void> {
     const { manager, predecessor, takeover, settings } = this.#host;

@@ -42,6 +42,31 @@ function about(
 
 const level = (...args: Parameters<typeof about>): Level | undefined => about(...args)?.level;
 
+test("ExecReload= by SIGHUP is a problem where the generation does not listen to that", () => {
+  for (
+    const line of ["/bin/kill -HUP $MAINPID", "/usr/bin/kill -s HUP $MAINPID", "kill -1 $MAINPID"]
+  ) {
+    const path = line.split(" ")[0];
+    const reload = { ...app, ExecReload: `{ path=${path} ; argv[]=${line} ; ignore_errors=no }` };
+    assertEquals(level("ExecReload", reload, { ...healthy, listensToHangup: false }), "problem");
+    assertEquals(level("ExecReload", reload, { ...healthy, listensToHangup: true }), "note");
+  }
+  const other = { ...app, ExecReload: "{ path=/bin/true ; argv[]=/bin/true ; ignore_errors=no }" };
+  assertEquals(level("ExecReload", other, { ...healthy, listensToHangup: false }), "note");
+});
+
+test("a unix listener in a RuntimeDirectory= that is not preserved is a warning", () => {
+  const removed = { ...app, RuntimeDirectory: "app", RuntimeDirectoryPreserve: "no" };
+  const inside = { ...healthy, unixPaths: ["/run/app/http.sock"] };
+  assertEquals(level("RuntimeDirectory", removed, inside), "warning");
+  assertEquals(
+    level("RuntimeDirectory", removed, { ...healthy, unixPaths: ["/srv/http.sock"] }),
+    undefined,
+  );
+  const kept = { ...removed, RuntimeDirectoryPreserve: "restart" };
+  assertEquals(level("RuntimeDirectory", kept, inside), undefined);
+});
+
 test("a unit with the recommended settings has no warning", () => {
   const findings = unitFindings(app, healthy);
   assertEquals(findings.filter(({ level }) => level !== "ok"), []);
