@@ -1,0 +1,268 @@
+/**
+ * The scenarios of `deno task systemd`: what an operator, or a crash, does to a unit under load.
+ *
+ * @module
+ */
+
+import { assert, assertEquals, assertNotEquals, assertStringIncludes } from "@std/assert";
+import { pause } from "../../lib/time.ts";
+import { dropIn, exampleUnit, probation, type Service, type Units } from "./systemd_service.ts";
+import { until } from "../support/until.ts";
+
+/** One row of the table. */
+export interface Scenario {
+  name: string;
+  units: Units;
+  /** The unit that is started. */
+  unit: string;
+  /** Acts, and checks at once what has to hold. */
+  act: (service: Service) => Promise<void>;
+  /** How many processes are left at the end. */
+  left: 0 | 1;
+  /** NRestarts at the end. */
+  restarts: number;
+  /** A control without a part of the mechanism: what has to be counted more than zero times. */
+  control?: "refused" | "lost";
+}
+
+const test = { "app.service.d/test.conf": dropIn(`Environment=PROBATION=${probation}`) };
+const alone: Units = { "app.service": exampleUnit("alone/app.service"), ...test };
+const socket: Units = {
+  "app.socket": exampleUnit("socket/app.socket"),
+  "app.service": exampleUnit("socket/app.service"),
+  ...test,
+};
+const hardened = (units: Units): Units => ({
+  ...units,
+  "app.service.d/hardened.conf": exampleUnit("hardened/app.service.d/hardened.conf"),
+});
+/** MAINPID= takes the place of the PID file. */
+const noPidFile: Units = { ...alone, "app.service.d/pid.conf": dropIn("PIDFile=") };
+const template: Units = {
+  "app@.service": exampleUnit("template/app@.service"),
+  "app@.service.d/test.conf": test["app.service.d/test.conf"],
+};
+
+const restartCommand =
+  "/usr/bin/deno run -A /srv/app/graceful/lib/cli.ts restart /run/app/app.sock".split(" ");
+
+const reloads = (count: number) => async (service: Service) => {
+  await service.nextAnswers();
+  for (let i = 0; i < count; i++) await service.reload();
+};
+
+/** Kills the new generation so many milliseconds after its first answer: the old one goes on. */
+const killNew = (after: number) => async (service: Service) => {
+  const old = await service.nextAnswers();
+  const reloading = service.control("reload");
+  const next = await service.nextAnswers();
+  await pause(after);
+  await service.clients.kill(next);
+  assertNotEquals((await reloading).code, 0, "systemctl reload reports the failure");
+  await service.alone(old);
+  await service.reload();
+};
+
+/** Kills the old generation so many milliseconds after the first answer of the new one, which goes on. */
+const killOld = (after: number) => async (service: Service) => {
+  const old = await service.nextAnswers();
+  const reloading = service.control("reload");
+  const next = await service.nextAnswers();
+  await pause(after);
+  await service.clients.kill(old);
+  await reloading;
+  await service.alone(next);
+  await service.reload();
+};
+
+/** Stops while a request of 1.5 s is under way. */
+async function stopWith(service: Service, pending: number): Promise<void> {
+  const answer = await service.clients.slow(1500);
+  const stopped = service.control("stop");
+  assertEquals(await answer(), pending, "the request under way is answered");
+  assertEquals((await stopped).code, 0);
+  assertEquals(await service.bed.systemd.property(service.unit, "Result"), "success");
+}
+
+async function stopAlone(service: Service): Promise<void> {
+  const only = await service.nextAnswers();
+  await service.clients.quiet();
+  await stopWith(service, only);
+}
+
+/** Stops when the old generation has left. */
+async function stopAfter(service: Service): Promise<void> {
+  await service.nextAnswers();
+  const next = await service.reload();
+  await service.clients.quiet();
+  await stopWith(service, next);
+}
+
+/** Stops while the old generation still answers a request. */
+async function stopDraining(service: Service): Promise<void> {
+  const old = await service.nextAnswers();
+  const answer = await service.clients.slow(probation + 3500);
+  const reloading = service.control("reload");
+  const next = await service.nextAnswers();
+  assertEquals((await reloading).code, 0);
+  assertEquals(service.processes().sort(), [old, next].sort());
+  await service.clients.quiet();
+  await stopWith(service, next);
+  assertEquals(await answer(), old, "the draining generation answers its request");
+}
+
+/** Stops in the probation: neither generation goes on. */
+async function stopInProbation(service: Service): Promise<void> {
+  await service.nextAnswers();
+  const reloading = service.control("reload");
+  const next = await service.nextAnswers();
+  await service.clients.quiet();
+  await stopWith(service, next);
+  await reloading;
+}
+
+async function restart(service: Service): Promise<void> {
+  await service.nextAnswers();
+  await service.succeed("restart");
+  await service.alone(await service.nextAnswers());
+  await service.reload();
+}
+
+/** A reload whose new version fails is reported, and changes nothing. */
+async function brokenRelease(service: Service): Promise<void> {
+  const old = await service.nextAnswers();
+  service.bed.program("throws");
+  const { code } = await service.control("reload");
+  assertNotEquals(code, 0, "systemctl reload reports the failure");
+  await service.alone(old);
+  assertStringIncludes(
+    await service.bed.systemd.journal(service.unit),
+    "This release is broken",
+  );
+  service.bed.program("example");
+  await service.reload();
+}
+
+async function killOnly(service: Service): Promise<void> {
+  await service.clients.kill(await service.nextAnswers());
+  await service.alone(await service.nextAnswers());
+}
+
+/** A program that kills itself at its next five starts. */
+async function crashLoop(service: Service): Promise<void> {
+  const first = await service.nextAnswers();
+  service.bed.program("crashes", 5);
+  await service.clients.kill(first);
+  await until(async () => await service.restarts() === 6);
+  await service.becomes("active");
+  await service.alone(await service.mainPid());
+  await service.clients.killedAt(service.bed.crashTimes());
+}
+
+async function killTwice(service: Service): Promise<void> {
+  await killOnly(service);
+  const next = service.processes()[0];
+  await service.clients.kill(next);
+  await service.alone(await service.nextAnswers());
+}
+
+/** From app@a to app@b and back. */
+async function otherUnit(service: Service): Promise<void> {
+  await service.nextAnswers();
+  for (const next of ["app@b.service", "app@a.service"]) {
+    const left = service.unit;
+    await service.bed.systemd.systemctl("start", next);
+    service.unit = left;
+    await service.becomes("inactive");
+    service.unit = next;
+    await service.alone(await service.nextAnswers());
+  }
+}
+
+/** A unit that cannot have two generations refuses a restart, and stays as it is. */
+async function refuses(service: Service): Promise<void> {
+  const only = await service.nextAnswers();
+  const { code, stderr } = await service.bed.systemd.run(...restartCommand);
+  assertEquals(code, 1);
+  assertStringIncludes(stderr, "systemd");
+  await service.alone(only);
+}
+
+/** The scenarios of a unit that starts its own generations. */
+function common(prefix: string, units: Units, count: number): Scenario[] {
+  const row = (
+    name: string,
+    act: Scenario["act"],
+    { left = 1, restarts = 0 }: { left?: 0 | 1; restarts?: number } = {},
+  ): Scenario => ({ name: `${prefix}: ${name}`, units, unit: "app.service", act, left, restarts });
+  return [
+    row(`${count} reloads`, reloads(count)),
+    row("kill -9 of the new one, 0.05 s after ready", killNew(50)),
+    row("kill -9 of the new one, 0.9 s after ready", killNew(900)),
+    row("kill -9 of the old one, 0.05 s after ready", killOld(50)),
+    row("kill -9 of the old one, 0.9 s after ready", killOld(900)),
+    row("stop without a reload before", stopAlone, { left: 0 }),
+    row("stop after the old one has left", stopAfter, { left: 0 }),
+    row("stop while the old one drains", stopDraining, { left: 0 }),
+    row("stop in the probation", stopInProbation, { left: 0 }),
+    row("restart", restart),
+    row("reload of a release that throws", brokenRelease),
+    row("kill -9 of the only one, twice", killTwice, { restarts: 2 }),
+    row("crash loop of five", crashLoop, { restarts: 6 }),
+  ];
+}
+
+/** All scenarios, in the order of the table. */
+export const scenarios: Scenario[] = [
+  ...common("alone", alone, 20),
+  ...common("socket", socket, 5),
+  ...common("no PIDFile", noPidFile, 5),
+  ...common("hardened", hardened(alone), 3)
+    .filter(({ name }) => /reloads|new one, 0.05|stop after|only one/.test(name)),
+  ...common("hardened, socket", hardened(socket), 3)
+    .filter(({ name }) => /reloads|only one/.test(name)),
+  {
+    name: "template: from a to b and back",
+    units: template,
+    unit: "app@a.service",
+    act: otherUnit,
+    left: 1,
+    restarts: 0,
+  },
+  {
+    name: "Type=simple: restart is refused",
+    units: { ...alone, "app.service.d/type.conf": dropIn("Type=simple", "NotifyAccess=none") },
+    unit: "app.service",
+    act: refuses,
+    left: 1,
+    restarts: 0,
+  },
+  {
+    name: "control: kill -9 of the only one, no FileDescriptorStoreMax",
+    units: { ...alone, "app.service.d/store.conf": dropIn("FileDescriptorStoreMax=0") },
+    unit: "app.service",
+    act: killOnly,
+    left: 1,
+    restarts: 1,
+    control: "refused",
+  },
+  {
+    name: "control: stop while the old one drains, KillMode=mixed",
+    units: { ...alone, "app.service.d/kill.conf": dropIn("KillMode=mixed") },
+    unit: "app.service",
+    act: async (service) => {
+      const old = await service.nextAnswers();
+      const answer = await service.clients.slow(probation + 5000);
+      const reloading = service.control("reload");
+      const next = await service.nextAnswers();
+      assertEquals((await reloading).code, 0);
+      assert(service.processes().includes(old) && service.processes().includes(next));
+      await service.clients.quiet();
+      await service.succeed("stop");
+      assertEquals(await answer(), null, "the request of the draining generation is lost");
+    },
+    left: 0,
+    restarts: 0,
+    control: "lost",
+  },
+];
