@@ -104,6 +104,8 @@ export type {
   UnixListenAddress,
 } from "./lib/listen_address.ts";
 export { Meta, type MetaLike, type MetaValue } from "./lib/wire/meta.ts";
+export { type ListenFd, listenFds, type ListenFdsOptions } from "./lib/systemd/listen_fds.ts";
+export { notify, type NotifyOptions } from "./lib/systemd/notify.ts";
 export type { Logger } from "./lib/logger.ts";
 export { ResponseWriter, type SendOptions } from "./lib/passing/response_writer.ts";
 export { type Main, TestService } from "./lib/generation/test_service.ts";

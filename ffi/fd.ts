@@ -197,6 +197,18 @@ export function isOpen(raw: number): boolean {
   return libc().fcntl(raw, c.F_GETFD, 0) >= 0;
 }
 
+/** Whether processes that this one starts inherit `raw`: false as well if it is not open (fcntl(2), FD_CLOEXEC). */
+export function isKeptOnExec(raw: number): boolean {
+  const flags = libc().fcntl(raw, c.F_GETFD, 0);
+  return flags >= 0 && (flags & c.FD_CLOEXEC) === 0;
+}
+
+/** Has processes that this one starts not inherit `raw`. */
+export function closeOnExec(raw: number): void {
+  const attempt = () => `Cannot set the flags of descriptor ${raw}`;
+  check(libc().fcntl(raw, c.F_SETFD, c.FD_CLOEXEC), attempt);
+}
+
 /** Sets or clears O_NONBLOCK, which every descriptor of the same description shares (open(2)). */
 export function setNonblocking(raw: number, on: boolean): void {
   const attempt = () => `Cannot set the status flags of descriptor ${raw}`;

@@ -257,6 +257,29 @@ export function openToWrite(path: string): number {
 }
 
 /**
+ * Replaces the file at `path`, in one step: a file of mode 0644 with this text is written beside it, and renamed over it
+ * (rename(2)).
+ */
+export function replaceFile(path: string, text: string, attempt: string): void {
+  const beside = `${path}.${crypto.randomUUID().slice(0, 8)}`;
+  const flags = c.O_WRONLY | c.O_CREAT | c.O_EXCL | c.O_CLOEXEC;
+  const raw = check(libc().open(cString(beside), flags, 0o644), attempt);
+  try {
+    const bytes = new TextEncoder().encode(text);
+    const written = libc().write(raw, bytes, BigInt(bytes.length));
+    if (Number(check(Number(written), attempt)) < bytes.length) {
+      throw systemError(errnos.ENOSPC, attempt);
+    }
+    check(libc().rename(cString(beside), cString(path)), attempt);
+  } catch (error) {
+    unlink(beside);
+    throw error;
+  } finally {
+    closeRaw(raw);
+  }
+}
+
+/**
  * Opens the read end of the pipe that `raw` writes to; undefined if `raw` is no pipe. While it is open, a write to
  * the pipe does not fail with EPIPE (pipe(7)).
  */

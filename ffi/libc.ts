@@ -134,6 +134,8 @@ const symbols = {
   memmove: { parameters: ["buffer", "buffer", "usize"], result: "usize" },
   // char *getenv(const char *name);
   getenv: { parameters: ["buffer"], result: "usize" },
+  // int unsetenv(const char *name);
+  unsetenv: { parameters: ["buffer"], result: "i32" },
   // size_t strlen(const char *s);
   strlen: { parameters: ["usize"], result: "usize" },
   // int *__errno_location(void);

@@ -57,6 +57,11 @@ export function currentVariable(name: string): string | undefined {
   return new TextDecoder().decode(value);
 }
 
+/** Removes an environment variable: neither this process nor those that it starts have it from here on. */
+export function removeVariable(name: string): void {
+  libc().unsetenv(cString(name));
+}
+
 /** The greatest pid_t, which is an int. */
 const mostPid = 2 ** 31 - 1;
 

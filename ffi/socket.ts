@@ -165,6 +165,20 @@ function ownIpv6(raw: number): Uint8Array<ArrayBuffer> {
 }
 
 /**
+ * Connects a new unix datagram socket to `path`; gives its number.
+ *
+ * @throws {Deno.errors.ConnectionRefused | Deno.errors.NotFound} When no socket is bound there.
+ */
+export function connectUnixDatagram(path: string, attempt: string): number {
+  const name = packUnix(path, attempt);
+  const raw = deafDatagramSocket();
+  if (uninterrupted(() => libc().connect(raw, name, name.length)) === 0) return raw;
+  const code = errno();
+  closeRaw(raw);
+  throw systemError(code, attempt);
+}
+
+/**
  * Connects a new unix stream socket; gives -1 while the accept queue of the listener is full (connect(2), EAGAIN): no
  * readiness event reports its end.
  */

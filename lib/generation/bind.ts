@@ -38,6 +38,8 @@ export interface BoundSocket {
   unix?: PathOwner;
   /** The socket that was bound at its path after that had been removed. */
   replacement?: PathOwner;
+  /** Whether it is a socket unit's: see {@linkcode OfferedItem}. */
+  activated?: true;
 }
 
 /** Milliseconds for which the addresses of a killed predecessor may still be in use. */
@@ -138,10 +140,12 @@ function bindNative(bind: () => { close(): void }): Fd {
  */
 export function withPath(
   kind: SocketKind,
-  { fd, file }: Inherited,
+  { item: { activated }, fd, file }: Inherited,
   address: AnyListenAddress,
   logger: Logger,
 ): BoundSocket {
+  // The path of a socket unit is bound and removed by the service manager alone.
+  if (activated) return { fd: fd!, activated };
   if (!("path" in address) || address.path.startsWith("\0")) return { fd: fd! };
   const { path, mode } = address;
   using undo = new DisposableStack();

@@ -23,6 +23,7 @@ import type { Frame, GenerationStatus } from "./protocol.ts";
 import type { ReadyWarnings } from "./ready_warnings.ts";
 import type { Resources } from "./resources.ts";
 import type { Restarts } from "./restart.ts";
+import type { ServiceManager } from "./service_manager.ts";
 import type { Signals } from "./signals.ts";
 import type { KeptValue } from "./state.ts";
 import type { Takeover } from "./takeover.ts";
@@ -44,6 +45,7 @@ export interface DepartureHost {
   readonly webSockets: WebSockets;
   readonly draining: Draining;
   readonly warnings: ReadyWarnings;
+  readonly manager: ServiceManager;
   readonly predecessor: Predecessor | undefined;
   readonly takeover: Takeover | undefined;
   /** The handover that is under way, or was the last one. */
@@ -133,6 +135,7 @@ export class Departure {
     if (lifecycle.hasLeft) return;
     lifecycle.enter("draining");
     host.warnings.stop();
+    if (!successor && reason === undefined) host.manager.stopping();
     const began = performance.now();
     for (const [what, step] of Object.entries(this.#steps(successor, reason))) {
       try {
@@ -144,6 +147,7 @@ export class Departure {
     }
     lifecycle.enter("stopped");
     running.delete(host);
+    host.manager.ended();
     host.log("stopped", began);
     if (reason === undefined) this.#finished.resolve();
     else this.#finished.reject(reason);

@@ -174,9 +174,12 @@ export class DescriptorResources implements Resources {
       const beside = this.#inheritance.boundBeside(address);
       if (!beside) throw locateError(address, error, this.#adviceFor(address));
       throw new Deno.errors.AddrInUse(
-        `Cannot listen on ${formatListenAddress(address)}: the previous generation listens on ${
-          formatAddress(beside)
-        }, which covers some of it; ask for that, or stop the service before this change`,
+        `Cannot listen on ${
+          formatListenAddress(address)
+        }: an inherited socket, of the previous generation or a ` +
+          `socket unit, is bound to ${
+            formatAddress(beside)
+          }, which covers some of it; ask for that, or stop the service (and its socket unit) before this change`,
       );
     }
   }

@@ -9,6 +9,7 @@
 import { environment, fromBinary, toBinary, variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import type { Logger } from "../logger.ts";
+import { listenVariables } from "../systemd/listen_fds.ts";
 
 /** The variable with the token of the restart that has started a process. */
 export const tokenVariable = "GRACEFUL_TOKEN";
@@ -45,7 +46,7 @@ export function checkVariables(env: Record<string, string> = {}, attempt: string
 /** The environment of the new process: the started one, changed by `env`. */
 export function wantedEnvironment(started: Variables, env: Record<string, string>): Variables {
   const wanted = new Map(started);
-  for (const name of shellVariables) wanted.delete(name);
+  for (const name of [...shellVariables, ...listenVariables]) wanted.delete(name);
   const encoder = new TextEncoder();
   for (const [name, value] of Object.entries(env)) {
     wanted.set(name, toBinary(encoder.encode(value)));

@@ -34,7 +34,7 @@ export function unexpected({ type }: Frame): HandoverError {
  * @param items In the order in which their descriptors follow; the control socket is among the first.
  */
 export function offerFrames(
-  offer: { generation: number; pid: number },
+  offer: { generation: number; pid: number; invocation?: string },
   items: OfferedItem[],
 ): Frame[] {
   const [first, ...rest] = inParts(items);

@@ -166,6 +166,7 @@ const itemFields = object<OfferedItem>({
   key: text,
   name: optional(text),
   path: optional(socketPath),
+  activated: optional(always),
   file: optional(object<OfferedFile>({ path: filePath, dev: digits, ino: digits })),
   senderPid: optional(senderPid),
   bytes: optional(bytes),
@@ -255,6 +256,7 @@ export const frameChecks: { [Type in Frame["type"]]: Check<Fields<Type>> } = {
     pid,
     items,
     more: optional(count),
+    invocation: optional(text),
   }),
   items: object<Fields<"items">>({ items: furtherItems }),
   refused: object<Fields<"refused">>({

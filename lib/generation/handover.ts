@@ -22,6 +22,7 @@ import type { Phase } from "./phase_log.ts";
 import { type Frame, protocolVersion } from "./protocol.ts";
 import type { Resources } from "./resources.ts";
 import { type Attempt, lastWordsOf, type Restarts } from "./restart.ts";
+import type { ServiceManager } from "./service_manager.ts";
 import type { KeptValue } from "./state.ts";
 
 /** What a handover needs of its generation. */
@@ -35,6 +36,7 @@ export interface HandoverHost {
   readonly resources: Resources;
   readonly kept: ReadonlyMap<string, KeptValue>;
   readonly restarts: Restarts;
+  readonly manager: ServiceManager;
   /** The handover that is under way, or was the last one. */
   handover: Handover | undefined;
   /** Answers at the control socket. */
@@ -206,7 +208,8 @@ export class Handover {
     const { signal } = this.#offering = new AbortController();
     const control = this.#host.control!;
     const withOutput = this.#attempt !== undefined;
-    const offered = { generation, control, resources, kept, withOutput };
+    const { invocation } = this.#host.manager;
+    const offered = { generation, control, resources, kept, invocation, withOutput };
     let probation: number;
     try {
       await sendOffer(this.channel, offered, signal).catch((cause) => {
@@ -243,6 +246,7 @@ export class Handover {
     // A generation that was stopped in this very turn drains already.
     if (!lifecycle.hasLeft) lifecycle.enter("standby");
     this.#host.withdraw();
+    this.#host.manager.handedTo(this.pid);
     this.#host.startReporting();
   }
 
@@ -276,6 +280,7 @@ export class Handover {
       this.#host.stopReporting();
       this.#isReady = false;
       lifecycle.enter("serving");
+      this.#host.manager.takenBack();
       resources.open();
       if (wasReady) this.#host.answer();
       // The error of a restart of this process is logged by that.

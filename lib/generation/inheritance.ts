@@ -11,7 +11,14 @@ import { type FileIdentity, isSameFile, locate, pathStatus } from "../../ffi/fil
 import { quoted } from "../../ffi/quote.ts";
 import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../../ffi/socket.ts";
-import { isUnixStream, socketKind } from "../../ffi/socket_options.ts";
+import {
+  cookieIfSocket,
+  isUnixStream,
+  socketCookie,
+  socketKind,
+} from "../../ffi/socket_options.ts";
+import type { ListenFd } from "../systemd/listen_fds.ts";
+import { parseStoreName, type StoredSocket, storeName } from "../systemd/store_name.ts";
 import type { State } from "./channel.ts";
 import { fileOf, type OfferedItem } from "./protocol.ts";
 import { DatagramPath } from "../unix/datagram_path.ts";
@@ -28,7 +35,7 @@ export function isAtAnyPort(address: AnyListenAddress): boolean {
 
 /** The key of a listener or datagram socket, the same in every generation: the address that was asked for. */
 export function keyOf(address: AnyListenAddress): string {
-  if ("path" in address) return `unix ${address.path}`;
+  if ("path" in address) return unixKey + address.path;
   const { hostname = "0.0.0.0", port = 0 } = address;
   return `${hostname} ${port}${"reusePort" in address && address.reusePort ? " reusePort" : ""}`;
 }
@@ -112,6 +119,38 @@ export class Inheritance implements Disposable {
     this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
   }
 
+  /**
+   * Adds a descriptor of the service manager, unless the previous generation has handed over the same socket. One from its
+   * store is found as if it had been handed over; a listener or datagram socket of a socket unit by `name` or by the address
+   * that it is bound to; any other descriptor is kept under its name.
+   */
+  addActivated({ fd, name }: ListenFd): void {
+    const cookie = cookieIfSocket(fd.raw);
+    const isSame = (other: Inherited) => cookieIfSocket(other.fd!.raw) === cookie;
+    if (cookie !== undefined && this.#all("listener", "datagram").some(isSame)) {
+      return fd.close();
+    }
+    const is = socketKind(fd.raw);
+    const kind = is?.type === "datagram" ? "datagram" : "listener";
+    const isBoundSocket = kind === "datagram" || is?.listening;
+    const stored = parseStoreName(name);
+    const item: OfferedItem = !isBoundSocket
+      ? { kind: "kept", key: name }
+      : stored?.kind === kind
+      ? { kind, key: stored.key ?? unknownKey, name: stored.name, path: pathIn(stored.key) }
+      : { kind, key: unknownKey, name, activated: true };
+    this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
+  }
+
+  /** The names under which sockets that are left are in the store of the service manager, with their cookies. */
+  storeNames(): Map<string, bigint> {
+    const stored = this.#all("listener", "datagram").filter(({ item }) => !item.activated);
+    return new Map(stored.map(({ item, fd }) => [
+      storeName(item as StoredSocket),
+      socketCookie(fd!.raw),
+    ]));
+  }
+
   /** Takes the first of that kind and key, if there is one. */
   take(kind: OfferedItem["kind"], key: string): Inherited | undefined {
     const queues = this.#left.get(kind);
@@ -146,7 +185,7 @@ export class Inheritance implements Disposable {
    * The sockets for an address, by the first of these rules that finds any:
    *
    * 1. The path leads to the socket.
-   * 2. The socket has the same name, and its address fits.
+   * 2. The socket has the same name, and its address fits, or the service manager has chosen that.
    * 3. The socket was asked for by the same address, without a name.
    * 4. The socket is bound to the address.
    */
@@ -174,7 +213,9 @@ export class Inheritance implements Disposable {
     const queue = (index: string) => this.#left.get(kind)?.get(index) ?? [];
     const { name } = address;
     const named = name === undefined ? [] : queue(quoted(name));
-    const fitting = named.filter((inherited) => fits(address, inherited, { anyPort: true }));
+    const fitting = named.filter((inherited) =>
+      inherited.item.activated || fits(address, inherited, { anyPort: true })
+    );
     if (fitting.length > 0) return fitting;
     const same = queue(keyOf(address));
     if (same.length > 0) return same;
@@ -217,7 +258,7 @@ export class Inheritance implements Disposable {
     const left = this.#all(...this.#left.keys()).map((inherited) => {
       const { item, fd } = inherited;
       const unclaimed = { kind: item.kind, words: describe(inherited) };
-      if (item.path === undefined) return unclaimed;
+      if (item.path === undefined || item.activated) return unclaimed;
       try {
         // Only if the path still leads to this socket: another service may have bound it by now.
         guardPath(item.kind, fd!, item.path, inherited.file).release();
@@ -259,8 +300,16 @@ function fileByName(fd: Fd): FileIdentity | undefined {
   return isBoundTo(fd.raw, name, found) ?? isBound(name) ? found : undefined;
 }
 
-/** The key of a socket of a plain server: the address that it was asked to listen on is not known. */
+/** The key of a socket of a plain server or a socket unit: the address that it was asked to listen on is not known. */
 const unknownKey = "";
+
+/** What the key of a unix socket begins with. */
+const unixKey = "unix ";
+
+/** The path in a key, if it has one. */
+function pathIn(key: string | undefined): string | undefined {
+  return key?.startsWith(unixKey) ? key.slice(unixKey.length) : undefined;
+}
 
 /** The key in `#left`. No key of a socket begins like a name in quotes. */
 function indexOf({ name, key }: Pick<OfferedItem, "name" | "key">): string {

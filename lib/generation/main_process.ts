@@ -8,12 +8,13 @@
 import { readText } from "../../ffi/file.ts";
 import {
   commandLine,
-  environment,
   oldestChild,
   type ProcessStat,
   processStat,
+  variable,
 } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
+import { notifyVariable } from "../systemd/notify.ts";
 import { isWatched } from "./watch.ts";
 
 /** The reason why this process must not be replaced. */
@@ -57,15 +58,19 @@ export function sharedFate(isStarted: boolean): SharedFate | undefined {
         "the kernel ends all others there",
     );
   }
-  return isOfUnit(chain) ? unit(chain.length > 1) : undefined;
+  // Of a unit with NOTIFY_SOCKET the next generation becomes the main process: see `service_manager.ts`. INVOCATION_ID
+  // alone is not enough: all processes of a unit inherit it, those in the terminal of a desktop for example.
+  const isOfUnit = variable("INVOCATION_ID") !== undefined &&
+    variable(notifyVariable) === undefined && mainProcess() !== undefined;
+  return isOfUnit ? unit(chain.length > 1) : undefined;
 }
 
 function container(why: string): SharedFate {
   return {
     of: "container",
     why:
-      `${why}. Start the next release in a container of its own, or run the service under an init process ` +
-      `that stays when the service is replaced. ${override}`,
+      `${why}. Run the service under \`cli.ts hold PATH -- command\`, which stays when the service is replaced, or ` +
+      `start the next release in a container of its own. ${override}`,
   };
 }
 
@@ -79,9 +84,25 @@ function unit(isWaitedFor: boolean): SharedFate {
     : "is the main process of a systemd unit: when it ends, systemd ends all others of the unit";
   return {
     of: "unit",
-    why: `${is}. Give every generation a unit of its own: with a template \`app@.service\`, ` +
-      `\`systemctl start app@b\` takes over from app@a. ${override}`,
+    why:
+      `${is}. Write Type=notify, NotifyAccess=all, PIDFile=/run/app/app.pid, RuntimeDirectory=app and ` +
+      "ExecReload=… cli.ts restart /run/app/app.sock into its [Service]: `systemctl reload` then restarts it. Or give " +
+      "every generation a unit of its own: with a template `app@.service`, `systemctl start app@b` takes over from " +
+      `app@a. ${override}`,
   };
+}
+
+/**
+ * The process that a service manager has started as the main one of a unit, if it is this process or an ancestor that waits
+ * for it. All processes of a unit inherit its environment: a helper that a service starts does not speak for the unit.
+ * SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)).
+ */
+export function mainProcess(): number | undefined {
+  const chain = waitingAncestors();
+  const main = variable("SYSTEMD_EXEC_PID");
+  if (main !== undefined) return chain.find(({ pid }) => pid === Number(main))?.pid;
+  const { pid, parent } = chain.at(-1)!;
+  return processStat(parent)?.name === "systemd" && isInService() ? pid : undefined;
 }
 
 /** A process of the chain from this one to the outermost waiting ancestor. */
@@ -135,20 +156,6 @@ function namesOf(pid: number): string[] {
   const [title = ""] = commandLine(pid) ?? [];
   // "npm run start" is one name, "-bash" a shell of a login.
   return [name, title].map((each) => each.split(" ")[0].replace(/^.*\/|^-/g, ""));
-}
-
-/**
- * Whether the chain begins with the main process of a systemd unit that cannot announce another main process
- * (NOTIFY_SOCKET). INVOCATION_ID alone is not enough: all processes of a unit inherit it, those in the terminal of a
- * desktop for example. SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)).
- */
-function isOfUnit(chain: ChainedProcess[]): boolean {
-  const variables = environment();
-  if (!variables?.has("INVOCATION_ID") || variables.has("NOTIFY_SOCKET")) return false;
-  const main = variables.get("SYSTEMD_EXEC_PID");
-  if (main !== undefined) return chain.some(({ pid }) => pid === Number(main));
-  const { parent } = chain.at(-1)!;
-  return processStat(parent)?.name === "systemd" && isInService();
 }
 
 /** Whether this process belongs to a service, not to a scope: desktop sessions and programs are scopes (cgroups(7)). */

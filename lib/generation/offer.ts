@@ -25,6 +25,8 @@ export interface Offered {
   control: UnixListener;
   resources: Resources;
   kept: ReadonlyMap<string, KeptValue>;
+  /** The unit that the generation speaks for. */
+  invocation: string | undefined;
   /** Whether stdout and stderr go along: the successor was started by this process. */
   withOutput: boolean;
 }
@@ -32,7 +34,7 @@ export interface Offered {
 /** Sends an offer; the descriptors stay here as well. */
 export async function sendOffer(
   channel: Channel,
-  { generation, control, resources, kept, withOutput }: Offered,
+  { generation, control, resources, kept, invocation, withOutput }: Offered,
   signal: AbortSignal,
 ): Promise<void> {
   const state: Uint8Array[] = [];
@@ -58,7 +60,7 @@ export async function sendOffer(
     state.push(bytes);
     items.push({ kind: "state", key: name, bytes: bytes.length });
   }
-  const frames = offerFrames({ generation, pid: Deno.pid }, items);
+  const frames = offerFrames({ generation, pid: Deno.pid, invocation }, items);
   const last = frames.pop()!;
   for (const frame of frames) await channel.send(frame, { signal });
   await channel.send(last, { state, descriptors, signal });

@@ -31,6 +31,7 @@ import { ReadyWarnings } from "./ready_warnings.ts";
 import type { ResourceOptions, Resources } from "./resources.ts";
 import { DescriptorResources } from "./descriptor_resources.ts";
 import { type Restarted, Restarts } from "./restart.ts";
+import { ServiceManager } from "./service_manager.ts";
 import { Signals } from "./signals.ts";
 import type { KeptValue } from "./state.ts";
 import { Takeover } from "./takeover.ts";
@@ -71,6 +72,7 @@ export class Parts {
   readonly paths: Paths;
   readonly restarts: Restarts;
   readonly departure: Departure;
+  readonly manager: ServiceManager;
   takeover: Takeover | undefined;
   handover: Handover | undefined;
   /** Set while `ready()` is under way. */
@@ -94,7 +96,10 @@ export class Parts {
     const make = origin.resources ?? ((options) => new DescriptorResources(inheritance, options));
     this.resources = make({
       logger: this.logger,
-      onSocket: (address, isInherited) => this.warnings.socketMade(address, isInherited),
+      onSocket: (address, isInherited) => {
+        this.warnings.socketMade(address, isInherited);
+        this.manager.store();
+      },
       isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
       // A generation has made the control socket: its namespace is that of the generations.
       isForeignNetworkExpected: () =>
@@ -112,6 +117,7 @@ export class Parts {
     this.signals = new Signals(this);
     this.answering = new Control(control, this);
     this.paths = new Paths(control, this);
+    this.manager = new ServiceManager(this);
     this.restarts = new Restarts(this);
     this.departure = new Departure(this);
     control?.trackFile();
@@ -227,13 +233,18 @@ export class Parts {
   /** Begins to accept. */
   accept(state: State): void {
     this.takeStderr();
+    this.manager.claim();
     this.lifecycle.enter(state);
     this.resources.open();
+    this.manager.accepting();
   }
 
   /** The predecessor cannot accept again: what was not asked for is closed, and the next restart may begin. */
   provenHealthy(): void {
-    if (this.lifecycle.isServing) this.warnings.closeUnclaimed();
+    if (this.lifecycle.isServing) {
+      this.warnings.closeUnclaimed();
+      void this.manager.proven();
+    }
     this.restarts.proceed();
   }
 
@@ -301,6 +312,7 @@ export class Parts {
   /** Stops accepting, in a way that can be undone. */
   withdraw(): void {
     this.answering.withdraw();
+    this.manager.withdraw();
     this.resources.shut();
   }
 

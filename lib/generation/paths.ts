@@ -12,6 +12,7 @@ import type { Lifecycle } from "./lifecycle.ts";
 import type { Settings } from "./options.ts";
 import { locked } from "./path_lock.ts";
 import type { Resources } from "./resources.ts";
+import type { ServiceManager } from "./service_manager.ts";
 
 /** What the paths need of their generation. */
 export interface PathsHost {
@@ -20,6 +21,7 @@ export interface PathsHost {
   readonly logger: Logger;
   readonly lifecycle: Lifecycle;
   readonly resources: Resources;
+  readonly manager: ServiceManager;
 }
 
 /** The paths of one generation; where there is no control socket, none is looked at. */
@@ -42,6 +44,8 @@ export class Paths {
     clearTimeout(this.#timer);
     if (lifecycle.hasLeft || !control) return;
     const problems = lifecycle.isServing ? resources.restorePaths() : [];
+    // The program may have closed a listener, or a socket was bound anew.
+    if (lifecycle.isServing) this.#host.manager.store();
     try {
       if (lifecycle.isServing && !control.isReachable) await this.#restoreControlPath(control);
     } catch (error) {

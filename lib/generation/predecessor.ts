@@ -26,6 +26,8 @@ export class Predecessor implements Disposable {
   readonly pid: number;
   /** Its generation number. */
   readonly generation: number;
+  /** The unit that it speaks for. */
+  readonly invocation: string | undefined;
   readonly #channel: Channel;
   readonly #withdrawn = Promise.withResolvers<void>();
   readonly #arrivals: Arrival[] = [];
@@ -34,8 +36,12 @@ export class Predecessor implements Disposable {
   #gone = false;
 
   /** Takes the channel over. */
-  constructor(channel: Channel, { pid, generation }: { pid: number; generation: number }) {
+  constructor(
+    channel: Channel,
+    { pid, generation, invocation }: { pid: number; generation: number; invocation?: string },
+  ) {
     this.#channel = channel;
+    this.invocation = invocation;
     this.pid = pid;
     this.generation = generation;
     // A rejection before ready() awaits it must not end the process.

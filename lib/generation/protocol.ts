@@ -62,6 +62,11 @@ export interface OfferedItem {
   path?: string;
   /** The file that a unix socket is bound to: another file at the path belongs to another socket. */
   file?: OfferedFile;
+  /**
+   * Set for a socket of the service manager's own (socket activation, systemd.socket(5)): its path stays, and it is not
+   * put into the manager's store.
+   */
+  activated?: true;
   /** The process, not of this library, that sent the socket and may still clear its O_NONBLOCK. */
   senderPid?: number;
   /** The number of bytes of a value of state, which has no descriptor; absent for all other kinds. */
@@ -146,6 +151,8 @@ export type HandoverFrame =
     pid: number;
     items: OfferedItem[];
     more?: number;
+    /** The unit of a service manager that the generation speaks for: its INVOCATION_ID (systemd.exec(5)). */
+    invocation?: string;
   }
   | { type: "items"; items: OfferedItem[] }
   | { type: "refused"; reason: string; code: "busy" | "version" | "draining" | "peer" | "service" }

@@ -125,7 +125,9 @@ export class ReadyWarnings {
       if (others.length === 0) return;
       const from = predecessor
         ? `generation ${predecessor.generation}, process ${predecessor.pid},`
-        : `the server at ${formatPath(inheritFrom ?? "")}`;
+        : inheritFrom === undefined
+        ? "the service manager"
+        : `the server at ${formatPath(inheritFrom)}`;
       const hasSocket = unclaimed.some(({ kind }) => kind === "listener" || kind === "datagram");
       logger.warn?.(
         `Closed what ${from} had handed over and this generation has not asked for: ${

@@ -84,7 +84,8 @@ export class SocketResource implements AcceptingListener, Disposable {
     this.tracker = tracker;
     this.#unix = bound.unix;
     this.#replacement = bound.replacement;
-    this.item = { kind, key: keyOf(address), name: address.name };
+    const { activated } = bound;
+    this.item = { kind, key: keyOf(address), name: address.name, activated };
     if ("backlog" in address && address.backlog !== undefined) {
       this.#backlog = address.backlog;
       // After adoption, which sets the length of Deno's own listeners.

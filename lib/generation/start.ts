@@ -14,6 +14,7 @@ import { DisposableStack } from "../disposable_stack.ts";
 import { HandoverError, UnsupportedRuntimeError } from "../errors.ts";
 import { isDenoServe } from "../http/serve_address.ts";
 import { type ReceiveCallback, receiveFrom } from "../passing/client.ts";
+import { listenFds } from "../systemd/listen_fds.ts";
 import { either, expiring, pause } from "../time.ts";
 import { connect, type UnixConn } from "../unix/conn.ts";
 import { listenWhereFree, UnixListener } from "../unix/listener.ts";
@@ -32,6 +33,7 @@ import {
 import { isStarting, runsHere } from "./own_process.ts";
 import { locked } from "./path_lock.ts";
 import { type Accepted, requestOffer } from "./takeover.ts";
+import { isToldByMainPid } from "./service_manager.ts";
 import { closeLeftovers } from "./watch.ts";
 
 /**
@@ -73,7 +75,7 @@ export async function start(path: string, options: StartOptions = {}): Promise<G
   }
   closeLeftovers();
   holdOutputPipes();
-  endStarter();
+  if (!isToldByMainPid()) endStarter();
   const { peerTimeout, logger } = settings;
   const began = performance.now();
   let logged = began;
@@ -210,6 +212,7 @@ async function startFirst(
     foreign = await inheritForeign(settings.inheritFrom, inheritance, settings);
     if (foreign) started.use(foreign);
   }
+  addActivated(inheritance, settings);
   const generation = new Generation(path, settings, {
     generation: 1,
     control,
@@ -227,9 +230,15 @@ function startNext(path: string, settings: Settings, accepted: Accepted): Genera
   received.use(accepted.inheritance);
   // Its descriptor alone: the path leads to the predecessor.
   received.use(accepted.control.fd);
+  addActivated(accepted.inheritance, settings);
   const generation = new Generation(path, settings, accepted);
   received.move();
   return generation;
+}
+
+/** Inherits what the service manager has passed, as far as the previous generation has not handed it over. */
+function addActivated(inheritance: Inheritance, { logger }: Settings): void {
+  for (const activated of listenFds({ logger })) inheritance.addActivated(activated);
 }
 
 /** Inherits what a plain server sends; gives the connection, over which the server is told that it is served. */

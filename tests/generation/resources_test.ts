@@ -96,7 +96,7 @@ test("listen() finds an inherited listener by the address it is bound to, and na
   assertThrows(
     () => next.listen({ hostname: "127.0.0.1", port: three }),
     AddrInUse,
-    `the previous generation listens on 0.0.0.0:${three}`,
+    `is bound to 0.0.0.0:${three}`,
   );
   await next.ready();
   await next.stop();

@@ -1,0 +1,271 @@
+/**
+ * What a generation tells the service manager of its process, systemd or `cli.ts hold`: that it accepts, which process is
+ * the main one of the unit, and which sockets to keep for a start after a crash.
+ *
+ * All generations of a service live in one unit. When its main process ends, systemd reads the unit's PID file before it
+ * gives the unit up: the process of the unit that is named there is the main one from then on. So a generation writes
+ * that file before it accepts, and its predecessor writes it again if it takes the service back.
+ *
+ * A unit without PIDFile= is told by MAINPID= in the same places. A main process that is no child of systemd is not waited
+ * for at a stop: the generation becomes one at the end of its probation, and has systemd look at it again.
+ *
+ * @module
+ */
+
+import { closeAll } from "../../ffi/fd.ts";
+import { readText, replaceFile } from "../../ffi/file.ts";
+import { isReady } from "../../ffi/poll.ts";
+import { variable } from "../../ffi/proc.ts";
+import { quoted } from "../../ffi/quote.ts";
+import { socketPair } from "../../ffi/socket.ts";
+import { socketCookie } from "../../ffi/socket_options.ts";
+import type { Logger } from "../logger.ts";
+import { notify, notifyVariable } from "../systemd/notify.ts";
+import { type StoredSocket, storeName } from "../systemd/store_name.ts";
+import { pause } from "../time.ts";
+import { endStarter } from "./child.ts";
+import type { Inheritance } from "./inheritance.ts";
+import { mainProcess } from "./main_process.ts";
+import type { Resources } from "./resources.ts";
+
+/** What the service manager needs of its generation. */
+export interface ServiceManagerHost {
+  readonly number: number;
+  readonly logger: Logger;
+  readonly resources: Resources;
+  readonly inheritance: Inheritance;
+  readonly predecessor:
+    | { readonly pid: number; readonly invocation: string | undefined }
+    | undefined;
+}
+
+/** Microseconds by which the stop of a unit is extended, again and again while its last generation drains. */
+const extension = 10_000_000;
+
+/** Milliseconds between two extensions. */
+const extendInterval = 1000;
+
+/** Milliseconds for which the manager may take to read what it was sent. */
+const barrierTimeout = 5000;
+
+/** Milliseconds between two looks at whether it has. */
+const barrierInterval = 10;
+
+/** The unit's PID file (systemd.exec(5), PIDFILE). */
+const pidFile = () => variable("PIDFILE");
+
+/** Whether this process is to stay a child of its starter until its probation is over: a MAINPID= may be taken back then. */
+export function isToldByMainPid(): boolean {
+  return variable(notifyVariable) !== undefined && pidFile() === undefined;
+}
+
+/** The service manager, as far as one generation speaks for the unit; each method is without effect otherwise. */
+export class ServiceManager {
+  /** The unit that the generation speaks for, by its INVOCATION_ID; undefined where it speaks for none. */
+  readonly invocation: string | undefined;
+  readonly #host: ServiceManagerHost;
+  /** The process that systemd is to know as the main one. */
+  readonly #main: number;
+  /** Whether the generation follows another one in the same unit. */
+  readonly #isSuccessor: boolean;
+  /** The names of the sockets in the store, with their cookies; undefined until the generation is proven. */
+  readonly #stored: Map<string, bigint>;
+  #isProven = false;
+  #watchdog: ReturnType<typeof setInterval> | undefined;
+  #extending: ReturnType<typeof setInterval> | undefined;
+
+  constructor(host: ServiceManagerHost) {
+    this.#host = host;
+    const own = variable(notifyVariable) === undefined
+      ? undefined
+      : variable("INVOCATION_ID") ?? "";
+    const { predecessor, inheritance } = host;
+    this.#isSuccessor = own !== undefined && predecessor?.invocation === own;
+    const main = own === undefined || this.#isSuccessor ? undefined : mainProcess();
+    this.#main = main ?? Deno.pid;
+    this.invocation = this.#isSuccessor || main !== undefined ? own : undefined;
+    const isKept = this.invocation !== undefined && (this.#isSuccessor || !predecessor);
+    this.#stored = isKept ? inheritance.storeNames() : new Map();
+  }
+
+  /** Has the unit live as long as this generation: to be called before it accepts, and when it accepts again. */
+  claim(): void {
+    if (this.invocation === undefined) return;
+    const path = pidFile();
+    if (path === undefined) {
+      // The first main process is known.
+      if (this.#isSuccessor) this.#tell(mainPid(this.#main));
+      return;
+    }
+    const attempt = `Cannot write the PID file ${quoted(path)} of this unit`;
+    try {
+      replaceFile(path, `${this.#main}\n`, attempt);
+    } catch (error) {
+      this.#host.logger.error?.(
+        `${attempt}: its directory has to belong to the user of the service (RuntimeDirectory=)`,
+        error,
+      );
+      this.#tell(mainPid(this.#main));
+    }
+  }
+
+  /** Tells that the generation accepts. */
+  accepting(): void {
+    const { number, predecessor } = this.#host;
+    const meanwhile = this.#isSuccessor
+      ? `; generation ${number - 1}, process ${predecessor!.pid}, stands by`
+      : "";
+    this.#tell(`READY=1\nSTATUS=Generation ${number}, process ${Deno.pid}, accepts${meanwhile}`);
+    this.#watch();
+  }
+
+  /** Tells that the generation has lived through its probation, and stores its sockets. */
+  async proven(): Promise<void> {
+    if (isToldByMainPid()) endStarter();
+    if (this.invocation === undefined) return;
+    this.#tell(`STATUS=Generation ${this.#host.number}, process ${Deno.pid}, serves`);
+    this.#isProven = true;
+    this.store();
+    if (this.#isSuccessor && isToldByMainPid()) await this.#becomeChild();
+  }
+
+  /**
+   * Has systemd look anew whether this process is its child: it does so when the main process is another one than before
+   * (src/core/service.c, `service_set_main_pid`).
+   */
+  async #becomeChild(): Promise<void> {
+    const { logger } = this.#host;
+    try {
+      const command = new Deno.Command("/bin/sh", { args: ["-c", "read _"], stdin: "piped" });
+      const other = command.spawn();
+      this.#tell(`MAINPID=${other.pid}`);
+      this.#tell(`MAINPID=${Deno.pid}`);
+      await this.#barrier();
+      await other.stdin.close();
+      await other.status;
+    } catch (error) {
+      logger.warn?.(
+        "Cannot have systemd wait for this process at a stop of its unit; give the unit a PIDFile=",
+        error,
+      );
+    }
+  }
+
+  /** Waits until the manager has read all that it was sent: it closes a descriptor then (sd_notify_barrier(3)). */
+  async #barrier(): Promise<void> {
+    const [here, there] = socketPair();
+    try {
+      const isSent = notify("BARRIER=1", [there], this.#host);
+      closeAll([there]);
+      for (let left = isSent ? barrierTimeout : 0; left > 0; left -= barrierInterval) {
+        if (isReady(here, "readable")) return;
+        await pause(barrierInterval);
+      }
+    } finally {
+      closeAll([here]);
+    }
+  }
+
+  /**
+   * Puts the sockets into the store, and takes out those that the generation has not, or has closed. Before the end of the
+   * probation the store stays that of the predecessor. A socket unit keeps its own.
+   */
+  store(): void {
+    if (!this.#isProven) return;
+    const offered = this.#host.resources.offered().filter(({ item }) =>
+      (item.kind === "listener" || item.kind === "datagram") && !item.activated
+    );
+    const wanted = new Map(offered.map(({ item, fd }) => [storeName(item as StoredSocket), fd]));
+    for (const [name, cookie] of this.#stored) {
+      const fd = wanted.get(name);
+      if (fd && socketCookie(fd.raw) === cookie) continue;
+      this.#tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
+      this.#stored.delete(name);
+    }
+    for (const [name, fd] of wanted) {
+      if (this.#stored.has(name)) continue;
+      // Without FDPOLL=0 systemd closes a descriptor that reports an error.
+      notify(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, [fd], this.#host);
+      this.#stored.set(name, socketCookie(fd.raw));
+    }
+  }
+
+  /** A successor accepts: process `pid`. */
+  handedTo(pid: number): void {
+    if (this.invocation === undefined) return;
+    this.withdraw();
+    // Heard with NotifyAccess=main too, where the successor is not.
+    if (pidFile() === undefined) this.#tell(mainPid(pid));
+    const group = readText(`/proc/${pid}/cgroup`);
+    if (group === undefined || group === readText("/proc/self/cgroup") || isService(group)) return;
+    this.#host.logger.warn?.(
+      `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
+        "it, and removes the RuntimeDirectory= of the unit when this process ends. Under systemd, restart by " +
+        "`systemctl reload` or the command line",
+    );
+  }
+
+  /** The successor has failed, and this generation accepts, or goes on. */
+  takenBack(): void {
+    if (this.invocation === undefined) return;
+    if (pidFile() === undefined) this.#tell(mainPid(this.#main));
+    else this.claim();
+    const { number } = this.#host;
+    this.#tell(
+      `STATUS=Generation ${number}, process ${Deno.pid}, serves; generation ${
+        number + 1
+      } has failed`,
+    );
+    this.#watch();
+  }
+
+  /** Stops telling that this process is alive: it does not accept. */
+  withdraw(): void {
+    clearInterval(this.#watchdog);
+    this.#watchdog = undefined;
+  }
+
+  /** Pings the watchdog twice in its time (sd_watchdog_enabled(3)); WATCHDOG_PID is the number of the first generation. */
+  #watch(): void {
+    const time = Number(variable("WATCHDOG_USEC") ?? 0) / 1000;
+    if (this.invocation === undefined || !(time > 0) || this.#watchdog !== undefined) return;
+    const ping = () => this.#tell("WATCHDOG=1");
+    ping();
+    this.#watchdog = setInterval(ping, time / 2);
+    Deno.unrefTimer(this.#watchdog);
+  }
+
+  /**
+   * Tells that the service stops, and extends the time that the manager has for that, until `ended()`. Not for a generation
+   * with a successor: the whole unit would be ended.
+   */
+  stopping(): void {
+    if (this.invocation === undefined || this.#extending !== undefined) return;
+    const extend = `EXTEND_TIMEOUT_USEC=${extension}`;
+    this.#tell(
+      `STOPPING=1\nSTATUS=Generation ${this.#host.number}, process ${Deno.pid}, drains\n${extend}`,
+    );
+    this.#extending = setInterval(() => this.#tell(extend), extendInterval);
+    Deno.unrefTimer(this.#extending);
+  }
+
+  /** The generation has ended. */
+  ended(): void {
+    this.withdraw();
+    clearInterval(this.#extending);
+  }
+
+  #tell(state: string): void {
+    if (this.invocation !== undefined) notify(state, [], this.#host);
+  }
+}
+
+/** Tells systemd which process is the main one. */
+function mainPid(pid: number): string {
+  return `MAINPID=${pid}`;
+}
+
+/** Whether the process of a cgroup belongs to a service (cgroups(7)). */
+function isService(group: string): boolean {
+  return group.split("\n").some((line) => line.endsWith(".service") && !line.includes("/user@"));
+}
