@@ -45,7 +45,9 @@ export class Clients implements AsyncDisposable {
 
   /** Waits until a process answers that is none of these; resolves to its number inside. */
   async answeredByOther(...known: number[]): Promise<number> {
-    const line = await this.#until(({ pid }) => pid !== undefined && !known.includes(pid as number));
+    const line = await this.#until(({ pid }) =>
+      pid !== undefined && !known.includes(pid as number)
+    );
     return line.pid as number;
   }
 

@@ -43,8 +43,8 @@ const template: Units = {
   "app@.service.d/test.conf": test["app.service.d/test.conf"],
 };
 
-const restartCommand =
-  "/usr/bin/deno run -A /srv/app/graceful/lib/cli.ts restart /run/app/app.sock".split(" ");
+const restartCommand = "/usr/bin/deno run -A /srv/app/graceful/lib/cli.ts restart /run/app/app.sock"
+  .split(" ");
 
 const reloads = (count: number) => async (service: Service) => {
   await service.nextAnswers();

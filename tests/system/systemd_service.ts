@@ -177,9 +177,7 @@ export class Service implements AsyncDisposable {
 
   /** Waits until the unit is in a state, such as "inactive". */
   async becomes(state: string): Promise<void> {
-    await until(async () =>
-      await this.bed.systemd.property(this.unit, "ActiveState") === state
-    );
+    await until(async () => await this.bed.systemd.property(this.unit, "ActiveState") === state);
   }
 
   /** Stops the clients, and looks at what is left of the unit. */
