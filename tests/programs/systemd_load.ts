@@ -3,8 +3,8 @@
  * connection for each request, two whose requests take 1.5 s, and one that keeps its connection. Prints a line of JSON
  * for each process that answers for the first time, and the figures at the end.
  *
- * Reads lines: `kill PID` (SIGKILL), `killed TIME` (another process was), `slow MS` (one more request), `quiet` (no new
- * requests), `stop`.
+ * Reads lines: `kill PID` (SIGKILL), `killed TIME` (another process was), `slow MS` (one more request), `more N` (says
+ * when N more were answered), `quiet` (no new requests), `stop`.
  *
  * @module
  */
@@ -16,6 +16,7 @@ const port = Number(Deno.args[0]);
 const limit = 20_000;
 
 let requests = 0;
+let answered = 0;
 /** With the time when a connection was opened, and that of its failure. */
 const failures: { kind: Failure; began: number; ended: number }[] = [];
 const kills: number[] = [];
@@ -78,6 +79,7 @@ class Client {
 }
 
 function seen(pid: number): void {
+  answered++;
   if (processes.has(pid)) return;
   processes.add(pid);
   print({ pid });
@@ -149,6 +151,13 @@ async function slow(ms: number): Promise<void> {
   print({ slow: ms, by: await answer ?? null });
 }
 
+/** Prints when so many more requests are answered. */
+async function more(count: number): Promise<void> {
+  const wanted = answered + count;
+  while (answered < wanted) await pause(5);
+  print({ more: count });
+}
+
 /** Whether a killed process had the connection: it was open at that moment, and failed soon after. */
 function isHeld({ kind, began, ended }: typeof failures[number]): boolean {
   if (kind !== "reset" && kind !== "cut") return false;
@@ -178,6 +187,8 @@ for await (const line of lines()) {
     Deno.kill(Number(number), "SIGKILL");
   } else if (command === "killed") {
     kills.push(Number(number));
+  } else if (command === "more") {
+    void more(Number(number));
   } else if (command === "slow") {
     slowOnes.push(slow(Number(number)));
   } else {

@@ -41,6 +41,8 @@ function row(...cells: unknown[]): string {
 export async function runScenario(bed: Bed, scenario: Scenario): Promise<Result> {
   await using service = await bed.begin(scenario.units, scenario.unit);
   await scenario.act(service);
+  // The service that is left goes on.
+  if (scenario.left === 1) await service.clients.more(300);
   return await service.result();
 }
 

@@ -71,6 +71,12 @@ export class Clients implements AsyncDisposable {
     return async () => (await this.#until(({ slow }) => slow === ms)).by as number | null;
   }
 
+  /** Waits until so many more requests are answered: a number that was not waited for yet. */
+  async more(count: number): Promise<void> {
+    await this.#child.tell(`more ${count}`);
+    await this.#until(({ more }) => more === count);
+  }
+
   /** Waits until every request is answered, and sends no more, except `slow` ones. */
   async quiet(): Promise<void> {
     await this.#child.tell("quiet");
