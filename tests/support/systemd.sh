@@ -30,6 +30,10 @@ if [ "$1" = inside ]; then
   done
   ln -s /proc/self/fd dev/fd
   mkdir -m 1777 dev/shm
+  # PrivateDevices= mounts it again.
+  mkdir dev/pts
+  mount -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts dev/pts
+  ln -s pts/ptmx dev/ptmx
   echo 0123456789abcdef0123456789abcdef > etc/machine-id
   : > etc/fstab
   for pair in "$@"; do
