@@ -8,6 +8,8 @@ import { runTool, secondsSince, UsageError } from "../support/command_line.ts";
 import { systemdMissing } from "../support/systemd.ts";
 import { installTree } from "./systemd_tree.ts";
 import { Bed, type Result } from "./systemd_service.ts";
+import { facts } from "../systemd/facts.ts";
+import { Stage } from "../systemd/actor.ts";
 import { type Scenario, scenarios } from "./systemd_scenarios.ts";
 
 const usage = `Usage: deno task systemd [options]
@@ -22,6 +24,7 @@ Exits with 0 when every case is as it should be, with 1 when one is not, with 2 
   --case TEXT    only the cases whose name contains TEXT
   --root NAME    the systemd of another installation: trixie (257), which debootstrap installs in ~/.cache,
                  or the path of a root
+  --facts        the rules of systemd that the library relies on, instead of the cases: without the library
   --journal      print the journal of the unit after a case that fails
   --list         print the names of the cases
   --help         print this
@@ -61,12 +64,29 @@ export function faultsOf(scenario: Scenario, result: Result): string[] {
   return faults;
 }
 
+/** Tries the rules of systemd, and prints each. */
+async function tryFacts(tree: string | undefined): Promise<boolean> {
+  await using stage = await Stage.boot({ tree });
+  let isFine = true;
+  for (const { rule, check } of facts) {
+    try {
+      await check(stage);
+      console.log(`ok      ${rule}`);
+    } catch (error) {
+      isFine = false;
+      console.log(`FAILED  ${rule}: ${(error as Error).message}`);
+    }
+  }
+  return isFine;
+}
+
 if (import.meta.main) {
   await runTool(usage, {
     options: {
       case: { type: "string", default: "" },
       root: { type: "string" },
       journal: { type: "boolean", default: false },
+      facts: { type: "boolean", default: false },
       list: { type: "boolean", default: false },
     },
   }, async ({ values }) => {
@@ -82,6 +102,7 @@ if (import.meta.main) {
       console.error(`No systemd can be booted here: ${missing}`);
       return false;
     }
+    if (values.facts) return await tryFacts(tree);
     await using bed = await Bed.boot({ tree, limit: 60 + 60 * chosen.length });
     const { stdout } = await bed.systemd.run("systemctl", "--version");
     console.log(stdout.split("\n")[0]);

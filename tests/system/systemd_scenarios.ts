@@ -196,7 +196,7 @@ function common(prefix: string, units: Units, count: number): Scenario[] {
     { left = 1, restarts = 0 }: { left?: 0 | 1; restarts?: number } = {},
   ): Scenario => ({ name: `${prefix}: ${name}`, units, unit: "app.service", act, left, restarts });
   return [
-    row(`${count} reloads`, reloads(count)),
+    row(`${count} reload${count > 1 ? "s" : ""}`, reloads(count)),
     row("kill -9 of the new one, 0.05 s after ready", killNew(50)),
     row("kill -9 of the new one, 0.9 s after ready", killNew(900)),
     row("kill -9 of the old one, 0.05 s after ready", killOld(50)),
@@ -266,3 +266,24 @@ export const scenarios: Scenario[] = [
     control: "lost",
   },
 ];
+
+/** The short form, for the tests: the scenarios of each kind that take the least time. */
+export const shortScenarios: Scenario[] = [
+  ...common("alone", alone, 3),
+  ...common("socket", socket, 1),
+  ...scenarios,
+].filter(({ name }) =>
+  [
+    "alone: 3 reloads",
+    "alone: kill -9 of the new one, 0.05 s after ready",
+    "alone: kill -9 of the old one, 0.05 s after ready",
+    "alone: stop while the old one drains",
+    "alone: restart",
+    "alone: reload of a release that throws",
+    "alone: kill -9 of the only one, twice",
+    "socket: 1 reload",
+    "socket: kill -9 of the only one, twice",
+    "Type=simple: restart is refused",
+    "control: kill -9 of the only one, no FileDescriptorStoreMax",
+  ].includes(name)
+).filter(({ name }, i, all) => all.findIndex((other) => other.name === name) === i);

@@ -8,6 +8,9 @@ import { Directory } from "../support/directory.ts";
 import { Systemd } from "../support/systemd.ts";
 import { until } from "../support/until.ts";
 
+/** The program that runs an actor, in every installation. */
+export const python = "/usr/bin/python3";
+
 /** A descriptor that systemd has passed to an actor. */
 export interface Passed {
   name: string;
@@ -68,22 +71,20 @@ export class Actor {
 /** A systemd whose units are actors. */
 export class Stage implements AsyncDisposable {
   readonly #directory: Directory;
-  readonly #python: string;
 
-  private constructor(readonly systemd: Systemd, directory: Directory, python: string) {
+  private constructor(readonly systemd: Systemd, directory: Directory) {
     this.#directory = directory;
-    this.#python = python;
   }
 
-  /** Boots. @param python The path of Python inside. */
+  /** Boots. @param tree The root of another installation, with Python. */
   static async boot(
-    { tree, python }: { tree?: string; python: string },
+    { tree }: { tree?: string } = {},
   ): Promise<Stage> {
     const directory = new Directory();
     const program = new URL("../programs/systemd_actor.py", import.meta.url).pathname;
     Deno.copyFileSync(program, directory.join("actor.py"));
     const systemd = await Systemd.boot({ tree, binds: { [directory.path]: directory.path } });
-    return new Stage(systemd, directory, python);
+    return new Stage(systemd, directory);
   }
 
   /** A directory with the same path inside and outside. */
@@ -108,7 +109,7 @@ export class Stage implements AsyncDisposable {
       "[Service]",
       "Type=notify",
       "NotifyAccess=all",
-      `ExecStart=${this.#python} ${this.path}/actor.py ${this.path} ${name}`,
+      `ExecStart=${python} ${this.path}/actor.py ${this.path} ${name}`,
       ...settings,
     ];
     const files = { [`${name}.service`]: `${service.join("\n")}\n` };

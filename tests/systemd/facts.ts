@@ -26,7 +26,7 @@ async function put(actor: Actor, name: string): Promise<void> {
 const names = async (actor: Actor) => (await actor.passed()).map(({ name }) => name);
 
 /** Messages, and the main process of a unit. */
-export const mainProcessFacts: Fact[] = [
+const mainProcessFacts: Fact[] = [
   {
     rule: "NotifyAccess=main drops the messages of a child, NotifyAccess=all reads them",
     check: async (stage) => {
@@ -183,7 +183,7 @@ export const mainProcessFacts: Fact[] = [
 ];
 
 /** Stop and reload. */
-export const stopFacts: Fact[] = [
+const stopFacts: Fact[] = [
   {
     rule: "KillMode=mixed kills the others the moment that the main process has ended",
     check: async (stage) => {
@@ -244,7 +244,7 @@ export const stopFacts: Fact[] = [
 ];
 
 /** Socket units and the store. */
-export const storeFacts: Fact[] = [
+const storeFacts: Fact[] = [
   {
     rule: "the store gives its descriptors after those of socket units, the last stored one first",
     check: async (stage) => {
@@ -411,3 +411,6 @@ export const storeFacts: Fact[] = [
     },
   },
 ];
+
+/** All rules, in the order in which they are tried. */
+export const facts: Fact[] = [...mainProcessFacts, ...stopFacts, ...storeFacts];

@@ -7,16 +7,16 @@
 import { errorOf } from "../support/deno_versions.ts";
 import { test } from "../support/guard.ts";
 import { systemdMissing } from "../support/systemd.ts";
-import { Stage } from "./actor.ts";
-import { mainProcessFacts, stopFacts, storeFacts } from "./facts.ts";
+import { python, Stage } from "./actor.ts";
+import { facts } from "./facts.ts";
 
 const missing = await systemdMissing() ??
-  await errorOf("/usr/bin/python3", "--version").then((error) => error && `no Python: ${error}`);
+  await errorOf(python, "--version").then((error) => error && `no Python: ${error}`);
 if (missing !== undefined) console.log(`facts_test.ts: systemd is not tried: ${missing}`);
 
 test("systemd does what the library relies on", { ignore: missing !== undefined }, async (t) => {
-  await using stage = await Stage.boot({ python: "/usr/bin/python3" });
-  for (const { rule, check } of [...mainProcessFacts, ...stopFacts, ...storeFacts]) {
+  await using stage = await Stage.boot();
+  for (const { rule, check } of facts) {
     await t.step(rule, () => check(stage));
   }
 });
