@@ -127,10 +127,10 @@ export class Systemd implements AsyncDisposable {
     return await this.systemctl("show", "--value", "--property", name, unit);
   }
 
-  /** The journal of a unit, a line a message, in the order in which they were written. */
-  async journal(unit: string): Promise<string> {
-    const { stdout } = await this.run("journalctl", "--quiet", "--output=cat", "--unit", unit);
-    return stdout;
+  /** The journal of a unit, a line a message; from a time on, in milliseconds of Date.now(). */
+  async journal(unit: string, since = 0): Promise<string> {
+    const options = ["--quiet", "--output=cat", `--since=@${since / 1000}`, "--unit", unit];
+    return (await this.run("journalctl", ...options)).stdout;
   }
 
   /** Writes unit files, such as `{ "app.service": "[Service]...", "app.service.d/a.conf": ... }`, and loads them. */

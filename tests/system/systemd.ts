@@ -126,7 +126,7 @@ if (import.meta.main) {
       isFine &&= faults.length === 0;
       for (const fault of faults) console.log(`  FAILED after ${secondsSince(began)}: ${fault}`);
       if (faults.length > 0 && values.journal) {
-        console.log(await bed.systemd.journal(scenario.unit));
+        console.log(await bed.journal(scenario.unit));
       }
       await bed.clean();
     }

@@ -25,23 +25,34 @@ export interface Scenario {
   control?: "refused" | "lost";
 }
 
-const test = { "app.service.d/test.conf": dropIn(`Environment=PROBATION=${probation}`) };
-const alone: Units = { "app.service": exampleUnit("alone/app.service"), ...test };
-const socket: Units = {
+/** The drop-in of the tests. @param probation How long the previous generation stands by, in milliseconds. */
+const probationOf = (probation: number) => dropIn(`Environment=PROBATION=${probation}`);
+const alone = (standBy = probation): Units => ({
+  "app.service": exampleUnit("alone/app.service"),
+  "app.service.d/test.conf": probationOf(standBy),
+});
+const socket = (standBy = probation): Units => ({
   "app.socket": exampleUnit("socket/app.socket"),
   "app.service": exampleUnit("socket/app.service"),
-  ...test,
-};
+  "app.service.d/test.conf": probationOf(standBy),
+});
 const hardened = (units: Units): Units => ({
   ...units,
   "app.service.d/hardened.conf": exampleUnit("hardened/app.service.d/hardened.conf"),
 });
 /** MAINPID= takes the place of the PID file. */
-const noPidFile: Units = { ...alone, "app.service.d/pid.conf": dropIn("PIDFile=") };
+const noPidFile: Units = { ...alone(), "app.service.d/pid.conf": dropIn("PIDFile=") };
 const template: Units = {
   "app@.service": exampleUnit("template/app@.service"),
-  "app@.service.d/test.conf": test["app.service.d/test.conf"],
+  "app@.service.d/test.conf": probationOf(probation),
 };
+
+/** A unit as a beginner writes it. */
+const simple = dropIn(
+  "ExecStart=/usr/bin/deno run -A /srv/app/main.ts",
+  "RuntimeDirectory=app",
+  "Restart=on-failure",
+);
 
 const restartCommand = "/usr/bin/deno run -A /srv/app/graceful/lib/cli.ts restart /run/app/app.sock"
   .split(" ");
@@ -75,9 +86,9 @@ const killOld = (after: number) => async (service: Service) => {
   await service.reload();
 };
 
-/** Stops while a request of 1.5 s is under way. */
-async function stopWith(service: Service, pending: number): Promise<void> {
-  const answer = await service.clients.slow(1500);
+/** Stops while a request of so many milliseconds is under way. */
+async function stopWith(service: Service, pending: number, ms = 1500): Promise<void> {
+  const answer = await service.clients.slow(ms);
   const stopped = service.control("stop");
   assertEquals(await answer(), pending, "the request under way is answered");
   assertEquals((await stopped).code, 0);
@@ -101,13 +112,14 @@ async function stopAfter(service: Service): Promise<void> {
 /** Stops while the old generation still answers a request. */
 async function stopDraining(service: Service): Promise<void> {
   const old = await service.nextAnswers();
-  const answer = await service.clients.slow(probation + 3500);
+  // It takes longer than the new generation does to stop: the main process ends first.
+  const answer = await service.clients.slow(probation + 3000);
   const reloading = service.control("reload");
   const next = await service.nextAnswers();
   assertEquals((await reloading).code, 0);
   assertEquals(service.processes().sort(), [old, next].sort());
   await service.clients.quiet();
-  await stopWith(service, next);
+  await stopWith(service, next, 500);
   assertEquals(await answer(), old, "the draining generation answers its request");
 }
 
@@ -136,7 +148,7 @@ async function brokenRelease(service: Service): Promise<void> {
   assertNotEquals(code, 0, "systemctl reload reports the failure");
   await service.alone(old);
   assertStringIncludes(
-    await service.bed.systemd.journal(service.unit),
+    await service.bed.journal(service.unit),
     "This release is broken",
   );
   service.bed.program("example");
@@ -214,12 +226,12 @@ function common(prefix: string, units: Units, count: number): Scenario[] {
 
 /** All scenarios, in the order of the table. */
 export const scenarios: Scenario[] = [
-  ...common("alone", alone, 20),
-  ...common("socket", socket, 5),
+  ...common("alone", alone(), 20),
+  ...common("socket", socket(), 5),
   ...common("no PIDFile", noPidFile, 5),
-  ...common("hardened", hardened(alone), 3)
+  ...common("hardened", hardened(alone()), 3)
     .filter(({ name }) => /reloads|new one, 0.05|stop after|only one/.test(name)),
-  ...common("hardened, socket", hardened(socket), 3)
+  ...common("hardened, socket", hardened(socket()), 3)
     .filter(({ name }) => /reloads|only one/.test(name)),
   {
     name: "template: from a to b and back",
@@ -231,7 +243,7 @@ export const scenarios: Scenario[] = [
   },
   {
     name: "Type=simple: restart is refused",
-    units: { ...alone, "app.service.d/type.conf": dropIn("Type=simple", "NotifyAccess=none") },
+    units: { "app.service": simple },
     unit: "app.service",
     act: refuses,
     left: 1,
@@ -239,7 +251,7 @@ export const scenarios: Scenario[] = [
   },
   {
     name: "control: kill -9 of the only one, no FileDescriptorStoreMax",
-    units: { ...alone, "app.service.d/store.conf": dropIn("FileDescriptorStoreMax=0") },
+    units: { ...alone(), "app.service.d/store.conf": dropIn("FileDescriptorStoreMax=0") },
     unit: "app.service",
     act: killOnly,
     left: 1,
@@ -248,7 +260,7 @@ export const scenarios: Scenario[] = [
   },
   {
     name: "control: stop while the old one drains, KillMode=mixed",
-    units: { ...alone, "app.service.d/kill.conf": dropIn("KillMode=mixed") },
+    units: { ...alone(), "app.service.d/kill.conf": dropIn("KillMode=mixed") },
     unit: "app.service",
     act: async (service) => {
       const old = await service.nextAnswers();
@@ -269,8 +281,8 @@ export const scenarios: Scenario[] = [
 
 /** The short form, for the tests: the scenarios of each kind that take the least time. */
 export const shortScenarios: Scenario[] = [
-  ...common("alone", alone, 3),
-  ...common("socket", socket, 1),
+  ...common("alone", alone(500), 3),
+  ...common("socket", socket(500), 1),
   ...scenarios,
 ].filter(({ name }) =>
   [

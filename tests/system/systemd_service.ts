@@ -58,6 +58,8 @@ if (crashes.length > 0) {
 export class Bed implements AsyncDisposable {
   readonly systemd: Systemd;
   readonly #app: Directory;
+  /** When the scenario began. */
+  #began = 0;
 
   private constructor(systemd: Systemd, app: Directory) {
     this.systemd = systemd;
@@ -80,10 +82,16 @@ export class Bed implements AsyncDisposable {
 
   /** Writes the units and the example, starts a unit, and loads it with clients once it is ready. */
   async begin(units: Units, unit: string): Promise<Service> {
+    this.#began = Date.now();
     this.program("example");
     await this.systemd.write(units);
     if ("app.socket" in units) await this.systemd.systemctl("start", "app.socket");
     await this.systemd.systemctl("start", unit);
+    if (!Object.values(units).some((text) => text.includes("Type=notify"))) {
+      // systemd does not know when it serves.
+      const connect = ["bash", "-c", `: < /dev/tcp/127.0.0.1/${port}`];
+      await until(async () => (await this.systemd.run(...connect)).code === 0);
+    }
     return new Service(this, unit);
   }
 
@@ -92,6 +100,11 @@ export class Bed implements AsyncDisposable {
     Deno.writeFileSync(this.#app.join("crashes"), new Uint8Array(crashes));
     Deno.writeTextFileSync(this.#app.join("crash-times"), "");
     Deno.writeTextFileSync(this.#app.join("main.ts"), programs[name]());
+  }
+
+  /** The journal of a unit since the scenario began. */
+  async journal(unit: string): Promise<string> {
+    return await this.systemd.journal(unit, this.#began);
   }
 
   /** When the program "crashes" has killed itself, in milliseconds of Date.now(). */

@@ -20,7 +20,7 @@ test("services under systemd lose no request", { ignore: missing !== undefined }
     await t.step(scenario.name, async () => {
       try {
         const result = await runScenario(bed, scenario);
-        assertEquals(faultsOf(scenario, result), [], await bed.systemd.journal(scenario.unit));
+        assertEquals(faultsOf(scenario, result), [], await bed.journal(scenario.unit));
         assert(result.requests > 0);
       } finally {
         await bed.clean();
