@@ -73,7 +73,6 @@ started=
 finish() {
   # timeout(1) is the leader of a process group; when PID 1 of the namespace dies, all in there do.
   [ -z "$started" ] || kill -KILL -- "-$started" 2>/dev/null || true
-  [ -z "$started" ] || wait "$started" 2>/dev/null || true
   for _ in {1..100}; do
     [ -d "$group" ] || break
     find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05
@@ -89,6 +88,7 @@ mkdir "$group" "$directory/root"
     --kill-child=KILL --cgroup --uts --ipc --net bash "$0" inside "$tree" "$directory" "$@"
 ) > "$directory/log" 2>&1 < /dev/null &
 started=$!
+disown # bash would report that it was killed
 
 children() { cat "/proc/$1/task/$1/children" 2>/dev/null || true; }
 one=

@@ -10,7 +10,7 @@
 
 import { Directory } from "./directory.ts";
 import { errorOf } from "./deno_versions.ts";
-import { until } from "./until.ts";
+import { soon } from "./until.ts";
 
 /** How a command ended. */
 export interface Output {
@@ -92,7 +92,7 @@ export class Systemd implements AsyncDisposable {
       throw new Error(`systemd does not boot in namespaces: ${log || "no reason is in its log"}`);
     }
     const systemd = new Systemd(process, directory, line.split(" "));
-    await until(async () => {
+    await soon(async () => {
       const { stdout } = await systemd.run("systemctl", "is-system-running");
       return ["running\n", "degraded\n"].includes(stdout);
     });

@@ -5,7 +5,7 @@
  */
 
 import { runTool, secondsSince, UsageError } from "../support/command_line.ts";
-import { systemdMissing } from "../support/systemd.ts";
+import { Systemd, systemdMissing } from "../support/systemd.ts";
 import { installTree } from "./systemd_tree.ts";
 import { Bed, type Result } from "./systemd_service.ts";
 import { facts } from "../systemd/facts.ts";
@@ -64,6 +64,13 @@ export function faultsOf(scenario: Scenario, result: Result): string[] {
   return faults;
 }
 
+/** The first line of `systemctl --version`. */
+async function versionOf(tree: string | undefined): Promise<string> {
+  await using systemd = await Systemd.boot({ tree });
+  const { stdout } = await systemd.run("systemctl", "--version");
+  return stdout.split("\n")[0];
+}
+
 /** Tries the rules of systemd, and prints each. */
 async function tryFacts(tree: string | undefined): Promise<boolean> {
   await using stage = await Stage.boot({ tree });
@@ -103,15 +110,15 @@ if (import.meta.main) {
       return false;
     }
     if (values.facts) return await tryFacts(tree);
-    await using bed = await Bed.boot({ tree, limit: 60 + 60 * chosen.length });
-    const { stdout } = await bed.systemd.run("systemctl", "--version");
-    console.log(stdout.split("\n")[0]);
+    console.log(await versionOf(tree));
     console.log(
       row("case", "requests", "refused", "lost", "held", "left", "main", "NRestarts"),
     );
     let isFine = true;
     for (const scenario of chosen) {
       const began = performance.now();
+      // A systemd for each case: nothing of one is left for the next.
+      await using bed = await Bed.boot({ tree });
       let faults: string[];
       try {
         const result = await runScenario(bed, scenario);
@@ -121,14 +128,13 @@ if (import.meta.main) {
         faults = faultsOf(scenario, result);
       } catch (error) {
         console.log(row(scenario.name));
-        faults = [(error as Error).message];
+        faults = [(error as Error).message.replaceAll(/\n\s*/g, " ")];
       }
       isFine &&= faults.length === 0;
       for (const fault of faults) console.log(`  FAILED after ${secondsSince(began)}: ${fault}`);
       if (faults.length > 0 && values.journal) {
         console.log(await bed.journal(scenario.unit));
       }
-      await bed.clean();
     }
     return isFine;
   });

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { pause } from "../../lib/time.ts";
 import { dropIn, exampleUnit, probation, type Service, type Units } from "./systemd_service.ts";
-import { until } from "../support/until.ts";
+import { soon } from "../support/until.ts";
 
 /** One row of the table. */
 export interface Scenario {
@@ -165,7 +165,7 @@ async function crashLoop(service: Service): Promise<void> {
   const first = await service.nextAnswers();
   service.bed.program("crashes", 5);
   await service.clients.kill(first);
-  await until(async () => await service.restarts() === 6);
+  await soon(async () => await service.restarts() === 6);
   await service.becomes("active");
   await service.alone(await service.mainPid());
   await service.clients.killedAt(service.bed.crashTimes());

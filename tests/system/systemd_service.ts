@@ -7,7 +7,7 @@
 import { assertEquals } from "@std/assert";
 import { Directory } from "../support/directory.ts";
 import { type Output, Systemd } from "../support/systemd.ts";
-import { until } from "../support/until.ts";
+import { soon } from "../support/until.ts";
 import { Clients, type Figures } from "./systemd_clients.ts";
 
 const project = new URL("../../", import.meta.url);
@@ -90,7 +90,7 @@ export class Bed implements AsyncDisposable {
     if (!Object.values(units).some((text) => text.includes("Type=notify"))) {
       // systemd does not know when it serves.
       const connect = ["bash", "-c", `: < /dev/tcp/127.0.0.1/${port}`];
-      await until(async () => (await this.systemd.run(...connect)).code === 0);
+      await soon(async () => (await this.systemd.run(...connect)).code === 0);
     }
     return new Service(this, unit);
   }
@@ -182,7 +182,7 @@ export class Service implements AsyncDisposable {
 
   /** Waits until a process is the only one of the unit, and its main process. */
   async alone(inner: number): Promise<void> {
-    await until(async () => {
+    await soon(async () => {
       const all = this.processes();
       return all.length === 1 && all[0] === inner && await this.mainPid() === inner;
     });
@@ -190,7 +190,7 @@ export class Service implements AsyncDisposable {
 
   /** Waits until the unit is in a state, such as "inactive". */
   async becomes(state: string): Promise<void> {
-    await until(async () => await this.bed.systemd.property(this.unit, "ActiveState") === state);
+    await soon(async () => await this.bed.systemd.property(this.unit, "ActiveState") === state);
   }
 
   /** Stops the clients, and looks at what is left of the unit. */

@@ -6,7 +6,7 @@
 
 import { Directory } from "../support/directory.ts";
 import { Systemd } from "../support/systemd.ts";
-import { until } from "../support/until.ts";
+import { soon } from "../support/until.ts";
 
 /** The program that runs an actor, in every installation. */
 export const python = "/usr/bin/python3";
@@ -26,7 +26,7 @@ export class Actor {
   /** Has the process run a command; waits until it listens. */
   async ask(command: string, ...args: unknown[]): Promise<unknown> {
     let conn: Deno.Conn | undefined;
-    await until(async () => {
+    await soon(async () => {
       try {
         conn = await Deno.connect({ transport: "unix", path: `${this.path}/${this.name}` });
       } catch (error) {
@@ -127,7 +127,7 @@ export class Stage implements AsyncDisposable {
 
   /** Waits until a property of NAME.service has a value. */
   async is(name: string, property: string, value: string): Promise<void> {
-    await until(async () => await this.property(name, property) === value);
+    await soon(async () => await this.property(name, property) === value);
   }
 
   /** A property of NAME.service. */
@@ -146,7 +146,7 @@ export class Stage implements AsyncDisposable {
   async crash(name: string, actor: Actor): Promise<void> {
     const before = await actor.pid();
     this.systemd.kill(`${name}.service`, before, "SIGKILL");
-    await until(async () => {
+    await soon(async () => {
       const main = Number(await this.property(name, "MainPID"));
       return main !== 0 && main !== before;
     });

@@ -6,7 +6,7 @@
 
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { pathStatus, readText } from "../../ffi/file.ts";
-import { until } from "../support/until.ts";
+import { soon } from "../support/until.ts";
 import type { Actor, Stage } from "./actor.ts";
 
 /** A rule of systemd. */
@@ -89,7 +89,7 @@ const mainProcessFacts: Fact[] = [
       await stage.heard("alien", child);
       assert(await stage.isAlien("alien"));
       await main.ask("exit", 0);
-      await until(() => stage.systemd.processes("alien.service").length === 1);
+      await soon(() => stage.systemd.processes("alien.service").length === 1);
       const took = await stage.stop("alien");
       assert(took < 500, `it took ${took} ms`);
       assertEquals(child.terms(), []);
@@ -105,7 +105,7 @@ const mainProcessFacts: Fact[] = [
       await child.notify(`MAINPID=${pid}`);
       await stage.heard("dance", child);
       await main.ask("exit", 0);
-      await until(() => stage.systemd.processes("dance.service").length === 1);
+      await soon(() => stage.systemd.processes("dance.service").length === 1);
       const other = await child.ask("spawn", "dance-other");
       await child.notify(`MAINPID=${other}`);
       await child.notify(`MAINPID=${pid}`);
@@ -126,7 +126,7 @@ const mainProcessFacts: Fact[] = [
       await main.notify(`MAINPID=${await next.pid()}`);
       await stage.heard("orphan", next);
       await main.ask("exit", 0);
-      await until(() => stage.systemd.processes("orphan.service").length === 1);
+      await soon(() => stage.systemd.processes("orphan.service").length === 1);
       assert(!await stage.isAlien("orphan"));
       const took = await stage.stop("orphan");
       assert(took > 900, `it took ${took} ms`);
@@ -322,7 +322,7 @@ const storeFacts: Fact[] = [
       assertEquals(await names(main), ["a"]);
       const restarting = stage.systemd.systemctl("restart", "survives.service");
       const before = await main.pid();
-      await until(async () => {
+      await soon(async () => {
         const now = Number(await stage.property("survives", "MainPID"));
         return now !== 0 && now !== before;
       });
