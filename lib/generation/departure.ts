@@ -7,6 +7,7 @@
 import { HandoverError } from "../errors.ts";
 import type { WebSockets } from "../http/websockets.ts";
 import type { Logger } from "../logger.ts";
+import { expiring, unlessAborted } from "../time.ts";
 import type { UnixConn } from "../unix/conn.ts";
 import { releaseOutputPipes } from "./output.ts";
 import type { Control } from "./control.ts";
@@ -226,6 +227,7 @@ export class Departure {
         while (host.moves.size > 0) await Promise.allSettled(host.moves);
       },
       "remove the control path": () => released,
+      "wait for the previous generation": () => this.#awaitPredecessor(successor),
       "tell the next generation": async () => {
         // Behind the connections that were moved. The successor may have ended.
         const frame: Frame = { type: "progress", connections: 0 };
@@ -241,6 +243,20 @@ export class Departure {
         successor?.channel[Symbol.dispose]();
       },
     };
+  }
+
+  /**
+   * Ends after the predecessor, if this is the last generation of a unit: when the main process has ended, systemd sends
+   * SIGTERM once more to the processes that are left, and a second one ends a process at once.
+   */
+  async #awaitPredecessor(successor: Handover | undefined): Promise<void> {
+    const { manager, predecessor, takeover, settings } = this.#host;
+    if (successor || this.#isRolledBack || manager.invocation === undefined) return;
+    if (!takeover || predecessor!.gone) return;
+    const { drainTimeout, forceCloseAfter } = settings;
+    using late = expiring(drainTimeout + forceCloseAfter, () => new Error("That was all"));
+    // It has limits of its own, and may hang nevertheless.
+    await unlessAborted(takeover.alone, late.signal).catch(() => {});
   }
 
   /** Reports the number of connections that are left, again and again until `stopReporting()`. */
