@@ -4,9 +4,10 @@
  * @module
  */
 
-import { assert, assertEquals, assertNotEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { pause } from "../../lib/time.ts";
 import { dropIn, exampleUnit, probation, type Service, type Units } from "./systemd_service.ts";
+import type { Output } from "../support/systemd.ts";
 import { soon } from "../support/until.ts";
 
 /** One row of the table. */
@@ -62,11 +63,18 @@ const reloads = (count: number) => async (service: Service) => {
   for (let i = 0; i < count; i++) await service.reload();
 };
 
-/** Kills the new generation so many milliseconds after its first answer: the old one goes on. */
-const killNew = (after: number) => async (service: Service) => {
+/** Reloads, and resolves when the new generation has answered. */
+async function inProbation(
+  service: Service,
+): Promise<{ old: number; next: number; reloading: Promise<Output> }> {
   const old = await service.nextAnswers();
   const reloading = service.control("reload");
-  const next = await service.nextAnswers();
+  return { old, next: await service.nextAnswers(), reloading };
+}
+
+/** Kills the new generation so many milliseconds after its first answer: the old one goes on. */
+const killNew = (after: number) => async (service: Service) => {
+  const { old, next, reloading } = await inProbation(service);
   await pause(after);
   await service.clients.kill(next);
   assertNotEquals((await reloading).code, 0, "systemctl reload reports the failure");
@@ -76,9 +84,7 @@ const killNew = (after: number) => async (service: Service) => {
 
 /** Kills the old generation so many milliseconds after the first answer of the new one, which goes on. */
 const killOld = (after: number) => async (service: Service) => {
-  const old = await service.nextAnswers();
-  const reloading = service.control("reload");
-  const next = await service.nextAnswers();
+  const { old, next, reloading } = await inProbation(service);
   await pause(after);
   await service.clients.kill(old);
   await reloading;
@@ -125,9 +131,7 @@ async function stopDraining(service: Service): Promise<void> {
 
 /** Stops in the probation: neither generation goes on. */
 async function stopInProbation(service: Service): Promise<void> {
-  await service.nextAnswers();
-  const reloading = service.control("reload");
-  const next = await service.nextAnswers();
+  const { next, reloading } = await inProbation(service);
   await service.clients.quiet();
   await stopWith(service, next);
   await reloading;
@@ -259,23 +263,38 @@ export const scenarios: Scenario[] = [
     control: "refused",
   },
   {
-    name: "control: stop while the old one drains, KillMode=mixed",
-    units: { ...alone(), "app.service.d/kill.conf": dropIn("KillMode=mixed") },
+    // Only the old generation, which is the main process, gets SIGTERM; the new one serves until it is killed.
+    name: "control: stop in the probation, KillMode=mixed",
+    units: { ...alone(), "app.service.d/kill.conf": dropIn("KillMode=mixed", "TimeoutStopSec=3") },
     unit: "app.service",
     act: async (service) => {
-      const old = await service.nextAnswers();
-      const answer = await service.clients.slow(probation + 5000);
-      const reloading = service.control("reload");
-      const next = await service.nextAnswers();
-      assertEquals((await reloading).code, 0);
-      assert(service.processes().includes(old) && service.processes().includes(next));
+      const { reloading } = await inProbation(service);
       await service.clients.quiet();
-      await service.succeed("stop");
-      assertEquals(await answer(), null, "the request of the draining generation is lost");
+      const answer = await service.clients.slow(9000);
+      await service.control("stop");
+      assertEquals(await answer(), null, "the request under way is lost");
+      assertEquals(await service.bed.systemd.property(service.unit, "Result"), "timeout");
+      await reloading;
     },
     left: 0,
     restarts: 0,
     control: "lost",
+  },
+  {
+    name: "control: restartAsMain in a unit as a beginner writes it",
+    units: { "app.service": simple },
+    unit: "app.service",
+    act: async (service) => {
+      await service.nextAnswers();
+      service.bed.program("asMain");
+      await service.succeed("restart");
+      await service.nextAnswers();
+      await service.bed.systemd.run(...restartCommand);
+      await service.becomes("inactive");
+    },
+    left: 0,
+    restarts: 0,
+    control: "refused",
   },
 ];
 

@@ -37,6 +37,8 @@ const programs = {
   example: () =>
     Deno.readTextFileSync(new URL("examples/systemd/main.ts", project))
       .replace('"../../mod.ts"', '"./graceful/mod.ts"'),
+  /** With `restartAsMain: true`. */
+  asMain: () => programs.example().replace("probation:", "restartAsMain: true, $&"),
   /** A release that fails before it is ready. */
   throws: () => 'throw new Error("This release is broken");\n',
   /** Kills itself as soon as it is ready, as often as the file /srv/app/crashes has bytes. */
