@@ -195,6 +195,16 @@ async function otherUnit(service: Service): Promise<void> {
   }
 }
 
+/** Kills app@b in its probation: app@a goes on, until systemd has started app@b again. */
+async function killOtherUnit(service: Service): Promise<void> {
+  await service.nextAnswers();
+  await service.bed.systemd.systemctl("start", "app@b.service");
+  await service.clients.kill(await service.nextAnswers());
+  await service.becomes("inactive");
+  service.unit = "app@b.service";
+  await service.alone(await service.nextAnswers());
+}
+
 /** A unit that cannot have two generations refuses a restart, and stays as it is. */
 async function refuses(service: Service): Promise<void> {
   const only = await service.nextAnswers();
@@ -228,6 +238,15 @@ function common(prefix: string, units: Units, count: number): Scenario[] {
   ];
 }
 
+const templateRow = (name: string, act: Scenario["act"], restarts: number): Scenario => ({
+  name: `template: ${name}`,
+  units: template,
+  unit: "app@a.service",
+  act,
+  left: 1,
+  restarts,
+});
+
 /** All scenarios, in the order of the table. */
 export const scenarios: Scenario[] = [
   ...common("alone", alone(), 20),
@@ -240,14 +259,9 @@ export const scenarios: Scenario[] = [
     "app.service.d/network.conf": dropIn("PrivateNetwork=yes"),
   }, 3)
     .filter(({ name }) => /reloads|only one/.test(name)),
-  {
-    name: "template: from a to b and back",
-    units: template,
-    unit: "app@a.service",
-    act: otherUnit,
-    left: 1,
-    restarts: 0,
-  },
+  templateRow("from a to b and back", otherUnit, 0),
+  templateRow("kill -9 of b in its probation", killOtherUnit, 1),
+  templateRow("kill -9 of the only one, twice", killTwice, 2),
   {
     name: "Type=simple: restart is refused",
     units: { "app.service": simple },

@@ -351,6 +351,21 @@ const storeFacts: Fact[] = [
     },
   },
   {
+    rule: "a crash loop that reaches StartLimitBurst= fails the socket unit as well",
+    check: async (stage) => {
+      const sockets = { "gives-up.socket": ["ListenStream=127.0.0.1:7004"] };
+      const unit = ["StartLimitIntervalSec=100", "StartLimitBurst=1"];
+      const main = await stage.start("gives-up", ["Restart=on-failure"], { sockets, unit });
+      stage.systemd.kill("gives-up.service", await main.pid(), "SIGKILL");
+      await stage.is("gives-up", "ActiveState", "failed");
+      await soon(async () =>
+        await stage.systemd.property("gives-up.socket", "Result") === "service-start-limit-hit"
+      );
+      const connect = ["bash", "-c", ": < /dev/tcp/127.0.0.1/7004"];
+      assertEquals((await stage.systemd.run(...connect)).code, 1);
+    },
+  },
+  {
     rule: "a message has 253 descriptors at most, 4000 bytes pass, and 5000 are dropped",
     check: async (stage) => {
       const main = await stage.start("large", [...store(300), "LimitNOFILE=2000"]);
