@@ -31,7 +31,7 @@ Exits with 0 when every case is as it should be, with 1 when one is not, with 2 
 
 Needs root, cgroup 2 and overlayfs.`;
 
-const columns = [66, 8, 7, 5, 5, 4, 5, 9];
+const columns = [70, 8, 7, 5, 5, 4, 5, 9];
 
 function row(...cells: unknown[]): string {
   const [name, ...figures] = cells.map((cell, i) =>

@@ -159,8 +159,8 @@ async function brokenRelease(service: Service): Promise<void> {
   await service.reload();
 }
 
-async function killOnly(service: Service): Promise<void> {
-  await service.clients.kill(await service.nextAnswers());
+async function killOnly(service: Service, only?: number): Promise<void> {
+  await service.clients.kill(only ?? await service.nextAnswers());
   await service.alone(await service.nextAnswers());
 }
 
@@ -177,8 +177,29 @@ async function crashLoop(service: Service): Promise<void> {
 
 async function killTwice(service: Service): Promise<void> {
   await killOnly(service);
-  const next = service.processes()[0];
-  await service.clients.kill(next);
+  await killOnly(service, service.processes()[0]);
+}
+
+/** systemd reads its units again, and then executes itself again, between reloads. */
+async function reexec(service: Service): Promise<void> {
+  await service.nextAnswers();
+  for (const command of ["daemon-reload", "daemon-reexec"]) {
+    await service.reload();
+    await service.bed.systemd.systemctl(command);
+  }
+  await service.reload();
+  await killOnly(service, service.processes()[0]);
+}
+
+/** The watchdog lets a reload pass, and ends a process that hangs. */
+async function hang(service: Service): Promise<void> {
+  await service.nextAnswers();
+  const only = await service.reload();
+  await pause(2500);
+  service.bed.systemd.kill(service.unit, only, "SIGSTOP");
+  await service.clients.killedAt([Date.now()]);
+  await soon(async () => await service.restarts() === 1);
+  await service.clients.killedAt([Date.now()]);
   await service.alone(await service.nextAnswers());
 }
 
@@ -250,6 +271,25 @@ const templateRow = (name: string, act: Scenario["act"], restarts: number): Scen
 /** All scenarios, in the order of the table. */
 export const scenarios: Scenario[] = [
   ...common("alone", alone(), 20),
+  {
+    name: "alone: daemon-reload and daemon-reexec between reloads, then kill -9",
+    units: alone(),
+    unit: "app.service",
+    act: reexec,
+    left: 1,
+    restarts: 1,
+  },
+  {
+    name: "alone: WatchdogSec=1, a process that hangs",
+    units: {
+      ...alone(),
+      "app.service.d/watchdog.conf": dropIn("WatchdogSec=1", "TimeoutAbortSec=1"),
+    },
+    unit: "app.service",
+    act: hang,
+    left: 1,
+    restarts: 1,
+  },
   ...common("socket", socket(), 5),
   ...common("no PIDFile", noPidFile, 5),
   ...common("hardened", hardened(alone()), 3)
@@ -274,7 +314,7 @@ export const scenarios: Scenario[] = [
     name: "control: kill -9 of the only one, no FileDescriptorStoreMax",
     units: { ...alone(), "app.service.d/store.conf": dropIn("FileDescriptorStoreMax=0") },
     unit: "app.service",
-    act: killOnly,
+    act: (service) => killOnly(service),
     left: 1,
     restarts: 1,
     control: "refused",

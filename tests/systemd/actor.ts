@@ -68,6 +68,12 @@ export class Actor {
   }
 }
 
+/** A rule of systemd. */
+export interface Fact {
+  rule: string;
+  check: (stage: Stage) => Promise<void>;
+}
+
 /** A systemd whose units are actors. */
 export class Stage implements AsyncDisposable {
   readonly #directory: Directory;
