@@ -129,6 +129,22 @@ async function stopDraining(service: Service): Promise<void> {
   assertEquals(await answer(), old, "the draining generation answers its request");
 }
 
+/** Stops while two generations still answer a request each. */
+async function stopTwoDraining(service: Service): Promise<void> {
+  const [first, second] = [2 * probation + 5000, probation + 4500];
+  const one = await service.nextAnswers();
+  const answerOfOne = await service.clients.slow(first);
+  assertEquals((await service.control("reload")).code, 0);
+  const two = await service.nextAnswers();
+  const answerOfTwo = await service.clients.slow(second);
+  assertEquals((await service.control("reload")).code, 0);
+  const three = await service.nextAnswers();
+  assert([one, two, three].every((each) => service.processes().includes(each)), "two drain");
+  await service.clients.quiet();
+  await stopWith(service, three, 500);
+  assertEquals([await answerOfOne(), await answerOfTwo()], [one, two]);
+}
+
 /** Stops in the probation: neither generation goes on. */
 async function stopInProbation(service: Service): Promise<void> {
   const { next, reloading } = await inProbation(service);
@@ -251,6 +267,7 @@ function common(prefix: string, units: Units, count: number): Scenario[] {
     row("stop without a reload before", stopAlone, { left: 0 }),
     row("stop after the old one has left", stopAfter, { left: 0 }),
     row("stop while the old one drains", stopDraining, { left: 0 }),
+    row("stop while two old ones drain", stopTwoDraining, { left: 0 }),
     row("stop in the probation", stopInProbation, { left: 0 }),
     row("restart", restart),
     row("reload of a release that throws", brokenRelease),
