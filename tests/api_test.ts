@@ -82,6 +82,7 @@ const members: Record<string, string[]> = {
     "restart",
     "stop",
     "status",
+    "health",
   ],
 };
 

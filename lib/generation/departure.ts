@@ -26,6 +26,7 @@ import type { Resources } from "./resources.ts";
 import type { Restarts } from "./restart.ts";
 import type { ServiceManager } from "./service_manager.ts";
 import type { Signals } from "./signals.ts";
+import { StopDelay } from "./stop_delay.ts";
 import type { KeptValue } from "./state.ts";
 import type { Takeover } from "./takeover.ts";
 
@@ -72,6 +73,7 @@ export class Departure {
   readonly #finished = Promise.withResolvers<void>();
   /** Aborted when idle clients are not to be waited for any more. */
   readonly #hurry = new AbortController();
+  readonly #delay: StopDelay;
   #reporting: ReturnType<typeof setInterval> | undefined;
   #isStopping = false;
   /** Whether a signal or the command line has asked for the end of the process. */
@@ -80,6 +82,7 @@ export class Departure {
 
   constructor(host: DepartureHost) {
     this.#host = host;
+    this.#delay = new StopDelay(host);
     this.finished = this.#finished.promise;
     // The error is logged; a program that does not await it must not end by it.
     this.finished.catch(() => {});
@@ -106,7 +109,21 @@ export class Departure {
   /** Stops for a signal or the command line, after which the process is to end. */
   async stopForClient(): Promise<void> {
     this.#isAskedToEnd = true;
-    await this.stop();
+    const delay = this.#isStopping ? undefined : this.#delay.begin();
+    if (delay) await delay;
+    // Another stop of a generation that drains would have it hang up on idle clients.
+    if (delay && this.#host.lifecycle.hasLeft) await this.finished.catch(() => {});
+    else await this.stop();
+  }
+
+  /** Whether it was asked to stop, by the program, a signal or the command line. */
+  get isStopping(): boolean {
+    return this.#isStopping || this.#isAskedToEnd;
+  }
+
+  /** Ends the delay of a stop: this generation does not accept any more. */
+  endStopDelay(): void {
+    this.#delay.end();
   }
 
   /** Drains and ends, because the predecessor accepts again. */

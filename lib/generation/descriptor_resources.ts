@@ -50,6 +50,7 @@ export class DescriptorResources implements Resources {
   readonly #warned = new Set<string>();
   #isOpen = false;
   #isReleased = false;
+  #isAnnouncingClose = false;
   /** The clients at the last `shut()`. */
   #clients: ConnectedClients | undefined;
 
@@ -255,12 +256,20 @@ export class DescriptorResources implements Resources {
   open(): void {
     this.#isOpen = true;
     for (const socket of this.#sockets) socket.open();
+    // A socket that opens again withdraws it.
+    if (this.#isAnnouncingClose) this.announceClose();
     for (const socket of this.#sockets) socket.moveToReplacement();
   }
 
   /** Starts recording the protocol of each HTTP client. */
   watch(): void {
     for (const { tracker } of this.#sockets) tracker?.trackClients();
+  }
+
+  /** Answers HTTP/1 requests with `Connection: close` from here on. */
+  announceClose(): void {
+    this.#isAnnouncingClose = true;
+    for (const { tracker } of this.#sockets) tracker?.announceClose();
   }
 
   /** Stops accepting, until `open()`. */

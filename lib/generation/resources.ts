@@ -35,6 +35,8 @@ export interface Resources {
   open(): void;
   /** Starts recording the protocol of each HTTP client: `drain()` needs it. */
   watch(): void;
+  /** Answers HTTP/1 requests with `Connection: close` from here on, and goes on accepting. */
+  announceClose(): void;
   /** Stops accepting, until `open()`. */
   shut(): void;
   /** Gives the sockets up for good; connections go on. */

@@ -194,10 +194,14 @@ export class ServiceManager {
   handedTo(pid: number): void {
     if (this.invocation === undefined) return;
     this.withdraw();
-    // Heard with NotifyAccess=main too, where the successor is not.
-    if (pidFile() === undefined) this.#tell(mainPid(pid));
     const group = readText(`/proc/${pid}/cgroup`);
-    if (group === undefined || group === readText("/proc/self/cgroup") || isService(group)) return;
+    if (group === undefined || group === readText("/proc/self/cgroup")) {
+      // Heard with NotifyAccess=main too, where the successor is not.
+      if (pidFile() === undefined) this.#tell(mainPid(pid));
+      return;
+    }
+    // A unit for each generation, as of a template: systemd would take a process of the other unit for the main one here.
+    if (isService(group)) return;
     this.#host.logger.warn?.(
       `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
         "it, and removes the RuntimeDirectory= of the unit when this process ends. Under systemd, restart by " +
@@ -235,17 +239,29 @@ export class ServiceManager {
     Deno.unrefTimer(this.#watchdog);
   }
 
+  /** Tells that the generation accepts for `stopDelay` before it stops, and extends the time that the manager has for that. */
+  delaying(): void {
+    this.#tell(
+      `STATUS=Generation ${this.#host.number}, process ${Deno.pid}, accepts for the last time`,
+    );
+    this.#extend();
+  }
+
   /**
    * Tells that the service stops, and extends the time that the manager has for that, until `ended()`. Not for a generation
    * with a successor: the whole unit would be ended.
    */
   stopping(): void {
+    const { number } = this.#host;
+    this.#tell(`STOPPING=1\nSTATUS=Generation ${number}, process ${Deno.pid}, drains`);
+    this.#extend();
+  }
+
+  #extend(): void {
     if (this.invocation === undefined || this.#extending !== undefined) return;
-    const extend = `EXTEND_TIMEOUT_USEC=${extension}`;
-    this.#tell(
-      `STOPPING=1\nSTATUS=Generation ${this.#host.number}, process ${Deno.pid}, drains\n${extend}`,
-    );
-    this.#extending = setInterval(() => this.#tell(extend), extendInterval);
+    const extend = () => this.#tell(`EXTEND_TIMEOUT_USEC=${extension}`);
+    extend();
+    this.#extending = setInterval(extend, extendInterval);
     Deno.unrefTimer(this.#extending);
   }
 
