@@ -92,17 +92,25 @@ export class Systemd implements AsyncDisposable {
       throw new Error(`systemd does not boot in namespaces: ${log || "no reason is in its log"}`);
     }
     const systemd = new Systemd(process, directory, line.split(" "));
-    await soon(async () => {
-      const { stdout } = await systemd.run("systemctl", "is-system-running");
-      return ["running\n", "degraded\n"].includes(stdout);
-    });
+    let state = "";
+    try {
+      await soon(async () => {
+        state = (await systemd.run("systemctl", "is-system-running")).stdout.trim();
+        return state === "running" || state === "degraded";
+      });
+    } catch (error) {
+      await systemd[Symbol.asyncDispose]();
+      throw new Error(`systemd boots in namespaces, but stays "${state}"`, { cause: error });
+    }
     return systemd;
   }
 
   /** The arguments of a command line that runs `command` inside. */
   enter(...command: string[]): string[] {
+    // --root: in a chroot, the root of the mount namespace is not that of systemd.
     const namespaces = ["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--net"];
-    const nsenter = ["nsenter", "--target", String(this.#pid), ...namespaces, "--wd=/"];
+    // The root of systemd: that of its mount namespace is another one where this process is in a chroot.
+    const nsenter = ["nsenter", "--target", String(this.#pid), ...namespaces, "--root"];
     return [...nsenter, "--", "env", "--chdir=/", "-i", ...environment, ...command];
   }
 
@@ -152,15 +160,13 @@ export class Systemd implements AsyncDisposable {
     await this.systemctl("daemon-reload");
   }
 
-  /** The processes of a unit, also of one that is a template's, by its cgroup; zombies are not in there. */
+  /** The processes of a unit, such as app.service or app@a.service, by its cgroup; zombies are not in there. */
   processes(unit: string): UnitProcess[] {
     const found: UnitProcess[] = [];
-    for (const cgroup of this.#cgroupsOf(unit)) {
-      for (const pid of read(`${cgroup}/cgroup.procs`).split("\n").filter(Boolean)) {
-        // proc_pid_status(5): the numbers in the namespaces from the outermost to the innermost.
-        const [, inner] = /^NSpid:.*\t(\d+)$/m.exec(read(`/proc/${pid}/status`)) ?? [];
-        if (inner) found.push({ pid: Number(pid), inner: Number(inner) });
-      }
+    for (const pid of read(`${this.#cgroupOf(unit)}/cgroup.procs`).split("\n").filter(Boolean)) {
+      // proc_pid_status(5): the numbers in the namespaces from the outermost to the innermost.
+      const [, inner] = /^NSpid:.*\t(\d+)$/m.exec(read(`/proc/${pid}/status`)) ?? [];
+      if (inner) found.push({ pid: Number(pid), inner: Number(inner) });
     }
     return found;
   }
@@ -182,12 +188,10 @@ export class Systemd implements AsyncDisposable {
     this.#directory[Symbol.dispose]();
   }
 
-  #cgroupsOf(unit: string): string[] {
-    const template = /@[^.]*(?=\.service$)/.exec(unit)?.[0];
-    const slice = template === undefined
-      ? "system.slice"
-      : `system.slice/system-${unit.slice(0, unit.indexOf("@"))}.slice`;
-    return [`${this.#cgroup}/${slice}/${unit}`];
+  #cgroupOf(unit: string): string {
+    const [template] = /^[^@]*(?=@)/.exec(unit) ?? [];
+    const slice = template === undefined ? "" : `system-${template}.slice/`;
+    return `${this.#cgroup}/system.slice/${slice}${unit}`;
   }
 }
 
