@@ -1,17 +1,18 @@
 /**
  * Clients of examples/systemd/main.ts that never repeat a request, for `systemd_clients.ts`: four that open a
- * connection for each request, two whose requests take 1.5 s, and one that keeps its connection. Prints a line of JSON
+ * connection for each request, two whose requests take longer, and one that keeps its connection. Prints a line of JSON
  * for each process that answers for the first time, and the figures at the end.
  *
- * Reads lines: `kill PID` (SIGKILL), `killed TIME` (another process was), `slow MS` (one more request), `more N` (says
- * when N more were answered), `quiet` (no new requests), `stop`.
+ * Arguments: the port, and how many milliseconds the slow requests take. Reads lines: `kill PID` (SIGKILL), `killed
+ * TIME` (another process was), `slow MS` (one more request), `more N` (says when N more were answered), `quiet` (no new
+ * requests), `stop`.
  *
  * @module
  */
 
 type Failure = "refused" | "reset" | "cut" | "late" | string;
 
-const port = Number(Deno.args[0]);
+const [port, slowest] = Deno.args.map(Number);
 /** How long an answer may take: longer than a restart of the whole unit. */
 const limit = 20_000;
 
@@ -175,7 +176,7 @@ async function* lines(): AsyncGenerator<string> {
 
 const running = [
   ...Array.from({ length: 4 }, () => askAgainAndAgain("/", 4)),
-  ...Array.from({ length: 2 }, () => askAgainAndAgain("/?wait=1500", 50)),
+  ...Array.from({ length: 2 }, () => askAgainAndAgain(`/?wait=${slowest}`, 50)),
   keepAlive(),
 ];
 const slowOnes: Promise<void>[] = [];

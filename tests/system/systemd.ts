@@ -42,7 +42,7 @@ function row(...cells: unknown[]): string {
 
 /** Runs one scenario to its end. */
 export async function runScenario(bed: Bed, scenario: Scenario): Promise<Result> {
-  await using service = await bed.begin(scenario.units, scenario.unit);
+  await using service = await bed.begin(scenario.units, scenario.unit, scenario.slow);
   await scenario.act(service);
   // The service that is left goes on.
   if (scenario.left === 1) await service.clients.more(300);

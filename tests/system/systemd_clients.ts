@@ -29,9 +29,12 @@ export class Clients implements AsyncDisposable {
   /** Why there are no more lines. */
   #ended: Error | undefined;
 
-  constructor(systemd: Systemd, port: number) {
+  /** @param slow How long the requests of two clients take, in milliseconds. */
+  constructor(systemd: Systemd, port: number, slow: number) {
     const program = "/srv/app/graceful/tests/programs/systemd_load.ts";
-    this.#child = new Child(program, [String(port)], { program: systemd.enter("/usr/bin/deno") });
+    this.#child = new Child(program, [String(port), String(slow)], {
+      program: systemd.enter("/usr/bin/deno"),
+    });
     this.#reading = this.#read().catch((error) => {
       this.#ended = error;
     });

@@ -20,6 +20,8 @@ export interface Scenario {
   act: (service: Service) => Promise<void>;
   /** How many processes are left at the end. */
   left: 0 | 1;
+  /** How long the slow requests of the clients take, in milliseconds. @default {1500} */
+  slow?: number;
   /** NRestarts at the end. */
   restarts: number;
   /** A control without a part of the mechanism: what has to be counted more than zero times. */
@@ -391,4 +393,5 @@ export const shortScenarios: Scenario[] = [
     "Type=simple: restart is refused",
     "control: kill -9 of the only one, no FileDescriptorStoreMax",
   ].includes(name)
-).filter(({ name }, i, all) => all.findIndex((other) => other.name === name) === i);
+).filter(({ name }, i, all) => all.findIndex((other) => other.name === name) === i)
+  .map((scenario) => ({ ...scenario, slow: 400 }));

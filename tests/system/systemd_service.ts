@@ -82,8 +82,12 @@ export class Bed implements AsyncDisposable {
     return new Bed(systemd, app);
   }
 
-  /** Writes the units and the example, starts a unit, and loads it with clients once it is ready. */
-  async begin(units: Units, unit: string): Promise<Service> {
+  /**
+   * Writes the units and the example, starts a unit, and loads it with clients once it is ready.
+   *
+   * @param slow How long the slow requests take, in milliseconds.
+   */
+  async begin(units: Units, unit: string, slow = 1500): Promise<Service> {
     this.#began = Date.now();
     this.program("example");
     await this.systemd.write(units);
@@ -94,7 +98,7 @@ export class Bed implements AsyncDisposable {
       const connect = ["bash", "-c", `: < /dev/tcp/127.0.0.1/${port}`];
       await soon(async () => (await this.systemd.run(...connect)).code === 0);
     }
-    return new Service(this, unit);
+    return new Service(this, unit, slow);
   }
 
   /** Changes the program, for the generations that start from now on. */
@@ -146,8 +150,8 @@ export class Service implements AsyncDisposable {
   readonly clients: Clients;
   readonly #known: number[] = [];
 
-  constructor(readonly bed: Bed, public unit: string) {
-    this.clients = new Clients(bed.systemd, port);
+  constructor(readonly bed: Bed, public unit: string, slow: number) {
+    this.clients = new Clients(bed.systemd, port, slow);
   }
 
   /** Waits for the first answer of a process that has not answered yet: it has called `ready()`. */
