@@ -1,7 +1,7 @@
 /**
  * Clients of examples/systemd/main.ts that never repeat a request, for `systemd_clients.ts`: four that open a
  * connection for each request, two whose requests take longer, and one that keeps its connection. Prints a line of JSON
- * for each process that answers for the first time, and the figures at the end.
+ * for each process that answers for the first time, for the first refused connection, and the figures at the end.
  *
  * Arguments: the port, and how many milliseconds the slow requests take. Reads lines: `kill PID` (SIGKILL), `killed
  * TIME` (another process was), `slow MS` (one more request), `more N` (says when N more were answered), `quiet` (no new
@@ -86,6 +86,14 @@ function seen(pid: number): void {
   print({ pid });
 }
 
+function failed(error: unknown, began: number): void {
+  const kind = kindOf(error);
+  if (kind === "refused" && !failures.some((failure) => failure.kind === kind)) {
+    print({ refused: true });
+  }
+  failures.push({ kind, began, ended: Date.now() });
+}
+
 function kindOf(error: unknown): Failure {
   if (error instanceof Failed) return error.message;
   if (error instanceof Deno.errors.ConnectionRefused) return "refused";
@@ -107,7 +115,7 @@ async function ask(path: string): Promise<number | undefined> {
     client = await Client.open();
     return (await client.request(path, false)).pid;
   } catch (error) {
-    failures.push({ kind: kindOf(error), began, ended: Date.now() });
+    failed(error, began);
   } finally {
     client?.close();
   }
@@ -133,7 +141,7 @@ async function keepAlive(): Promise<void> {
         client = undefined;
       }
     } catch (error) {
-      failures.push({ kind: kindOf(error), began, ended: Date.now() });
+      failed(error, began);
       client?.close();
       client = undefined;
     }

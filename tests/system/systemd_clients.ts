@@ -80,6 +80,11 @@ export class Clients implements AsyncDisposable {
     await this.#until(({ more }) => more === count);
   }
 
+  /** Waits until a connection is refused. */
+  async refused(): Promise<void> {
+    await this.#until(({ refused }) => refused === true);
+  }
+
   /** Waits until every request is answered, and sends no more, except `slow` ones. */
   async quiet(): Promise<void> {
     await this.#child.tell("quiet");

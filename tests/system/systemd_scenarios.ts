@@ -1,14 +1,34 @@
 /**
- * The scenarios of `deno task systemd`: what an operator, or a crash, does to a unit under load.
+ * The scenarios of `deno task systemd`: units, and what is done to them.
  *
  * @module
  */
 
-import { assert, assertEquals, assertNotEquals, assertStringIncludes } from "@std/assert";
-import { pause } from "../../lib/time.ts";
+import { assertEquals } from "@std/assert";
+import {
+  brokenRelease,
+  crashLoop,
+  hang,
+  inProbation,
+  killNew,
+  killOld,
+  killOnly,
+  killOtherUnit,
+  killTwice,
+  otherUnit,
+  reexec,
+  refuses,
+  reloads,
+  restart,
+  restartCommand,
+  restartOnly,
+  stopAfter,
+  stopAlone,
+  stopDraining,
+  stopInProbation,
+  stopTwoDraining,
+} from "./systemd_acts.ts";
 import { dropIn, exampleUnit, probation, type Service, type Units } from "./systemd_service.ts";
-import type { Output } from "../support/systemd.ts";
-import { soon } from "../support/until.ts";
 
 /** One row of the table. */
 export interface Scenario {
@@ -56,202 +76,6 @@ const simple = dropIn(
   "RuntimeDirectory=app",
   "Restart=on-failure",
 );
-
-const restartCommand = "/usr/bin/deno run -A /srv/app/graceful/lib/cli.ts restart /run/app/app.sock"
-  .split(" ");
-
-const reloads = (count: number) => async (service: Service) => {
-  await service.nextAnswers();
-  for (let i = 0; i < count; i++) await service.reload();
-};
-
-/** Reloads, and resolves when the new generation has answered. */
-async function inProbation(
-  service: Service,
-): Promise<{ old: number; next: number; reloading: Promise<Output> }> {
-  const old = await service.nextAnswers();
-  const reloading = service.control("reload");
-  return { old, next: await service.nextAnswers(), reloading };
-}
-
-/** Kills the new generation so many milliseconds after its first answer: the old one goes on. */
-const killNew = (after: number) => async (service: Service) => {
-  const { old, next, reloading } = await inProbation(service);
-  await pause(after);
-  await service.clients.kill(next);
-  assertNotEquals((await reloading).code, 0, "systemctl reload reports the failure");
-  await service.alone(old);
-  await service.reload();
-};
-
-/** Kills the old generation so many milliseconds after the first answer of the new one, which goes on. */
-const killOld = (after: number) => async (service: Service) => {
-  const { old, next, reloading } = await inProbation(service);
-  await pause(after);
-  await service.clients.kill(old);
-  await reloading;
-  await service.alone(next);
-  await service.reload();
-};
-
-/** Stops while a request of so many milliseconds is under way. */
-async function stopWith(service: Service, pending: number, ms = 1500): Promise<void> {
-  const answer = await service.clients.slow(ms);
-  const stopped = service.control("stop");
-  assertEquals(await answer(), pending, "the request under way is answered");
-  assertEquals((await stopped).code, 0);
-  assertEquals(await service.bed.systemd.property(service.unit, "Result"), "success");
-}
-
-async function stopAlone(service: Service): Promise<void> {
-  const only = await service.nextAnswers();
-  await service.clients.quiet();
-  await stopWith(service, only);
-}
-
-/** Stops when the old generation has left. */
-async function stopAfter(service: Service): Promise<void> {
-  await service.nextAnswers();
-  const next = await service.reload();
-  await service.clients.quiet();
-  await stopWith(service, next);
-}
-
-/** Stops while the old generation still answers a request. */
-async function stopDraining(service: Service): Promise<void> {
-  const old = await service.nextAnswers();
-  // It takes longer than the new generation does to stop: the main process ends first.
-  const answer = await service.clients.slow(probation + 3000);
-  const reloading = service.control("reload");
-  const next = await service.nextAnswers();
-  assertEquals((await reloading).code, 0);
-  assert(service.processes().includes(old), "the old generation drains");
-  await service.clients.quiet();
-  await stopWith(service, next, 500);
-  assertEquals(await answer(), old, "the draining generation answers its request");
-}
-
-/** Stops while two generations still answer a request each. */
-async function stopTwoDraining(service: Service): Promise<void> {
-  const [first, second] = [2 * probation + 5000, probation + 4500];
-  const one = await service.nextAnswers();
-  const answerOfOne = await service.clients.slow(first);
-  assertEquals((await service.control("reload")).code, 0);
-  const two = await service.nextAnswers();
-  const answerOfTwo = await service.clients.slow(second);
-  assertEquals((await service.control("reload")).code, 0);
-  const three = await service.nextAnswers();
-  assert([one, two, three].every((each) => service.processes().includes(each)), "two drain");
-  await service.clients.quiet();
-  await stopWith(service, three, 500);
-  assertEquals([await answerOfOne(), await answerOfTwo()], [one, two]);
-}
-
-/** Stops in the probation: neither generation goes on. */
-async function stopInProbation(service: Service): Promise<void> {
-  const { next, reloading } = await inProbation(service);
-  await service.clients.quiet();
-  await stopWith(service, next);
-  await reloading;
-}
-
-async function restart(service: Service): Promise<void> {
-  await service.nextAnswers();
-  await service.succeed("restart");
-  await service.alone(await service.nextAnswers());
-  await service.reload();
-}
-
-/** A reload whose new version fails is reported, and changes nothing. */
-async function brokenRelease(service: Service): Promise<void> {
-  const old = await service.nextAnswers();
-  service.bed.program("throws");
-  const { code } = await service.control("reload");
-  assertNotEquals(code, 0, "systemctl reload reports the failure");
-  await service.alone(old);
-  assertStringIncludes(
-    await service.bed.journal(service.unit),
-    "This release is broken",
-  );
-  service.bed.program("example");
-  await service.reload();
-}
-
-async function killOnly(service: Service, only?: number): Promise<void> {
-  await service.clients.kill(only ?? await service.nextAnswers());
-  await service.alone(await service.nextAnswers());
-}
-
-/** A program that kills itself at its next five starts. */
-async function crashLoop(service: Service): Promise<void> {
-  const first = await service.nextAnswers();
-  service.bed.program("crashes", 5);
-  await service.clients.kill(first);
-  await soon(async () => await service.restarts() === 6);
-  await service.becomes("active");
-  await service.alone(await service.mainPid());
-  await service.clients.killedAt(service.bed.crashTimes());
-}
-
-async function killTwice(service: Service): Promise<void> {
-  await killOnly(service);
-  await killOnly(service, service.processes()[0]);
-}
-
-/** systemd reads its units again, and then executes itself again, between reloads. */
-async function reexec(service: Service): Promise<void> {
-  await service.nextAnswers();
-  for (const command of ["daemon-reload", "daemon-reexec"]) {
-    await service.reload();
-    await service.bed.systemd.systemctl(command);
-  }
-  await service.reload();
-  await killOnly(service, service.processes()[0]);
-}
-
-/** The watchdog lets a reload pass, and ends a process that hangs. */
-async function hang(service: Service): Promise<void> {
-  await service.nextAnswers();
-  const only = await service.reload();
-  await pause(2500);
-  service.bed.systemd.kill(service.unit, only, "SIGSTOP");
-  await service.clients.killedAt([Date.now()]);
-  await soon(async () => await service.restarts() === 1);
-  await service.clients.killedAt([Date.now()]);
-  await service.alone(await service.nextAnswers());
-}
-
-/** From app@a to app@b and back. */
-async function otherUnit(service: Service): Promise<void> {
-  await service.nextAnswers();
-  for (const next of ["app@b.service", "app@a.service"]) {
-    const left = service.unit;
-    await service.bed.systemd.systemctl("start", next);
-    service.unit = left;
-    await service.becomes("inactive");
-    service.unit = next;
-    await service.alone(await service.nextAnswers());
-  }
-}
-
-/** Kills app@b in its probation: app@a goes on, until systemd has started app@b again. */
-async function killOtherUnit(service: Service): Promise<void> {
-  await service.nextAnswers();
-  await service.bed.systemd.systemctl("start", "app@b.service");
-  await service.clients.kill(await service.nextAnswers());
-  await service.becomes("inactive");
-  service.unit = "app@b.service";
-  await service.alone(await service.nextAnswers());
-}
-
-/** A unit that cannot have two generations refuses a restart, and stays as it is. */
-async function refuses(service: Service): Promise<void> {
-  const only = await service.nextAnswers();
-  const { code, stderr } = await service.bed.systemd.run(...restartCommand);
-  assertEquals(code, 1);
-  assertStringIncludes(stderr, "systemd");
-  await service.alone(only);
-}
 
 /** The scenarios of a unit that starts its own generations. */
 function common(prefix: string, units: Units, count: number): Scenario[] {
@@ -321,6 +145,7 @@ export const scenarios: Scenario[] = [
   templateRow("from a to b and back", otherUnit, 0),
   templateRow("kill -9 of b in its probation", killOtherUnit, 1),
   templateRow("kill -9 of the only one, twice", killTwice, 2),
+  templateRow("restart", restartOnly, 0),
   {
     name: "Type=simple: restart is refused",
     units: { "app.service": simple },
@@ -357,6 +182,42 @@ export const scenarios: Scenario[] = [
     control: "lost",
   },
   {
+    // Without `restartOn: ["SIGHUP"]` the signal ends the process, which systemd counts as a success.
+    name: "control: ExecReload=/bin/kill -HUP $MAINPID",
+    units: {
+      ...alone(),
+      "app.service.d/reload.conf": dropIn("ExecReload=", "ExecReload=/bin/kill -HUP $MAINPID"),
+    },
+    unit: "app.service",
+    act: async (service) => {
+      await service.nextAnswers();
+      await service.succeed("reload");
+      await service.becomes("inactive");
+      await service.clients.refused();
+    },
+    left: 0,
+    restarts: 0,
+    control: "refused",
+  },
+  {
+    // The service moves out of the unit, and nobody starts it again.
+    name: "control: a second start by hand, and kill -9",
+    units: alone(),
+    unit: "app.service",
+    act: async (service) => {
+      await service.nextAnswers();
+      const byHand = service.bed.systemd.run("/usr/bin/deno", "run", "-A", "/srv/app/main.ts");
+      const next = await service.nextAnswers();
+      await service.becomes("inactive");
+      await service.clients.kill(next);
+      await byHand;
+      await service.clients.refused();
+    },
+    left: 0,
+    restarts: 0,
+    control: "refused",
+  },
+  {
     name: "control: restartAsMain in a unit as a beginner writes it",
     units: { "app.service": simple },
     unit: "app.service",
@@ -367,6 +228,7 @@ export const scenarios: Scenario[] = [
       await service.nextAnswers();
       await service.bed.systemd.run(...restartCommand);
       await service.becomes("inactive");
+      await service.clients.refused();
     },
     left: 0,
     restarts: 0,
