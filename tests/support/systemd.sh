@@ -67,21 +67,22 @@ tree=$1 directory=$2 limit=$3
 shift 3
 cgroups=
 while read -r _ path type _; do [ "$type" != cgroup2 ] || cgroups=$path; done < /proc/self/mounts
-group=$cgroups/graceful-systemd-$$
+group=
 started=
 
 finish() {
   # timeout(1) is the leader of a process group; when PID 1 of the namespace dies, all in there do.
   [ -z "$started" ] || kill -KILL -- "-$started" 2>/dev/null || true
   for _ in {1..100}; do
-    [ -d "$group" ] || break
+    [ -n "$group" ] && [ -d "$group" ] || break
     find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.05
   done
 }
 trap finish EXIT
 trap 'exit 1' TERM INT HUP
 
-mkdir "$group" "$directory/root"
+group=$(mktemp --directory "$cgroups/graceful-systemd-XXXXXX")
+mkdir "$directory/root"
 (
   echo "$BASHPID" > "$group/cgroup.procs"
   exec timeout --signal=KILL "$limit" unshare --mount --propagation=private --pid --fork \
