@@ -149,11 +149,13 @@ export class Departure {
   /** Drains and ends; never rejects. A step that fails is logged, and the next one is taken. */
   async depart(reason?: unknown): Promise<void> {
     const host = this.#host;
-    const { lifecycle, logger, successor } = host;
+    const { lifecycle, logger, predecessor, successor } = host;
     if (lifecycle.hasLeft) return;
+    // The predecessor accepts, or accepts again.
+    const isSpare = lifecycle.state === "starting" && predecessor?.gone === false;
     lifecycle.enter("draining");
     host.warnings.stop();
-    if (!successor && reason === undefined) host.manager.stopping();
+    if (!successor && reason === undefined && !isSpare) host.manager.stopping();
     const began = performance.now();
     for (const [what, step] of Object.entries(this.#steps(successor, reason))) {
       try {
@@ -220,7 +222,7 @@ export class Departure {
         host.inheritance[Symbol.dispose]();
         host.foreign?.[Symbol.dispose]();
       },
-      "release the sockets": () => resources.release(),
+      "release the sockets": () => resources.release(isReplaced),
       "release the control path": () => {
         paths.stop();
         // The lock takes a descriptor, in this turn of the event loop.

@@ -169,7 +169,7 @@ export class DescriptorResources implements Resources {
   /** @throws {Deno.errors.AddrInUse} With the socket that is in the way, as far as it is known, and advice. */
   #bind(kind: SocketKind, address: AnyListenAddress): BoundSocket {
     try {
-      return bindSocket(kind, address, this.#options.isPredecessorGone);
+      return bindSocket(kind, address, this.#options.mayBeFreed);
     } catch (error) {
       if (!(error instanceof Deno.errors.AddrInUse)) throw locateError(address, error);
       const beside = this.#inheritance.boundBeside(address);
@@ -216,11 +216,12 @@ export class DescriptorResources implements Resources {
   }
 
   #releaseClosed(): void {
-    for (const socket of this.#sockets) {
-      if (!socket.isClosed) continue;
+    const closed = [...this.#sockets].filter(({ isClosed }) => isClosed);
+    for (const socket of closed) {
       this.#sockets.delete(socket);
       socket.release();
     }
+    if (closed.length > 0) this.#options.onClosed();
   }
 
   /** Opens the file at `path`, or goes on with the inherited one. */
@@ -291,11 +292,14 @@ export class DescriptorResources implements Resources {
   }
 
   /** Gives the sockets up for good; connections go on. */
-  release(): void {
+  release(isReplaced: boolean): void {
     this.#isReleased = true;
     this.#clients?.stop();
     using each = new DisposableStack();
-    for (const socket of this.#sockets) each.defer(() => socket.release());
+    for (const socket of this.#sockets) {
+      each.defer(() => socket.release());
+      if (!isReplaced) each.defer(() => socket.allowBlocking());
+    }
   }
 
   /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */

@@ -100,7 +100,11 @@ export class Parts {
         this.warnings.socketMade(address, isInherited);
         this.manager.store();
       },
-      isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
+      // A generation that leaves closes its sockets too, and leaves the store to the next start.
+      onClosed: () => {
+        if (this.lifecycle.isServing) this.manager.store();
+      },
+      mayBeFreed: () => predecessor?.gone === true || this.manager.isRemoving,
       // A generation has made the control socket: its namespace is that of the generations.
       isForeignNetworkExpected: () =>
         predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),

@@ -87,7 +87,8 @@ export async function stopDraining(service: Service): Promise<void> {
 
 /** Stops while two generations still answer a request each. */
 export async function stopTwoDraining(service: Service): Promise<void> {
-  const [first, second] = [2 * probation + 5000, probation + 4500];
+  // The first one's is the last to be answered: the generations that end before it must not end it.
+  const [first, second] = [2 * probation + 7000, probation + 4500];
   const one = await service.nextAnswers();
   const answerOfOne = await service.clients.slow(first);
   assertEquals((await service.control("reload")).code, 0);
