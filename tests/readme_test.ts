@@ -89,6 +89,7 @@ test("every relative link of the READMEs leads to a file", () => {
     "tests/README.md",
     "examples/README.md",
     "examples/from_go/README.md",
+    "examples/systemd/README.md",
     "examples/behind_haproxy/README.md",
   ];
   const broken: string[] = [];
