@@ -8,8 +8,6 @@
 export interface Notification {
   /** READY=1: the sender accepts. */
   ready: boolean;
-  /** STOPPING=1: the sender stops. */
-  stopping: boolean;
   /** STATUS=: what the sender does, in words. */
   status?: string;
   /** MAINPID=: the main process. */
@@ -26,7 +24,10 @@ export interface Notification {
   poll: boolean;
 }
 
-/** Reads a message; lines that are not known are ignored, as systemd does. */
+/**
+ * Reads a message. Lines that are not known are ignored, as systemd does, and so is STOPPING=1: what follows depends on how
+ * the process ends.
+ */
 export function parseNotification(text: string): Notification {
   const values = new Map<string, string>();
   for (const line of text.split("\n")) {
@@ -37,7 +38,6 @@ export function parseNotification(text: string): Notification {
   const microseconds = wholeNumber(values.get("EXTEND_TIMEOUT_USEC"));
   return {
     ready: is("READY"),
-    stopping: is("STOPPING"),
     status: values.get("STATUS"),
     mainPid: wholeNumber(values.get("MAINPID")),
     extendBy: microseconds === undefined ? undefined : microseconds / 1000,

@@ -5,23 +5,20 @@
  */
 
 import { hasChildren, ownChildren } from "../../ffi/child_process.ts";
-import { longestPause } from "../time.ts";
+import { expiring } from "../time.ts";
 
 /** A stop that has begun: every child of this process gets the signal, also those that it adopts meanwhile. */
 export class Stop implements Disposable {
   readonly #log: (text: string) => void;
   readonly #signalled = new Set<number>();
+  readonly #late: Disposable;
   #signal: Deno.Signal;
-  /** When the service is killed, by the clock of performance.now(). */
-  #deadline: number;
-  #timer: ReturnType<typeof setTimeout> | undefined;
 
-  /** @param timeout Milliseconds until the service is killed, unless the time is extended. */
-  constructor(signal: Deno.Signal, timeout: number, log: (text: string) => void) {
+  /** @param time When the service is killed. */
+  constructor(signal: Deno.Signal, time: StopTime, log: (text: string) => void) {
     this.#signal = signal;
     this.#log = log;
-    this.#deadline = performance.now() + timeout;
-    this.#wait();
+    this.#late = time.limit(() => this.kill("they have not ended in time (--stop-timeout)"));
   }
 
   /** Sends the signal to those that have not got it; gives whether no child is left. */
@@ -37,31 +34,43 @@ export class Stop implements Disposable {
     return false;
   }
 
-  /** Has the service killed in so many milliseconds from now on at the earliest (EXTEND_TIMEOUT_USEC=). */
-  extend(milliseconds: number): void {
-    this.#deadline = Math.max(this.#deadline, performance.now() + milliseconds);
-  }
-
   /** Kills all. */
   kill(why: string): void {
     if (this.#signal === "SIGKILL") return;
-    clearTimeout(this.#timer);
+    this[Symbol.dispose]();
     this.#log(`killing the processes of the service: ${why}`);
     this.#signal = "SIGKILL";
     this.#signalled.clear();
     this.proceed();
   }
 
-  #wait(): void {
-    const left = this.#deadline - performance.now();
-    this.#timer = setTimeout(() => {
-      if (performance.now() < this.#deadline) this.#wait();
-      else this.kill("they have not ended in time (--stop-timeout)");
-    }, Math.min(Math.max(0, left), longestPause));
+  [Symbol.dispose](): void {
+    this.#late[Symbol.dispose]();
+  }
+}
+
+/** How long processes may take to end: a time, which they may extend. */
+export class StopTime {
+  readonly #timeout: number;
+  /** By the clock of performance.now(). */
+  #extendedTo = 0;
+
+  /** @param timeout Milliseconds. */
+  constructor(timeout: number) {
+    this.#timeout = timeout;
   }
 
-  [Symbol.dispose](): void {
-    clearTimeout(this.#timer);
+  /** Extends the time to so many milliseconds from now on (sd_notify(3), EXTEND_TIMEOUT_USEC=). */
+  extend(milliseconds: number): void {
+    this.#extendedTo = Math.max(this.#extendedTo, performance.now() + milliseconds);
+  }
+
+  /** Calls `late` when the time is up, counted from now on, unless it is disposed of before. */
+  limit(late: () => void): Disposable {
+    const more = () => this.#extendedTo - performance.now();
+    const time = expiring(this.#timeout, () => new Error("The time is up"), more);
+    time.signal.addEventListener("abort", late);
+    return time;
   }
 }
 

@@ -14,14 +14,14 @@ import { Backoff } from "./backoff.ts";
 import type { Descriptors } from "./descriptors.ts";
 import { type Notification, wholeNumber } from "./notification.ts";
 import { requestRestart } from "./restart_request.ts";
-import { send, Stop } from "./stop.ts";
+import { send, Stop, StopTime } from "./stop.ts";
 
 /** What the supervisor needs of hold. */
 export interface SupervisorHost {
   /** The control path of the service. */
   readonly path: string;
   readonly pidFile: string;
-  /** Milliseconds. */
+  /** How long processes may take to end, in milliseconds. */
   readonly stopTimeout: number;
   readonly descriptors: Descriptors;
   /** Starts the command; gives its process id. */
@@ -41,6 +41,7 @@ const silentTime = 1000;
 export class Supervisor {
   readonly #host: SupervisorHost;
   readonly #backoff = new Backoff();
+  readonly #stopTime: StopTime;
   readonly #finished = Promise.withResolvers<number>();
   /** Aborted at the end: requests to the service end. */
   readonly #ended = new AbortController();
@@ -50,18 +51,21 @@ export class Supervisor {
   /** The end of the last main process. */
   #last: Exit = { code: 0 };
   #starts = 0;
-  /** Whether the first start has failed if the main process ends with an error: undefined if it said nothing. */
+  /** Whether the service has said READY=1; undefined before it has said anything. */
   #isReady: boolean | undefined;
   /** "restarting": the main process was sent SIGTERM, and is started again. "done": it has ended with 0. */
   #state: "running" | "restarting" | "done" = "running";
   #stop: Stop | undefined;
-  /** Starts the command, or decides that it is started. */
+  /** Until the command is started, or a previous generation has had time to take the service back. */
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #reloading: Promise<void> | undefined;
+  /** The time of a main process that was sent SIGTERM. */
+  #restartTime: Disposable | undefined;
+  #isReloading = false;
   #isReloadWanted = false;
 
   constructor(host: SupervisorHost) {
     this.#host = host;
+    this.#stopTime = new StopTime(host.stopTimeout);
   }
 
   /** The code with which hold ends. */
@@ -106,6 +110,7 @@ export class Supervisor {
     const { log } = this.#host;
     this.#main = undefined;
     this.#last = exit;
+    this.#restartTime?.[Symbol.dispose]();
     log(`process ${pid} ${how(exit)}`);
     this.#followPidFile();
     if (this.#main || this.#stop) return;
@@ -157,7 +162,7 @@ export class Supervisor {
     if (ready) this.#isReady = true;
     else this.#isReady ??= false;
     if (status) this.#host.log(escaped(status));
-    if (extendBy !== undefined) this.#stop?.extend(extendBy);
+    if (extendBy !== undefined) this.#stopTime.extend(extendBy);
     if (mainPid !== undefined) this.#setMain(mainPid);
     // A generation writes the PID file before it says either.
     if (ready || status) this.#followPidFile();
@@ -185,24 +190,24 @@ export class Supervisor {
 
   /** Stops the service; called again, it kills it. */
   stop(signal: Deno.Signal): void {
-    const { log, stopTimeout } = this.#host;
+    const { log } = this.#host;
     if (this.#stop) return this.#stop.kill(`${signal} again`);
     log(`stopping on ${signal}`);
     clearTimeout(this.#timer);
-    this.#stop = new Stop(signal, stopTimeout, log);
+    this.#stop = new Stop(signal, this.#stopTime, log);
     this.reap();
   }
 
   /** Restarts the service; a call during a restart makes one more after it. */
   async reload(): Promise<void> {
     this.#isReloadWanted = true;
-    if (this.#reloading) return;
+    if (this.#isReloading) return;
+    this.#isReloading = true;
     while (this.#isReloadWanted && !this.#stop) {
       this.#isReloadWanted = false;
-      this.#reloading = this.#reload();
-      await this.#reloading;
+      await this.#reload();
     }
-    this.#reloading = undefined;
+    this.#isReloading = false;
   }
 
   async #reload(): Promise<void> {
@@ -218,14 +223,14 @@ export class Supervisor {
 
   /** Ends the main process, and starts the command when it has ended. */
   #restartMain(): void {
-    const { stopTimeout, log } = this.#host;
+    const { log } = this.#host;
     if (this.#stop || this.#state !== "running") return;
     const main = this.#main;
     if (!main) return this.#startAgain();
     log(`restarting: no generation answers at the control path, ending process ${main.pid}`);
     this.#state = "restarting";
     send(main.pid, "SIGTERM");
-    this.#timer = setTimeout(() => send(main.pid, "SIGKILL"), stopTimeout);
+    this.#restartTime = this.#stopTime.limit(() => send(main.pid, "SIGKILL"));
   }
 
   #finish(code: number): void {
