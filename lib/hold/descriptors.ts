@@ -5,8 +5,9 @@
  */
 
 import { Fd, isWritable, setNonblocking } from "../../ffi/fd.ts";
-import { fileStatus } from "../../ffi/file.ts";
+import { fileStatus, pathStatus, unlink } from "../../ffi/file.ts";
 import { isBroken } from "../../ffi/poll.ts";
+import { quoted } from "../../ffi/quote.ts";
 import { formatAddress } from "../../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../../ffi/socket.ts";
 import { cookieIfSocket, limitBlocking, socketKind } from "../../ffi/socket_options.ts";
@@ -17,6 +18,7 @@ import {
   type PathOwner,
 } from "../generation/bind.ts";
 import type { ListenFd } from "../systemd/listen_fds.ts";
+import { listen, type UnixListener } from "../unix/listener.ts";
 import type { HeldAddress } from "./options.ts";
 
 /** The most descriptors in the store: a service that stores each connection would use up all numbers. */
@@ -59,10 +61,12 @@ export class Descriptors implements Disposable {
       if (this.#bound.has(held)) continue;
       const { name, address } = held;
       try {
-        const { fd, unix } = bindSocket("listener", address, () => false);
+        const { fd, unix } = "path" in address
+          ? listenAt(address.path)
+          : bindSocket("listener", address, () => false);
         this.#bound.set(held, unix);
         this.#kept.push({ name, fd, kind: "listener", poll: false });
-        this.#log(`listening on ${formatAddress(localAddress(fd.raw))} ("${name}")`);
+        this.#log(`listening on ${formatAddress(localAddress(fd.raw))} (${quoted(name)})`);
       } catch (error) {
         if (!(error instanceof Deno.errors.AddrInUse) || !isBound(path)) {
           throw locateError(address, error);
@@ -135,6 +139,16 @@ export class Descriptors implements Disposable {
     for (const unix of this.#bound.values()) unix?.release();
     this.#bound.clear();
   }
+}
+
+/**
+ * Listens at a unix path; the file of a socket that has ended is removed before. Not by binding beside it and renaming: the
+ * service finds the listener by the path of bind(2).
+ */
+function listenAt(path: string): { fd: Fd; unix: UnixListener } {
+  if (pathStatus(path)?.kind === "socket" && !isBound(path)) unlink(path);
+  const unix = listen(path);
+  return { fd: unix.fd.dup(), unix };
 }
 
 /**
