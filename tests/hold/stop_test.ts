@@ -27,14 +27,6 @@ const containers = noContainer ? [false] : [false, true];
 /** Requests under way at a time. */
 const clients = 4;
 
-/** Waits until a request is under way, which a process accepts before it answers. */
-async function underWay(port: number, milliseconds: number): Promise<Promise<number>> {
-  const slow = ask(port, `/slow?ms=${milliseconds}`);
-  // The listener is first in, first out: the slow request was accepted before this one.
-  await ask(port);
-  return slow;
-}
-
 for (const container of containers) {
   const where = container ? "as process 1" : "as an ordinary process";
   test(`SIGTERM drains the service, and hold ends with 0 (${where})`, async () => {
@@ -43,10 +35,11 @@ for (const container of containers) {
     const port = freePort();
     await using held = new Held([path, "--", ...deno("held.ts", path, port)], { container });
     const pid = await held.serving();
-    const slow = { answer: underWay(port, 800) };
+    const slow = ask(port, "/slow?ms=800");
+    // The slow one has come first, and was accepted before.
     await ask(port);
     held.signal("SIGTERM");
-    assertEquals(await (await slow.answer), pid);
+    assertEquals(await slow, pid);
     assertEquals((await held.ended()).code, 0);
     assertEquals(directory.names(), []);
   });
@@ -117,14 +110,15 @@ test("a new generation is killed while the old one drains: the command is starte
   const port = freePort();
   await using held = new Held([path, "--", ...deno("held.ts", path, port)]);
   const first = await held.serving();
-  const slow = { answer: underWay(port, 4000) };
+  const slow = ask(port, "/slow?ms=4000");
+  // The slow one has come first, and was accepted before.
   await ask(port);
   held.signal("SIGHUP");
   const second = await held.serving();
   held.kill(second);
   const third = await held.serving();
   assertEquals(await ask(port), third);
-  assertEquals(await (await slow.answer), first);
+  assertEquals(await slow, first);
   held.signal("SIGTERM");
   assertEquals((await held.ended()).code, 0);
 });
