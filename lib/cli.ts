@@ -7,7 +7,7 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
-import { hasEnded, identifyIn } from "../ffi/proc.ts";
+import { hasEnded, identifyIn, variable } from "../ffi/proc.ts";
 import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { noDescriptors } from "../ffi/system.ts";
@@ -258,6 +258,13 @@ function duration(milliseconds: number): string {
 
 async function restart(channel: Channel, request: Request): Promise<number> {
   const words = "Waiting for the next generation to start, and for the end of its probation";
+  // As ExecReload= of a unit that is stopped meanwhile: systemd calls the unit failed if this ends by the signal.
+  if (variable("MAINPID") !== undefined) {
+    Deno.addSignalListener("SIGTERM", () => {
+      printError("SIGTERM: not waiting for the restart any more");
+      Deno.exit(0);
+    });
+  }
   const answer = await withProgress(words, request, () => ask(channel, request));
   if (answer.type === "done") {
     report(`generation ${answer.generation} runs, process ${answer.pid}`);

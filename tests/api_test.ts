@@ -54,6 +54,9 @@ const promised: Record<string, Kind> = {
   start: "function",
   Generation: "class",
   TestService: "class",
+  // The service manager: github.com/coreos/go-systemd has `activation.Files` and `daemon.SdNotify`
+  listenFds: "function",
+  notify: "function",
 };
 
 /** Methods and properties of the classes, as the same table has them. */
@@ -82,6 +85,7 @@ const members: Record<string, string[]> = {
     "restart",
     "stop",
     "status",
+    "health",
   ],
 };
 

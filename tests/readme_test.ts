@@ -34,9 +34,9 @@ function messagesOf(directory: string): string {
   }).join("\n");
 }
 
-test("README.md has at most 250 lines", () => {
+test("README.md has at most 275 lines", () => {
   const { length } = readme.trimEnd().split("\n");
-  assert(length <= 250, `${length} lines`);
+  assert(length <= 275, `${length} lines`);
 });
 
 test("every message of README.md is one of the library", () => {
@@ -89,6 +89,7 @@ test("every relative link of the READMEs leads to a file", () => {
     "tests/README.md",
     "examples/README.md",
     "examples/from_go/README.md",
+    "examples/behind_haproxy/README.md",
   ];
   const broken: string[] = [];
   for (const file of files) {

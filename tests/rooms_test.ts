@@ -42,6 +42,7 @@ const unguarded = [
   "gob_vectors_test.ts",
   "meta_test.ts",
   "protocol_test.ts",
+  "store_name_test.ts",
 ];
 
 const root = new URL("../", import.meta.url);

@@ -35,6 +35,7 @@ const longFiles = [
   "generation/generation_test.ts",
   "generation/departure_versions_test.ts",
   "examples/examples_test.ts",
+  "examples/behind_haproxy_test.ts",
   "system/fuzz_test.ts",
   "generation/lying_peer_test.ts",
 ];

@@ -42,23 +42,24 @@ export interface BoundSocket {
   activated?: true;
 }
 
-/** Milliseconds for which the addresses of a killed predecessor may still be in use. */
+/** Milliseconds for which addresses that are about to be free may still be in use. */
 const bindPatience = 1000;
 
 /** Milliseconds between two attempts to bind. */
 const bindInterval = 10;
 
 /**
- * Binds a new socket. While `isPredecessorGone()`, an address in use is tried again for up to a second, and that
- * blocks the thread (`Atomics.wait`): the kernel frees the addresses of a killed process a moment after the end of its
- * connections is seen, and `app.serve()` is synchronous as `Deno.serve()` is.
+ * Binds a new socket. While `mayBeFreed()`, an address in use is tried again for up to a second, and that blocks the
+ * thread (`Atomics.wait`): the kernel frees the addresses of a killed process a moment after the end of its connections
+ * is seen, a service manager takes a moment to close a stored socket, and `app.serve()` is synchronous as
+ * `Deno.serve()` is.
  *
  * @throws {Deno.errors.AddrInUse} When the address is in use.
  */
 export function bindSocket(
   kind: SocketKind,
   address: AnyListenAddress,
-  isPredecessorGone: () => boolean,
+  mayBeFreed: () => boolean,
 ): BoundSocket {
   const end = performance.now() + bindPatience;
   for (;;) {
@@ -67,7 +68,7 @@ export function bindSocket(
         ? bindListener(address as ListenAddress)
         : bindDatagram(address as DatagramListenAddress);
     } catch (error) {
-      const isRetried = error instanceof Deno.errors.AddrInUse && isPredecessorGone() &&
+      const isRetried = error instanceof Deno.errors.AddrInUse && mayBeFreed() &&
         performance.now() < end;
       if (!isRetried) throw error;
     }

@@ -50,6 +50,7 @@ export class DescriptorResources implements Resources {
   readonly #warned = new Set<string>();
   #isOpen = false;
   #isReleased = false;
+  #isAnnouncingClose = false;
   /** The clients at the last `shut()`. */
   #clients: ConnectedClients | undefined;
 
@@ -168,7 +169,7 @@ export class DescriptorResources implements Resources {
   /** @throws {Deno.errors.AddrInUse} With the socket that is in the way, as far as it is known, and advice. */
   #bind(kind: SocketKind, address: AnyListenAddress): BoundSocket {
     try {
-      return bindSocket(kind, address, this.#options.isPredecessorGone);
+      return bindSocket(kind, address, this.#options.mayBeFreed);
     } catch (error) {
       if (!(error instanceof Deno.errors.AddrInUse)) throw locateError(address, error);
       const beside = this.#inheritance.boundBeside(address);
@@ -215,11 +216,12 @@ export class DescriptorResources implements Resources {
   }
 
   #releaseClosed(): void {
-    for (const socket of this.#sockets) {
-      if (!socket.isClosed) continue;
+    const closed = [...this.#sockets].filter(({ isClosed }) => isClosed);
+    for (const socket of closed) {
       this.#sockets.delete(socket);
       socket.release();
     }
+    if (closed.length > 0) this.#options.onClosed();
   }
 
   /** Opens the file at `path`, or goes on with the inherited one. */
@@ -255,12 +257,20 @@ export class DescriptorResources implements Resources {
   open(): void {
     this.#isOpen = true;
     for (const socket of this.#sockets) socket.open();
+    // A socket that opens again withdraws it.
+    if (this.#isAnnouncingClose) this.announceClose();
     for (const socket of this.#sockets) socket.moveToReplacement();
   }
 
   /** Starts recording the protocol of each HTTP client. */
   watch(): void {
     for (const { tracker } of this.#sockets) tracker?.trackClients();
+  }
+
+  /** Answers HTTP/1 requests with `Connection: close` from here on. */
+  announceClose(): void {
+    this.#isAnnouncingClose = true;
+    for (const { tracker } of this.#sockets) tracker?.announceClose();
   }
 
   /** Stops accepting, until `open()`. */
@@ -282,11 +292,14 @@ export class DescriptorResources implements Resources {
   }
 
   /** Gives the sockets up for good; connections go on. */
-  release(): void {
+  release(isReplaced: boolean): void {
     this.#isReleased = true;
     this.#clients?.stop();
     using each = new DisposableStack();
-    for (const socket of this.#sockets) each.defer(() => socket.release());
+    for (const socket of this.#sockets) {
+      each.defer(() => socket.release());
+      if (!isReplaced) each.defer(() => socket.allowBlocking());
+    }
   }
 
   /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */

@@ -142,12 +142,12 @@ export class Inheritance implements Disposable {
     this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
   }
 
-  /** The names under which sockets that are left are in the store of the service manager, with their cookies. */
-  storeNames(): Map<string, bigint> {
+  /** The sockets that are left and may be in the store of the service manager: their cookies, and their names there. */
+  storedSockets(): Map<bigint, string> {
     const stored = this.#all("listener", "datagram").filter(({ item }) => !item.activated);
     return new Map(stored.map(({ item, fd }) => [
-      storeName(item as StoredSocket),
       socketCookie(fd!.raw),
+      storeName(item as StoredSocket),
     ]));
   }
 
@@ -258,7 +258,7 @@ export class Inheritance implements Disposable {
     const left = this.#all(...this.#left.keys()).map((inherited) => {
       const { item, fd } = inherited;
       const unclaimed = { kind: item.kind, words: describe(inherited) };
-      if (item.path === undefined || item.activated) return unclaimed;
+      if (item.path === undefined) return unclaimed;
       try {
         // Only if the path still leads to this socket: another service may have bound it by now.
         guardPath(item.kind, fd!, item.path, inherited.file).release();

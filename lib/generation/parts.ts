@@ -100,7 +100,11 @@ export class Parts {
         this.warnings.socketMade(address, isInherited);
         this.manager.store();
       },
-      isPredecessorGone: () => predecessor !== undefined && predecessor.gone,
+      // A generation that leaves closes its sockets too, and leaves the store to the next start.
+      onClosed: () => {
+        if (this.lifecycle.isServing) this.manager.store();
+      },
+      mayBeFreed: () => predecessor?.gone === true || this.manager.isRemoving,
       // A generation has made the control socket: its namespace is that of the generations.
       isForeignNetworkExpected: () =>
         predecessor !== undefined && networkNamespace(control!.fd.raw) === ownNetworkNamespace(),
@@ -297,6 +301,14 @@ export class Parts {
     await this.departure.depart();
   }
 
+  get isStopping(): boolean {
+    return this.departure.isStopping;
+  }
+
+  get isReplaced(): boolean {
+    return this.successor !== undefined || this.rolledBack !== undefined;
+  }
+
   get rolledBack(): string | undefined {
     return this.departure.rolledBack;
   }
@@ -311,6 +323,7 @@ export class Parts {
 
   /** Stops accepting, in a way that can be undone. */
   withdraw(): void {
+    this.departure.endStopDelay();
     this.answering.withdraw();
     this.manager.withdraw();
     this.resources.shut();

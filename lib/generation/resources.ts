@@ -35,10 +35,12 @@ export interface Resources {
   open(): void;
   /** Starts recording the protocol of each HTTP client: `drain()` needs it. */
   watch(): void;
+  /** Answers HTTP/1 requests with `Connection: close` from here on, and goes on accepting. */
+  announceClose(): void;
   /** Stops accepting, until `open()`. */
   shut(): void;
-  /** Gives the sockets up for good; connections go on. */
-  release(): void;
+  /** Gives the sockets up for good; connections go on. @param isReplaced Whether another generation has them too. */
+  release(isReplaced: boolean): void;
   /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */
   drain(limits: DrainLimits): Promise<void>;
   /** The number of clients at `shut()` that are still connected. */
@@ -61,8 +63,8 @@ export interface OfferedResource {
 
 /** What the resources need from their generation. */
 export interface ResourceOptions {
-  /** Whether the predecessor has ended: the kernel may free its addresses a moment later. */
-  isPredecessorGone: () => boolean;
+  /** Whether addresses in use may be free in a moment: the predecessor has ended, or the store was told to close a socket. */
+  mayBeFreed: () => boolean;
   /**
    * Whether sockets of another network namespace are expected: the generations of this service share one namespace,
    * and were given a socket of another one.
@@ -72,6 +74,8 @@ export interface ResourceOptions {
   inUseAdvice?: string;
   /** Called with the address of each new listener and datagram socket. */
   onSocket: (address: string, isInherited: boolean) => void;
+  /** Called after the program has closed listeners or datagram sockets. */
+  onClosed: () => void;
   /** Where to warn. */
   logger: Logger;
 }

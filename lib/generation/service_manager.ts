@@ -19,6 +19,7 @@ import { variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { socketCookie } from "../../ffi/socket_options.ts";
+import { noDescriptors } from "../../ffi/system.ts";
 import type { Logger } from "../logger.ts";
 import { notify, notifyVariable } from "../systemd/notify.ts";
 import { type StoredSocket, storeName } from "../systemd/store_name.ts";
@@ -56,7 +57,12 @@ const pidFile = () => variable("PIDFILE");
 
 /** Whether this process is to stay a child of its starter until its probation is over: a MAINPID= may be taken back then. */
 export function isToldByMainPid(): boolean {
-  return variable(notifyVariable) !== undefined && pidFile() === undefined;
+  return hasManager() && pidFile() === undefined;
+}
+
+/** Whether a service manager is there: none is on systems where no generation follows another one. */
+function hasManager(): boolean {
+  return !noDescriptors() && variable(notifyVariable) !== undefined;
 }
 
 /** The service manager, as far as one generation speaks for the unit; each method is without effect otherwise. */
@@ -68,24 +74,24 @@ export class ServiceManager {
   readonly #main: number;
   /** Whether the generation follows another one in the same unit. */
   readonly #isSuccessor: boolean;
-  /** The names of the sockets in the store, with their cookies; undefined until the generation is proven. */
-  readonly #stored: Map<string, bigint>;
+  /** The sockets in the store: their cookies, and their names, of which several may have the same. */
+  readonly #stored: Map<bigint, string>;
   #isProven = false;
+  /** When a socket was taken out of the store. */
+  #removedAt = -Infinity;
   #watchdog: ReturnType<typeof setInterval> | undefined;
   #extending: ReturnType<typeof setInterval> | undefined;
 
   constructor(host: ServiceManagerHost) {
     this.#host = host;
-    const own = variable(notifyVariable) === undefined
-      ? undefined
-      : variable("INVOCATION_ID") ?? "";
+    const own = hasManager() ? variable("INVOCATION_ID") ?? "" : undefined;
     const { predecessor, inheritance } = host;
     this.#isSuccessor = own !== undefined && predecessor?.invocation === own;
     const main = own === undefined || this.#isSuccessor ? undefined : mainProcess();
     this.#main = main ?? Deno.pid;
     this.invocation = this.#isSuccessor || main !== undefined ? own : undefined;
     const isKept = this.invocation !== undefined && (this.#isSuccessor || !predecessor);
-    this.#stored = isKept ? inheritance.storeNames() : new Map();
+    this.#stored = isKept ? inheritance.storedSockets() : new Map();
   }
 
   /** Has the unit live as long as this generation: to be called before it accepts, and when it accepts again. */
@@ -175,29 +181,43 @@ export class ServiceManager {
     const offered = this.#host.resources.offered().filter(({ item }) =>
       (item.kind === "listener" || item.kind === "datagram") && !item.activated
     );
-    const wanted = new Map(offered.map(({ item, fd }) => [storeName(item as StoredSocket), fd]));
-    for (const [name, cookie] of this.#stored) {
-      const fd = wanted.get(name);
-      if (fd && socketCookie(fd.raw) === cookie) continue;
+    const wanted = new Map(
+      offered.map((
+        { item, fd },
+      ) => [socketCookie(fd.raw), { name: storeName(item as StoredSocket), fd }]),
+    );
+    const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
+    for (const name of new Set(gone.map(([, name]) => name))) {
+      this.#removedAt = performance.now();
       this.#tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
-      this.#stored.delete(name);
+      // All that have that name are taken out.
+      for (const [cookie, each] of this.#stored) if (each === name) this.#stored.delete(cookie);
     }
-    for (const [name, fd] of wanted) {
-      if (this.#stored.has(name)) continue;
+    for (const [cookie, { name, fd }] of wanted) {
+      if (this.#stored.has(cookie)) continue;
       // Without FDPOLL=0 systemd closes a descriptor that reports an error.
       notify(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, [fd], this.#host);
-      this.#stored.set(name, socketCookie(fd.raw));
+      this.#stored.set(cookie, name);
     }
+  }
+
+  /** Whether the manager may be about to close a socket that was taken out of the store. */
+  get isRemoving(): boolean {
+    return performance.now() < this.#removedAt + barrierTimeout;
   }
 
   /** A successor accepts: process `pid`. */
   handedTo(pid: number): void {
     if (this.invocation === undefined) return;
     this.withdraw();
-    // Heard with NotifyAccess=main too, where the successor is not.
-    if (pidFile() === undefined) this.#tell(mainPid(pid));
     const group = readText(`/proc/${pid}/cgroup`);
-    if (group === undefined || group === readText("/proc/self/cgroup") || isService(group)) return;
+    if (group === undefined || group === readText("/proc/self/cgroup")) {
+      // Heard with NotifyAccess=main too, where the successor is not.
+      if (pidFile() === undefined) this.#tell(mainPid(pid));
+      return;
+    }
+    // A unit for each generation, as of a template: systemd would take a process of the other unit for the main one here.
+    if (isService(group)) return;
     this.#host.logger.warn?.(
       `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
         "it, and removes the RuntimeDirectory= of the unit when this process ends. Under systemd, restart by " +
@@ -227,12 +247,21 @@ export class ServiceManager {
 
   /** Pings the watchdog twice in its time (sd_watchdog_enabled(3)); WATCHDOG_PID is the number of the first generation. */
   #watch(): void {
+    if (this.invocation === undefined || this.#watchdog !== undefined) return;
     const time = Number(variable("WATCHDOG_USEC") ?? 0) / 1000;
-    if (this.invocation === undefined || !(time > 0) || this.#watchdog !== undefined) return;
+    if (!(time > 0)) return;
     const ping = () => this.#tell("WATCHDOG=1");
     ping();
     this.#watchdog = setInterval(ping, time / 2);
     Deno.unrefTimer(this.#watchdog);
+  }
+
+  /** Tells that the generation accepts for `stopDelay` before it stops, and extends the time that the manager has for that. */
+  delaying(): void {
+    this.#tell(
+      `STATUS=Generation ${this.#host.number}, process ${Deno.pid}, accepts for the last time`,
+    );
+    this.#extend();
   }
 
   /**
@@ -240,12 +269,16 @@ export class ServiceManager {
    * with a successor: the whole unit would be ended.
    */
   stopping(): void {
+    const { number } = this.#host;
+    this.#tell(`STOPPING=1\nSTATUS=Generation ${number}, process ${Deno.pid}, drains`);
+    this.#extend();
+  }
+
+  #extend(): void {
     if (this.invocation === undefined || this.#extending !== undefined) return;
-    const extend = `EXTEND_TIMEOUT_USEC=${extension}`;
-    this.#tell(
-      `STOPPING=1\nSTATUS=Generation ${this.#host.number}, process ${Deno.pid}, drains\n${extend}`,
-    );
-    this.#extending = setInterval(() => this.#tell(extend), extendInterval);
+    const extend = () => this.#tell(`EXTEND_TIMEOUT_USEC=${extension}`);
+    extend();
+    this.#extending = setInterval(extend, extendInterval);
     Deno.unrefTimer(this.#extending);
   }
 

@@ -5,7 +5,8 @@
  * @module
  */
 
-import { closeOnExec, Fd, isKeptOnExec, isOpen } from "../../ffi/fd.ts";
+import { closeOnExec, Fd, isKeptOnExec } from "../../ffi/fd.ts";
+import { listed } from "../../ffi/quote.ts";
 import { currentVariable, removeVariable } from "../../ffi/proc.ts";
 import { limitBlocking, socketKind } from "../../ffi/socket_options.ts";
 import { noDescriptors } from "../../ffi/system.ts";
@@ -66,22 +67,28 @@ export function listenFds({ logger }: ListenFdsOptions = {}): ListenFd[] {
   const numbers = announced(count);
   const warn = (why: string) => {
     guarded(logger).warn?.(
-      `Not taking the descriptors that LISTEN_FDS=${count}, LISTEN_PID=${pid} announce: ${why}`,
+      `Not taking all descriptors that LISTEN_FDS=${count}, LISTEN_PID=${pid} announce: ${why}`,
     );
     return [];
   };
   if (!numbers) return warn("that is no number of descriptors");
-  if (pid !== String(Deno.pid) && !numbers.every(isPassed)) {
-    // Node and npx pass on the variables, and not the descriptors: others have the same numbers.
+  // Everything that Deno opens itself has FD_CLOEXEC.
+  const passed = numbers.filter(isKeptOnExec);
+  const isWhole = passed.length === numbers.length;
+  // LISTEN_PID may be that of a shell that has started this process, and has passed them on. Node and npx pass on the
+  // variables, and not the descriptors: others have the same numbers.
+  if (pid !== String(Deno.pid) && !isWhole) {
     return warn(
       `this is process ${Deno.pid}, and they are not open here. Have the service manager start Deno itself: ` +
         "not npx, and no program that closes descriptors",
     );
   }
-  const missing = numbers.filter((raw) => !isOpen(raw));
-  if (missing.length > 0) warn(`${missing.join(", ")} are not open`);
+  if (!isWhole) {
+    const missing = numbers.filter((raw) => !passed.includes(raw)).map(String);
+    warn(`${listed(missing)} were not passed to this process; it takes the others`);
+  }
   const given = names?.split(":") ?? [];
-  return numbers.filter(isOpen).map((raw) => {
+  return passed.map((raw) => {
     closeOnExec(raw);
     const name = given[raw - first] ?? "unknown";
     return { fd: take(raw, isStoreName(name)), name };
@@ -92,14 +99,6 @@ export function listenFds({ logger }: ListenFdsOptions = {}): ListenFd[] {
 function announced(count: string): number[] | undefined {
   if (!/^\d{1,6}$/.test(count)) return undefined;
   return Array.from({ length: Number(count) }, (_, i) => first + i);
-}
-
-/**
- * Whether a number was passed to this process, also if LISTEN_PID is that of a shell that has started it: everything
- * that Deno opens itself has FD_CLOEXEC.
- */
-function isPassed(raw: number): boolean {
-  return isKeptOnExec(raw) && socketKind(raw) !== undefined;
 }
 
 /** Owns the number. A socket of a unit may become blocking at any time: no call on it may block for long then. */

@@ -75,7 +75,7 @@ test(
     assert(stderr.startsWith(`The restart failed: Cannot restart: ${why}`), stderr);
     assertMatch(
       stderr,
-      /a container of its own, or .* an init process that stays .*`restartAsMain: true`/,
+      /`cli\.ts hold PATH -- command`, .* in a container of its own\. .*`restartAsMain: true`/,
     );
     const enter = ["nsenter", "--target", String(one), "--pid", "--mount"];
     await using beside = new Child("./generation.ts", [path], { through: enter });
@@ -184,6 +184,10 @@ for (const [what, script, isMain] of units) {
         said,
         /^failed: ERR_HANDOVER_MAIN_PROCESS Cannot restart: process \d+, this one, is (the main process of a systemd unit|the process that the main process of a systemd unit seems to wait for): .*`systemctl start app@b` takes over from app@a/,
       );
+      // What makes `systemctl reload` restart it.
+      for (const line of ["Type=notify", "NotifyAccess=all", "PIDFile=", "ExecReload="]) {
+        assertStringIncludes(said, line);
+      }
       return;
     }
     assertEquals(said, "restarted: 2");
