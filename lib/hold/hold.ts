@@ -71,7 +71,7 @@ async function supervise(
   listenToSignals(supervisor);
   // It may name a process of before the last start of the machine or container.
   unlink(pidFile);
-  const timer = setInterval(() => supervisor.reap(), reapInterval);
+  const timer = setInterval(safely(() => supervisor.reap()), reapInterval);
   try {
     log(`holding ${command}`);
     supervisor.start();
@@ -114,14 +114,25 @@ async function bindNotifySocket(
 }
 
 function listenToSignals(supervisor: Supervisor): void {
-  Deno.addSignalListener("SIGCHLD", () => supervisor.reap());
-  for (const signal of ["SIGTERM", "SIGINT"] as const) {
-    Deno.addSignalListener(signal, () => supervisor.stop(signal));
-  }
-  Deno.addSignalListener("SIGHUP", () => void supervisor.reload());
-  for (const signal of forwarded) {
-    Deno.addSignalListener(signal, () => supervisor.forward(signal));
-  }
+  const on = (signal: Deno.Signal, step: () => void) => {
+    Deno.addSignalListener(signal, safely(step));
+  };
+  on("SIGCHLD", () => supervisor.reap());
+  on("SIGTERM", () => supervisor.stop("SIGTERM"));
+  on("SIGINT", () => supervisor.stop("SIGINT"));
+  on("SIGHUP", () => void supervisor.reload());
+  for (const signal of forwarded) on(signal, () => supervisor.forward(signal));
+}
+
+/** Logs an error, such as that of a lack of memory, in place of ending: as process 1 the service would end too. */
+function safely(step: () => void): () => void {
+  return () => {
+    try {
+      step();
+    } catch (error) {
+      log(`${(error as Error).message}; going on`);
+    }
+  };
 }
 
 function log(text: string): void {

@@ -7,12 +7,16 @@
 import { closeAll, Fd } from "../../ffi/fd.ts";
 import { IncomingMessage, wouldBlock } from "../../ffi/message.ts";
 import { ready } from "../event_loop/reactor.ts";
+import { pause } from "../time.ts";
 import { bindDatagrams } from "../unix/bind.ts";
 import { DatagramPath } from "../unix/datagram_path.ts";
 import { type Notification, parseNotification } from "./notification.ts";
 
 /** The most bytes of a message; systemd drops a longer one too. */
 const maxBytes = 4096;
+
+/** Milliseconds before the next message is taken after an error. */
+const failedInterval = 100;
 
 /** Takes a message; descriptors that it does not take are closed. */
 export type TakeNotification = (notification: Notification, descriptors: Fd[]) => void;
@@ -43,7 +47,14 @@ export class NotifySocket implements Disposable {
     while (!signal.aborted) {
       // It rejects when the socket is closed.
       await ready(this.#bound.fd.raw, "readable", { signal }).catch(() => {});
-      if (!signal.aborted) this.takeAll();
+      if (signal.aborted) return;
+      try {
+        this.takeAll();
+      } catch (error) {
+        this.#fail((error as Error).message);
+        // An error that lasts does not keep the processor busy.
+        await pause(failedInterval);
+      }
     }
   }
 

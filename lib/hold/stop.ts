@@ -27,9 +27,9 @@ export class Stop implements Disposable {
     for (const pid of ownChildren()) {
       if (this.#signalled.has(pid)) continue;
       this.#signalled.add(pid);
-      send(pid, this.#signal);
+      send(pid, this.#signal, this.#log);
       // A process that SIGSTOP has stopped gets no other signal before.
-      send(pid, "SIGCONT");
+      send(pid, "SIGCONT", this.#log);
     }
     return false;
   }
@@ -74,12 +74,12 @@ export class StopTime {
   }
 }
 
-/** Sends a signal to a process that may have ended. */
-export function send(pid: number, signal: Deno.Signal): void {
+/** Sends a signal to a process that may have ended, or be another user's by now. */
+export function send(pid: number, signal: Deno.Signal, log: (text: string) => void): void {
   try {
     Deno.kill(pid, signal);
   } catch (error) {
-    // ESRCH; some versions of Deno make a TypeError of it.
-    if (!(error instanceof Deno.errors.NotFound || error instanceof TypeError)) throw error;
+    if (error instanceof Deno.errors.NotFound) return;
+    log(`cannot send ${signal} to process ${pid}: ${(error as Error).message}`);
   }
 }

@@ -185,7 +185,7 @@ export class Supervisor {
 
   /** Sends a signal to the main process. */
   forward(signal: Deno.Signal): void {
-    if (this.#main) send(this.#main.pid, signal);
+    if (this.#main) send(this.#main.pid, signal, this.#host.log);
   }
 
   /** Stops the service; called again, it kills it. */
@@ -229,8 +229,8 @@ export class Supervisor {
     if (!main) return this.#startAgain();
     log(`restarting: no generation answers at the control path, ending process ${main.pid}`);
     this.#state = "restarting";
-    send(main.pid, "SIGTERM");
-    this.#restartTime = this.#stopTime.limit(() => send(main.pid, "SIGKILL"));
+    send(main.pid, "SIGTERM", log);
+    this.#restartTime = this.#stopTime.limit(() => send(main.pid, "SIGKILL", log));
   }
 
   #finish(code: number): void {

@@ -67,20 +67,26 @@ test("Python serves on a held listener", { ignore: noPython !== undefined }, asy
   assertEquals(directory.names(), []);
 });
 
-test("node serves on a held listener", { ignore: noNode !== undefined }, async () => {
-  using directory = new Directory();
-  const port = freePort();
-  const command = ["node", `${programs}held_plain.mjs`];
-  await using held = new Held([
-    directory.join("app.sock"),
-    `--listen=web=127.0.0.1:${port}`,
-    "--",
-    ...command,
-  ]);
-  const { code, load } = await killThrice(held, port);
-  assertEquals(code, 0);
-  assertEquals(load.answers.size, 4);
-});
+/** Node's server, by Node and by Deno, whose own Deno.listen has no `fd`. */
+const nodes: [string, string[], boolean][] = [
+  ["node", ["node"], noNode !== undefined],
+  ["node:http of Deno", [Deno.execPath(), "run", "-A"], false],
+];
+
+for (const [name, runtime, ignore] of nodes) {
+  test(`${name} serves on a held listener`, { ignore }, async () => {
+    using directory = new Directory();
+    const port = freePort();
+    await using held = new Held([
+      directory.join("app.sock"),
+      `--listen=web=127.0.0.1:${port}`,
+      ...["--", ...runtime, `${programs}held_plain.mjs`],
+    ]);
+    const { code, load } = await killThrice(held, port);
+    assertEquals(code, 0);
+    assertEquals(load.answers.size, 4);
+  });
+}
 
 test(
   "the main process gets SIGUSR2, SIGWINCH and SIGQUIT",
