@@ -146,9 +146,11 @@ test("the environment of the command is that of a service manager, without the o
     [path, `--listen=web=127.0.0.1:${port}`, "--", "sh", "-c", "env; echo pid=$$; sleep 600"],
     { env },
   );
-  const started = await held.started();
   const lines: string[] = [];
-  do lines.push(await held.line()); while (!lines.at(-1)!.startsWith("pid="));
+  const isThere = (start: string) => lines.some((line) => line.startsWith(start));
+  // The process may print before hold has logged its start.
+  while (!isThere("pid=") || !isThere("hold: started ")) lines.push(await held.line());
+  const [{ pid: started }] = held.children();
   const has = (line: string) => assert(lines.includes(line), `${line}: ${lines.join("\n")}`);
   has(`pid=${started}`);
   has(`LISTEN_PID=${started}`);

@@ -165,8 +165,8 @@ test("an orphan of the service is adopted, gets SIGTERM too, and is waited for",
     "sh -c \"trap 'echo orphan ends; exit' TERM; echo orphan; while :; do sleep 0.1; done\" & " +
     "sleep 600";
   await using held = new Held([directory.join("app.sock"), "--", "sh", "-c", script]);
-  const first = await held.started();
   await held.until("orphan");
+  const [{ pid: first }] = held.children();
   held.signal("SIGTERM");
   await held.until("orphan ends");
   const { code } = await held.ended();
