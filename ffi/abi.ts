@@ -248,6 +248,8 @@ type Structs = typeof linux & {
     st_ino: "u64";
     st_nlink: "u64";
     st_mode: "u32";
+    st_uid: "u32";
+    st_gid: "u32";
     st_rdev: "u64";
     st_size: "i64";
   }>;
@@ -276,9 +278,18 @@ export const c = {
   /** linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h */
   NETLINK_SOCK_DIAG: 4,
   NLM_F_REQUEST: 1,
+  NLM_F_DUMP: 0x300,
+  NLMSG_ERROR: 2,
+  NLMSG_DONE: 3,
   SOCK_DIAG_BY_FAMILY: 20,
+  UDIAG_SHOW_NAME: 1,
   UDIAG_SHOW_VFS: 2,
+  UDIAG_SHOW_RQLEN: 16,
+  UNIX_DIAG_NAME: 0,
   UNIX_DIAG_VFS: 1,
+  UNIX_DIAG_RQLEN: 4,
+  /** net/tcp_states.h: the state of a listening socket, of unix too. */
+  TCP_LISTEN: 10,
   SOCK_CLOEXEC: 0x80000,
   SOCK_NONBLOCK: 2048,
   SOL_SOCKET: 1,

@@ -12,6 +12,7 @@ import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { noDescriptors } from "../ffi/system.ts";
 import { longestPause, pause } from "./time.ts";
+import { doctor } from "./doctor/command.ts";
 import { Channel } from "./generation/channel.ts";
 import { connect } from "./unix/conn.ts";
 import { HandoverError } from "./errors.ts";
@@ -28,6 +29,7 @@ Usage: deno run -A cli.ts COMMAND PATH [options]
   stop PATH     drains the service, and waits until its process has ended
   hold PATH -- COMMAND...
                 starts the service, and starts it again when it dies: see hold --help
+  doctor [PATH | UNIT]  examines the service and its systemd unit: see doctor --help
 
 PATH is the control socket: the path with which the service calls start().
 
@@ -54,6 +56,7 @@ class UsageError extends Error {}
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
   if (args[0] === "hold") return await hold(args.slice(1));
+  if (args[0] === "doctor") return await doctor(args.slice(1));
   try {
     if (args.includes("--help") || args.includes("-h")) {
       print(usage);

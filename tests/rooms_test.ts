@@ -14,7 +14,7 @@ const floors: string[][] = [
   ["lib/native/"],
   ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
-  ["lib/hold/"],
+  ["lib/doctor/", "lib/hold/"],
   ["lib/cli.ts", "mod.ts"],
 ];
 
@@ -27,7 +27,7 @@ const pure = [
   "lib/generation/frame.ts",
   "lib/generation/frame_fields.ts",
   "lib/generation/protocol.ts",
-  "lib/hold/notification.ts",
+  ["lib/doctor/", "lib/hold/"],
   "lib/systemd/store_name.ts",
 ];
 

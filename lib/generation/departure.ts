@@ -155,9 +155,10 @@ export class Departure {
     const isSpare = lifecycle.state === "starting" && predecessor?.gone === false;
     lifecycle.enter("draining");
     host.warnings.stop();
-    if (!successor && reason === undefined && !isSpare) host.manager.stopping();
+    const isLast = !successor && reason === undefined && !isSpare;
+    if (isLast) host.manager.stopping();
     const began = performance.now();
-    for (const [what, step] of Object.entries(this.#steps(successor, reason))) {
+    for (const [what, step] of Object.entries(this.#steps(successor, reason, isLast))) {
       try {
         const taken = step();
         if (taken) await taken;
@@ -183,10 +184,12 @@ export class Departure {
    * The steps of a departure, in their order: each of them relies on those before it.
    *
    * @param reason The error of a generation that is rolled back.
+   * @param isLast Whether no other generation accepts.
    */
   #steps(
     successor: Handover | undefined,
     reason: unknown,
+    isLast: boolean,
   ): Record<string, () => void | Promise<void>> {
     const host = this.#host;
     const { kept, paths, resources, webSockets, logger } = host;
@@ -246,7 +249,9 @@ export class Departure {
         while (host.moves.size > 0) await Promise.allSettled(host.moves);
       },
       "remove the control path": () => released,
-      "wait for the previous generation": () => this.#awaitPredecessor(successor),
+      "wait for the previous generation": () => {
+        if (isLast) return this.#awaitPredecessor();
+      },
       "tell the next generation": async () => {
         // Behind the connections that were moved. The successor may have ended.
         const frame: Frame = { type: "progress", connections: 0 };
@@ -268,10 +273,9 @@ export class Departure {
    * Ends after the predecessor, if this is the last generation of a unit: when the main process has ended, systemd sends
    * SIGTERM once more to the processes that are left, and a second one ends a process at once.
    */
-  async #awaitPredecessor(successor: Handover | undefined): Promise<void> {
+  async #awaitPredecessor(): Promise<void> {
     const { manager, predecessor, takeover, settings } = this.#host;
-    if (successor || this.#isRolledBack || manager.invocation === undefined) return;
-    if (!takeover || predecessor!.gone) return;
+    if (!takeover || predecessor!.gone || manager.invocation === undefined) return;
     const { drainTimeout, forceCloseAfter } = settings;
     using late = expiring(drainTimeout + forceCloseAfter, () => new Error("That was all"));
     // It has limits of its own, and may hang nevertheless.
