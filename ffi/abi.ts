@@ -99,6 +99,35 @@ const linux = {
   timespec,
   linger,
   tcp_info_head,
+  /** asm-generic/siginfo.h, the part of SIGCHLD: the union is aligned to 8 bytes. */
+  siginfo_child: struct({
+    si_signo: "i32",
+    si_errno: "i32",
+    si_code: "i32",
+    pad: "i32",
+    si_pid: "i32",
+    si_uid: "u32",
+    si_status: "i32",
+    rest: bytes(100),
+  }),
+  /** bits/types/__sigset_t.h */
+  sigset: struct({ val: bytes(128) }),
+  /** spawn.h */
+  posix_spawn_file_actions: struct({
+    allocated: "i32",
+    used: "i32",
+    actions: "u64",
+    pad: bytes(64),
+  }),
+  posix_spawnattr: struct({
+    flags: "i16",
+    pgrp: "i32",
+    sd: bytes(128),
+    ss: bytes(128),
+    sp: "i32",
+    policy: "i32",
+    pad: bytes(64),
+  }),
   flock: struct({ l_type: "i16", l_whence: "i16", l_start: "i64", l_len: "i64", l_pid: "i32" }),
 };
 
@@ -363,6 +392,13 @@ export const c = {
   SEEK_END: 2,
   MFD_CLOEXEC: 1,
   WNOHANG: 1,
+  WEXITED: 4,
+  WNOWAIT: 0x1000000,
+  P_ALL: 0,
+  PR_SET_CHILD_SUBREAPER: 36,
+  POSIX_SPAWN_SETPGROUP: 2,
+  POSIX_SPAWN_SETSIGDEF: 4,
+  SIGPIPE: 13,
   SIGKILL: 9,
   LOCK_EX: 2,
   LOCK_NB: 4,
@@ -385,6 +421,7 @@ export const errnos: Readonly<Record<string, number>> = {
   ENXIO: 6,
   E2BIG: 7,
   EBADF: 9,
+  ECHILD: 10,
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,

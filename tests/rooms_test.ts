@@ -14,7 +14,7 @@ const floors: string[][] = [
   ["lib/native/"],
   ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
-  ["lib/doctor/"],
+  ["lib/doctor/", "lib/hold/"],
   ["lib/cli.ts", "mod.ts"],
 ];
 
@@ -32,6 +32,7 @@ const pure = [
   "lib/doctor/generation_rules.ts",
   "lib/doctor/crash_rules.ts",
   "lib/doctor/sandbox_rules.ts",
+  "lib/hold/notification.ts",
   "lib/systemd/store_name.ts",
 ];
 
