@@ -1,27 +1,16 @@
 /**
  * A shell script under a systemd of its own, for the tests of `doctor`.
  *
- * `WITH_SYSTEMD` names the program that boots one in namespaces: it runs its arguments there, shows the directory
- * `SHARE` under the same path inside, ends everything after `LIMIT` seconds, and exits with 77, and a reason on
- * stdout, where that cannot be done.
- *
  * @module
  */
 
 import { Directory } from "../support/directory.ts";
+import { Systemd } from "../support/systemd.ts";
 
 const root = new URL("../../", import.meta.url).pathname;
-const tool = Deno.env.get("WITH_SYSTEMD");
 
-/** The reason why no systemd can be booted here; undefined if one can. */
-export const missing: string | undefined = tool === undefined
-  ? "WITH_SYSTEMD does not name the program that boots a systemd"
-  : await trial(tool);
-
-async function trial(tool: string): Promise<string | undefined> {
-  const { code, stdout } = await new Deno.Command(tool, { args: ["true"] }).output();
-  return code === 0 ? undefined : `${tool}: ${new TextDecoder().decode(stdout).trim()}`;
-}
+/** The directory of {@linkcode Shared}, as it is seen inside. */
+export const inside = "/srv/shared";
 
 /** A directory that is seen inside, with the library, the programs of the tests, and deno. */
 export class Shared extends Directory {
@@ -31,17 +20,14 @@ export class Shared extends Directory {
       copy(`${root}${name}`, this.join(name));
     }
     Deno.copyFileSync(`${root}mod.ts`, this.join("mod.ts"));
-    // The program itself may be under /tmp, which is another one inside.
     Deno.copyFileSync(Deno.execPath(), this.join("deno"));
   }
 
   /** Runs a shell script inside, in this directory; throws when it fails. */
-  async run(script: string, limit = 60): Promise<void> {
-    const env = { SHARE: this.path, LIMIT: String(limit) };
-    const args = ["sh", "-euc", `cd ${this.path}\n${script}`];
-    const { code, stderr } = await new Deno.Command(tool!, { args, env }).output();
-    if (code === 0) return;
-    throw new Error(`The script exits with ${code}: ${new TextDecoder().decode(stderr)}`);
+  async run(script: string): Promise<void> {
+    await using systemd = await Systemd.boot({ binds: { [inside]: this.path } });
+    const { code, stderr } = await systemd.run("sh", "-euc", `cd ${inside}\n${script}`);
+    if (code !== 0) throw new Error(`The script exits with ${code}: ${stderr}`);
   }
 
   /** The text of a file that the script has written. */

@@ -8,7 +8,10 @@ import { assertEquals, assertMatch } from "@std/assert";
 import type { Diagnosis } from "../../lib/doctor/doctor.ts";
 import type { Level } from "../../lib/doctor/finding.ts";
 import { test } from "../support/guard.ts";
-import { missing, Shared } from "./systemd.ts";
+import { systemdMissing } from "../support/systemd.ts";
+import { inside, Shared } from "./systemd.ts";
+
+const missing = await systemdMissing();
 
 if (missing !== undefined) {
   console.log(`doctor/systemd_test.ts: doctor is not tested with a real systemd: ${missing}`);
@@ -25,8 +28,8 @@ const service = (path: string, port: number, rest = "") =>
 const twice = service("/run/twice/app.sock", 8003, "/run/twice/web.sock stay");
 
 const script = `
-mkdir -p /run/systemd/system
-unit() { cat > /run/systemd/system/$1; }
+
+unit() { cat > /run/units/$1; }
 export NO_COLOR=1
 doctor() {
   name=$1; shift; code=0
@@ -93,7 +96,7 @@ doctor bad_path /run/bad/app.sock
 doctor alien alien
 doctor twice twice
 doctor missing missing
-echo '# changed' >> /run/systemd/system/good.service
+echo '# changed' >> /run/units/good.service
 doctor changed good
 `;
 
@@ -132,7 +135,7 @@ test("doctor examines services of a real systemd", { ignore: missing !== undefin
 
   // A line of the advice is one that systemd takes.
   const { advice } = outcome("bad").findings.find(({ about }) => about === "ExecReload")!;
-  const command = `${shared.join("deno")} run -A ${shared.join("lib/cli.ts")}`;
+  const command = `${inside}/deno run -A ${inside}/lib/cli.ts`;
   assertEquals(advice, `Write ExecReload=${command} restart /run/bad/app.sock into [Service]`);
 
   // The path is in a file system that the unit alone sees.

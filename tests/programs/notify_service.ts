@@ -1,6 +1,6 @@
 /**
- * A service in a systemd unit: it writes the PID file of the unit, and is ready when systemd knows it. With a third
- * argument it also listens at that path; with a fourth one its process does not end.
+ * A service in a systemd unit. With a third argument it also listens at that path; with a fourth one its process does
+ * not end.
  *
  * @module
  */
@@ -13,10 +13,5 @@ const answer = () => new Response(`${app.generation} ${Deno.pid}`);
 app.serve({ hostname: "127.0.0.1", port: Number(port), onListen() {} }, answer);
 if (web) app.serve({ path: web, onListen() {} }, answer);
 await app.ready();
-const file = Deno.env.get("PIDFILE");
-if (file) Deno.writeTextFileSync(file, `${Deno.pid}\n`);
-if (Deno.env.has("NOTIFY_SOCKET")) {
-  await new Deno.Command("systemd-notify", { args: ["--ready"] }).output();
-}
 if (stay) setInterval(() => {}, 1e9);
 await app.finished;
