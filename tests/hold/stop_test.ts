@@ -120,7 +120,8 @@ test("a new generation is killed while the old one drains: the command is starte
   assertEquals(await ask(port), third);
   assertEquals(await slow, first);
   held.signal("SIGTERM");
-  assertEquals((await held.ended()).code, 0);
+  const { code, stdout } = await held.ended();
+  assertEquals(code, 0, stdout.join("\n"));
 });
 
 test("a process that ignores SIGTERM is killed: after --stop-timeout, or by a second signal", async () => {
