@@ -8,7 +8,7 @@
 import { endedChild, type Exit, isDescendant, reapChild } from "../../ffi/child_process.ts";
 import type { Fd } from "../../ffi/fd.ts";
 import { readText } from "../../ffi/file.ts";
-import { hasEnded, identify, isRunning, type ProcessId } from "../../ffi/proc.ts";
+import { hasEnded, identify, isRunning, type ProcessId, processStat } from "../../ffi/proc.ts";
 import { escaped } from "../../ffi/quote.ts";
 import { Backoff } from "./backoff.ts";
 import type { Descriptors } from "./descriptors.ts";
@@ -97,10 +97,11 @@ export class Supervisor {
       if (pid === this.#main?.pid) this.#mainEnded(pid, exit);
       else if (wasPrevious) this.#host.log(`process ${pid}, a previous generation, ${how(exit)}`);
     }
+    // MAINPID= may have named a child of another process, which gets its code. A child of this one is a zombie before
+    // waitpid(2) gives its code: until all of its threads have ended.
     const main = this.#main;
-    if (main && hasEnded(main)) {
-      // Either it has ended just now, or MAINPID= has named a child of another process, which gets its code.
-      this.#mainEnded(main.pid, reapChild(main.pid) ?? { code: 1 });
+    if (main && processStat(main.pid)?.parent !== Deno.pid && hasEnded(main)) {
+      this.#mainEnded(main.pid, { code: 1 });
     }
     for (const pid of this.#previous) if (!isRunning(pid)) this.#previous.delete(pid);
     if (this.#stop ? this.#stop.proceed() : this.#isDone()) this.#finish(this.#last.code);
