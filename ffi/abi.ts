@@ -108,7 +108,9 @@ const linux = {
     si_pid: "i32",
     si_uid: "u32",
     si_status: "i32",
-    rest: bytes(100),
+    pad2: "i32",
+    rest: "u64",
+    rest2: bytes(88),
   }),
   /** bits/types/__sigset_t.h */
   sigset: struct({ val: bytes(128) }),
