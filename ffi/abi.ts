@@ -112,24 +112,16 @@ const linux = {
     rest: "u64",
     rest2: bytes(88),
   }),
-  /** bits/types/__sigset_t.h */
-  sigset: struct({ val: bytes(128) }),
-  /** spawn.h */
+  /** bits/types/__sigset_t.h: 1024 bits, in words of 64. */
+  sigset: struct({ word0: "u64", words: bytes(120) }),
+  /** spawn.h: filled by its functions alone. */
   posix_spawn_file_actions: struct({
     allocated: "i32",
     used: "i32",
     actions: "u64",
     pad: bytes(64),
   }),
-  posix_spawnattr: struct({
-    flags: "i16",
-    pgrp: "i32",
-    sd: bytes(128),
-    ss: bytes(128),
-    sp: "i32",
-    policy: "i32",
-    pad: bytes(64),
-  }),
+  posix_spawnattr: struct({ flags: "i16", pgrp: "i32", sd0: "u64", rest: bytes(320) }),
   flock: struct({ l_type: "i16", l_whence: "i16", l_start: "i64", l_len: "i64", l_pid: "i32" }),
 };
 
