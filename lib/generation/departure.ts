@@ -152,7 +152,8 @@ export class Departure {
     const { lifecycle, logger, predecessor, successor } = host;
     if (lifecycle.hasLeft) return;
     // The predecessor accepts, or accepts again.
-    const isSpare = lifecycle.state === "starting" && predecessor?.gone === false;
+    const isSpare = lifecycle.state === "starting" && predecessor !== undefined &&
+      (!predecessor.gone || predecessor.hasTakenBack);
     lifecycle.enter("draining");
     host.warnings.stop();
     const isLast = !successor && reason === undefined && !isSpare;
