@@ -132,6 +132,7 @@ export class Departure {
     if (!lifecycle.hasLeft) {
       this.#isRolledBack = true;
       logger.error?.("This generation was rolled back", reason);
+      this.#host.manager.givenBack();
       void this.depart(reason);
     }
     // Its clients are answered before the program may end the process for that error.

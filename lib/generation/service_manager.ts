@@ -36,7 +36,7 @@ export interface ServiceManagerHost {
   readonly resources: Resources;
   readonly inheritance: Inheritance;
   readonly predecessor:
-    | { readonly pid: number; readonly invocation: string | undefined }
+    | { readonly pid: number; readonly generation: number; readonly invocation: string | undefined }
     | undefined;
 }
 
@@ -76,6 +76,9 @@ export class ServiceManager {
   readonly #isSuccessor: boolean;
   /** The sockets in the store: their cookies, and their names, of which several may have the same. */
   readonly #stored: Map<bigint, string>;
+  /** The PID file before this generation has written it. */
+  #before: string | undefined;
+  #hasClaimed = false;
   #isProven = false;
   /** When a socket was taken out of the store. */
   #removedAt = -Infinity;
@@ -97,21 +100,47 @@ export class ServiceManager {
   /** Has the unit live as long as this generation: to be called before it accepts, and when it accepts again. */
   claim(): void {
     if (this.invocation === undefined) return;
+    this.#hasClaimed = true;
     const path = pidFile();
     if (path === undefined) {
       // The first main process is known.
       if (this.#isSuccessor) this.#tell(mainPid(this.#main));
       return;
     }
+    this.#before ??= readText(path);
+    this.#writePidFile(path, `${this.#main}\n`, this.#main);
+  }
+
+  /**
+   * The predecessor has taken the service back. It has claimed the unit again before it said so, and this generation may have
+   * claimed it after that: its event loop was blocked in between.
+   */
+  givenBack(): void {
+    if (!this.#isSuccessor || !this.#hasClaimed) return;
+    const { number, predecessor } = this.#host;
+    const { pid, generation } = predecessor!;
+    const path = pidFile();
+    // A shell may be the first main process.
+    const first = generation === 1 ? Number(variable("SYSTEMD_EXEC_PID")) : 0;
+    const main = first || pid;
+    if (path === undefined) this.#tell(mainPid(main));
+    else if (readText(path) === `${this.#main}\n`) {
+      this.#writePidFile(path, this.#before ?? `${main}\n`, main);
+    } else return;
+    this.#tell(failedStatus(number - 1, pid));
+  }
+
+  /** Writes the PID file; where that fails, the manager is told of process `main` by a message. */
+  #writePidFile(path: string, text: string, main: number): void {
     const attempt = `Cannot write the PID file ${quoted(path)} of this unit`;
     try {
-      replaceFile(path, `${this.#main}\n`, attempt);
+      replaceFile(path, text, attempt);
     } catch (error) {
       this.#host.logger.error?.(
         `${attempt}: its directory has to belong to the user of the service (RuntimeDirectory=)`,
         error,
       );
-      this.#tell(mainPid(this.#main));
+      this.#tell(mainPid(main));
     }
   }
 
@@ -230,12 +259,7 @@ export class ServiceManager {
     if (this.invocation === undefined) return;
     if (pidFile() === undefined) this.#tell(mainPid(this.#main));
     else this.claim();
-    const { number } = this.#host;
-    this.#tell(
-      `STATUS=Generation ${number}, process ${Deno.pid}, serves; generation ${
-        number + 1
-      } has failed`,
-    );
+    this.#tell(failedStatus(this.#host.number, Deno.pid));
     this.#watch();
   }
 
@@ -296,6 +320,11 @@ export class ServiceManager {
 /** Tells systemd which process is the main one. */
 function mainPid(pid: number): string {
   return `MAINPID=${pid}`;
+}
+
+/** The status of a unit whose generation `number` goes on, because the next one has failed. */
+function failedStatus(number: number, pid: number): string {
+  return `STATUS=Generation ${number}, process ${pid}, serves; generation ${number + 1} has failed`;
 }
 
 /** Whether the process of a cgroup belongs to a service (cgroups(7)). */

@@ -51,3 +51,33 @@ test("a successor that is stopped after the offer was taken back does not say ST
   const stopping = service.told.slice(before).filter(({ text }) => text.includes("STOPPING"));
   assertEquals(stopping, []);
 });
+
+for (const pidfile of ["app.pid", null]) {
+  const by = pidfile ? "the PID file" : "MAINPID=";
+  test(`${by} names the predecessor again after a successor that was ready too late`, {
+    ignore,
+  }, async () => {
+    using directory = new Directory();
+    const serve = ["--serve", JSON.stringify({ hostname: "127.0.0.1", port: freePort() })];
+    const args = [...serve, "--readyTimeout", "200"];
+    await using service = new ManagedService(directory, args, { pidfile });
+    const old = await service.serving();
+    const go = directory.join("go");
+    await using late = startBeside(old, service.control, [...serve, "--block", go]);
+    await late.until("blocking");
+    await service.toldOf(/has failed$/);
+    // It does not read that it is too late before it calls ready().
+    Deno.writeTextFileSync(go, "");
+    const { pid } = await service.toldOf(/^READY=1\nSTATUS=Generation 2,/);
+    assertEquals(pid, late.pid);
+    await late.until(/^rejected/);
+    await late.ended();
+    if (pidfile) assertEquals(service.main, old);
+    else {
+      const last = await service.toldOf((told) =>
+        told.pid === pid && told.text.endsWith(`=${old}`)
+      );
+      assertEquals(last.text, `MAINPID=${old}`);
+    }
+  });
+}
