@@ -18,13 +18,13 @@ import { isReady } from "../../ffi/poll.ts";
 import { variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { socketPair } from "../../ffi/socket.ts";
-import { socketCookie } from "../../ffi/socket_options.ts";
 import { noDescriptors } from "../../ffi/system.ts";
 import type { Logger } from "../logger.ts";
-import { notify, notifyVariable } from "../systemd/notify.ts";
-import { type StoredSocket, storeName } from "../systemd/store_name.ts";
-import { pause } from "../time.ts";
+import { Notifier } from "../systemd/notifier.ts";
+import { notifyVariable } from "../systemd/notify.ts";
+import { longestPause, pause } from "../time.ts";
 import { endStarter } from "./child.ts";
+import { DescriptorStore } from "./descriptor_store.ts";
 import type { Inheritance } from "./inheritance.ts";
 import { mainProcess } from "./main_process.ts";
 import type { Resources } from "./resources.ts";
@@ -74,14 +74,12 @@ export class ServiceManager {
   readonly #main: number;
   /** Whether the generation follows another one in the same unit. */
   readonly #isSuccessor: boolean;
-  /** The sockets in the store: their cookies, and their names, of which several may have the same. */
-  readonly #stored: Map<bigint, string>;
+  readonly #notifier: Notifier;
+  readonly #store: DescriptorStore;
   /** The PID file before this generation has written it. */
   #before: string | undefined;
   #hasClaimed = false;
   #isProven = false;
-  /** When a socket was taken out of the store. */
-  #removedAt = -Infinity;
   #watchdog: ReturnType<typeof setInterval> | undefined;
   #extending: ReturnType<typeof setInterval> | undefined;
 
@@ -94,7 +92,9 @@ export class ServiceManager {
     this.#main = main ?? Deno.pid;
     this.invocation = this.#isSuccessor || main !== undefined ? own : undefined;
     const isKept = this.invocation !== undefined && (this.#isSuccessor || !predecessor);
-    this.#stored = isKept ? inheritance.storedSockets() : new Map();
+    this.#notifier = new Notifier(host.logger, () => this.store());
+    const stored = isKept ? inheritance.storedSockets() : new Map<bigint, string>();
+    this.#store = new DescriptorStore(host.resources, this.#notifier, stored);
   }
 
   /** Has the unit live as long as this generation: to be called before it accepts, and when it accepts again. */
@@ -117,6 +117,7 @@ export class ServiceManager {
    */
   givenBack(): void {
     if (!this.#isSuccessor || !this.#hasClaimed) return;
+    this.#notifier.stop();
     const { number, predecessor } = this.#host;
     const { pid, generation } = predecessor!;
     const path = pidFile();
@@ -173,11 +174,16 @@ export class ServiceManager {
     try {
       const command = new Deno.Command("/bin/sh", { args: ["-c", "read _"], stdin: "piped" });
       const other = command.spawn();
-      this.#tell(`MAINPID=${other.pid}`);
-      this.#tell(`MAINPID=${Deno.pid}`);
-      await this.#barrier();
-      await other.stdin.close();
-      await other.status;
+      try {
+        if (!this.#notifier.send(mainPid(other.pid))) throw new Error("It does not read");
+        this.#tell(mainPid(Deno.pid));
+        // The unit would end with the other process, as long as that is the main one.
+        while (this.#notifier.isWaiting) await pause(barrierInterval);
+        await this.#barrier();
+      } finally {
+        await other.stdin.close();
+        await other.status;
+      }
     } catch (error) {
       logger.warn?.(
         "Cannot have systemd wait for this process at a stop of its unit; give the unit a PIDFile=",
@@ -190,7 +196,7 @@ export class ServiceManager {
   async #barrier(): Promise<void> {
     const [here, there] = socketPair();
     try {
-      const isSent = notify("BARRIER=1", [there], this.#host);
+      const isSent = this.#notifier.send("BARRIER=1", [there]);
       closeAll([there]);
       for (let left = isSent ? barrierTimeout : 0; left > 0; left -= barrierInterval) {
         if (isReady(here, "readable")) return;
@@ -201,44 +207,22 @@ export class ServiceManager {
     }
   }
 
-  /**
-   * Puts the sockets into the store, and takes out those that the generation has not, or has closed. Before the end of the
-   * probation the store stays that of the predecessor. A socket unit keeps its own.
-   */
+  /** Brings the store up to date. Before the end of the probation it stays that of the predecessor. */
   store(): void {
-    if (!this.#isProven) return;
-    const offered = this.#host.resources.offered().filter(({ item }) =>
-      (item.kind === "listener" || item.kind === "datagram") && !item.activated
-    );
-    const wanted = new Map(
-      offered.map((
-        { item, fd },
-      ) => [socketCookie(fd.raw), { name: storeName(item as StoredSocket), fd }]),
-    );
-    const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
-    for (const name of new Set(gone.map(([, name]) => name))) {
-      this.#removedAt = performance.now();
-      this.#tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
-      // All that have that name are taken out.
-      for (const [cookie, each] of this.#stored) if (each === name) this.#stored.delete(cookie);
-    }
-    for (const [cookie, { name, fd }] of wanted) {
-      if (this.#stored.has(cookie)) continue;
-      // Without FDPOLL=0 systemd closes a descriptor that reports an error.
-      notify(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, [fd], this.#host);
-      this.#stored.set(cookie, name);
-    }
+    if (this.#isProven) this.#store.update();
   }
 
   /** Whether the manager may be about to close a socket that was taken out of the store. */
   get isRemoving(): boolean {
-    return performance.now() < this.#removedAt + barrierTimeout;
+    return this.#store.isRemoving;
   }
 
   /** A successor accepts: process `pid`. */
   handedTo(pid: number): void {
     if (this.invocation === undefined) return;
     this.withdraw();
+    // What this generation has not been able to tell must not come after what the successor tells.
+    this.#notifier.stop();
     const group = readText(`/proc/${pid}/cgroup`);
     if (group === undefined || group === readText("/proc/self/cgroup")) {
       // Heard with NotifyAccess=main too, where the successor is not.
@@ -274,9 +258,9 @@ export class ServiceManager {
     if (this.invocation === undefined || this.#watchdog !== undefined) return;
     const time = Number(variable("WATCHDOG_USEC") ?? 0) / 1000;
     if (!(time > 0)) return;
-    const ping = () => this.#tell("WATCHDOG=1");
+    const ping = () => this.#notifier.send("WATCHDOG=1");
     ping();
-    this.#watchdog = setInterval(ping, time / 2);
+    this.#watchdog = setInterval(ping, Math.min(time / 2, longestPause));
     Deno.unrefTimer(this.#watchdog);
   }
 
@@ -300,7 +284,7 @@ export class ServiceManager {
 
   #extend(): void {
     if (this.invocation === undefined || this.#extending !== undefined) return;
-    const extend = () => this.#tell(`EXTEND_TIMEOUT_USEC=${extension}`);
+    const extend = () => this.#notifier.send(`EXTEND_TIMEOUT_USEC=${extension}`);
     extend();
     this.#extending = setInterval(extend, extendInterval);
     Deno.unrefTimer(this.#extending);
@@ -310,10 +294,11 @@ export class ServiceManager {
   ended(): void {
     this.withdraw();
     clearInterval(this.#extending);
+    this.#notifier.stop();
   }
 
   #tell(state: string): void {
-    if (this.invocation !== undefined) notify(state, [], this.#host);
+    if (this.invocation !== undefined) this.#notifier.tell(state);
   }
 }
 
