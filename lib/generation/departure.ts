@@ -16,7 +16,7 @@ import type { Handover } from "./handover.ts";
 import type { Inheritance } from "./inheritance.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { Settings } from "./options.ts";
-import { exitInTime, running } from "./own_process.ts";
+import { exitInTime, running, servesElsewhere } from "./own_process.ts";
 import type { Paths } from "./paths.ts";
 import type { Phase } from "./phase_log.ts";
 import type { Predecessor } from "./predecessor.ts";
@@ -158,7 +158,8 @@ export class Departure {
     lifecycle.enter("draining");
     host.warnings.stop();
     const isLast = !successor && reason === undefined && !isSpare;
-    if (isLast) host.manager.stopping();
+    // The unit goes on with the other services of this process.
+    if (isLast && !servesElsewhere(host.path)) host.manager.stopping();
     const began = performance.now();
     for (const [what, step] of Object.entries(this.#steps(successor, reason, isLast))) {
       try {

@@ -244,6 +244,19 @@ test("a unit without PIDFile= is told by MAINPID=, and told back", { ignore }, a
   assertEquals(service.told.filter(({ text }) => text.includes("STOPPING")), []);
 });
 
+test("of two services in one process the last that stops says STOPPING=1", { ignore }, async () => {
+  using directory = new Directory();
+  const args = [directory.join("second.sock")];
+  await using service = new ManagedService(directory, args, { program: "two_services.ts" });
+  const pid = await service.serving();
+  await service.tell("stop");
+  await service.until("stopped: 1 are left");
+  await service.tell("stop");
+  await service.toldOf(/^EXTEND_TIMEOUT_USEC=/);
+  const stopping = service.told.filter(({ text }) => text.startsWith("STOPPING=1"));
+  assertEquals(stopping.map((each) => each.pid), [pid]);
+});
+
 test("a helper that a service starts says nothing, and does not write the PID file", {
   ignore,
 }, async () => {
