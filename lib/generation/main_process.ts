@@ -95,13 +95,16 @@ function unit(isWaitedFor: boolean): SharedFate {
 /**
  * The process that a service manager has started as the main one of a unit, if it is this process or an ancestor that waits
  * for it. All processes of a unit inherit its environment: a helper that a service starts does not speak for the unit.
- * SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)).
+ * SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)). It is not passed into a container, whose
+ * main process is process 1 or the one that an init program there waits for.
  */
 export function mainProcess(): number | undefined {
   const chain = waitingAncestors();
   const main = variable("SYSTEMD_EXEC_PID");
   if (main !== undefined) return chain.find(({ pid }) => pid === Number(main))?.pid;
-  const { pid, parent } = chain.at(-1)!;
+  const top = chain.at(-1)!;
+  const { pid, parent } = top;
+  if (pid === 1 || parent === 1 && isWaitedForByInit(top)) return pid;
   return processStat(parent)?.name === "systemd" && isInService() ? pid : undefined;
 }
 

@@ -10,6 +10,7 @@ import { Child } from "../support/child.ts";
 import { Directory } from "../support/directory.ts";
 import { succeeds } from "../support/succeeds.ts";
 import { test } from "../support/guard.ts";
+import { NotifySocket } from "../support/notify_socket.ts";
 
 const unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 const ignore = !await succeeds([...unshare, "true"]);
@@ -48,6 +49,24 @@ async function restarted(child: Child): Promise<string> {
 /** The child of a process, by its number in this PID namespace. */
 function childOf(pid: number): number {
   return Number(readText(`/proc/${pid}/task/${pid}/children`));
+}
+
+for (const shell of [[], ["sh", "-c", '"$@"; exit', "sh"]]) {
+  const of = shell.length > 0 ? "the shell that is process 1" : "process 1";
+  test(`${of} of a container is the main process, without SYSTEMD_EXEC_PID`, {
+    ignore,
+  }, async () => {
+    using directory = new Directory();
+    // As `podman run --sdnotify=container` passes it.
+    using manager = new NotifySocket(directory.join("notify"));
+    const clean = ["env", "-u", "SYSTEMD_EXEC_PID", "-u", "INVOCATION_ID"];
+    const through = [...clean, ...unshare, ...shell];
+    await using child = await serving(directory.join("app.sock"), { through });
+    assertStringIncludes(manager.received()[0]?.text ?? "nothing", "READY=1");
+    await child.tell("stop");
+    await child.ended();
+    assert(manager.received().some(({ text }) => text.startsWith("STOPPING=1")));
+  });
 }
 
 test(
