@@ -61,7 +61,7 @@ export function sharedFate(isStarted: boolean): SharedFate | undefined {
   // Of a unit with NOTIFY_SOCKET the next generation becomes the main process: see `service_manager.ts`. INVOCATION_ID
   // alone is not enough: all processes of a unit inherit it, those in the terminal of a desktop for example.
   const isOfUnit = variable("INVOCATION_ID") !== undefined &&
-    variable(notifyVariable) === undefined && mainProcess() !== undefined;
+    (variable(notifyVariable) ?? "") === "" && mainProcess() !== undefined;
   return isOfUnit ? unit(chain.length > 1) : undefined;
 }
 

@@ -53,16 +53,19 @@ const barrierTimeout = 5000;
 const barrierInterval = 10;
 
 /** The unit's PID file (systemd.exec(5), PIDFILE). */
-const pidFile = () => variable("PIDFILE");
+const pidFile = () => variable("PIDFILE") || undefined;
 
-/** Whether this process is to stay a child of its starter until its probation is over: a MAINPID= may be taken back then. */
+/**
+ * Whether this process is to stay a child of its starter until its probation is over: systemd does not see the end of a main
+ * process that is not its child, so that the predecessor has the time to say MAINPID= of itself again.
+ */
 export function isToldByMainPid(): boolean {
   return hasManager() && pidFile() === undefined;
 }
 
 /** Whether a service manager is there: none is on systems where no generation follows another one. */
 function hasManager(): boolean {
-  return !noDescriptors() && variable(notifyVariable) !== undefined;
+  return !noDescriptors() && (variable(notifyVariable) ?? "") !== "";
 }
 
 /** The service manager, as far as one generation speaks for the unit; each method is without effect otherwise. */
@@ -103,7 +106,7 @@ export class ServiceManager {
     this.#hasClaimed = true;
     const path = pidFile();
     if (path === undefined) {
-      // The first main process is known.
+      // systemd has started the main process of the first generation itself.
       if (this.#isSuccessor) this.#tell(mainPid(this.#main));
       return;
     }
@@ -172,6 +175,9 @@ export class ServiceManager {
   async #becomeChild(): Promise<void> {
     const { logger } = this.#host;
     try {
+      const { state } = Deno.permissions.querySync({ name: "run", command: "/bin/sh" });
+      // A prompt at a terminal would block the service.
+      if (state !== "granted") throw new Error("it runs without --allow-run=/bin/sh");
       const command = new Deno.Command("/bin/sh", { args: ["-c", "read _"], stdin: "piped" });
       const other = command.spawn();
       try {
@@ -225,7 +231,7 @@ export class ServiceManager {
     this.#notifier.stop();
     const group = readText(`/proc/${pid}/cgroup`);
     if (group === undefined || group === readText("/proc/self/cgroup")) {
-      // Heard with NotifyAccess=main too, where the successor is not.
+      // With NotifyAccess=main systemd reads messages of the main process alone: this one, until this message.
       if (pidFile() === undefined) this.#tell(mainPid(pid));
       return;
     }

@@ -67,11 +67,11 @@ export class StopDelay {
     });
     // A balancer of connections, such as kube-proxy, chooses a process when a client connects, and never again: a
     // keep-alive client would stay here to the end of the delay, and lose the request that it sends while its idle
-    // connection is being closed: 5 of 48 clients with a latency of 40 ms and a request each 0.6 s did, and none that
-    // was told to close. It connects again: here, or elsewhere as soon as the balancer has removed this process. A
-    // proxy with a pool of connections, such as HAProxy, has none to this process in it when the delay ends.
+    // connection is being closed. A client that is told to close connects again: here, or elsewhere as soon as the
+    // balancer has removed this process. A proxy with a pool of connections, such as HAProxy, has none to this process
+    // in it when the delay ends.
     resources.announceClose();
-    // Rejects when the delay is ended early.
+    // `end()` aborts it.
     await pause(stopDelay, signal).catch(() => {});
   }
 }

@@ -40,7 +40,7 @@ const first = 3;
  * The sender of a manager's descriptors, for the guard of O_NONBLOCK: systemd clears it whenever it starts another unit
  * with the same socket. A process that cannot be seen counts as running.
  */
-const manager = 0;
+const managerPid = 0;
 
 /**
  * Takes the descriptors that the service manager has passed (LISTEN_FDS, sd_listen_fds(3)), once: it removes the
@@ -106,5 +106,5 @@ function take(raw: number, isStored: boolean): Fd {
   const isSocket = socketKind(raw) !== undefined;
   if (isStored || !isSocket) return new Fd(raw);
   limitBlocking(raw, 1);
-  return new Fd(raw, manager);
+  return new Fd(raw, managerPid);
 }
