@@ -102,7 +102,8 @@ test("a successor that fails before it is ready changes nothing, and the PID fil
   const args = [...serve(port), "--fail", fail, "--stopEarly", stopEarly];
   await using service = new ManagedService(directory, args);
   const pid = await service.serving();
-  await service.heard(/^STATUS=.* serves$/);
+  // The last that it says by itself.
+  await service.heard(/^FDSTORE=1/);
   for (const file of [fail, stopEarly]) {
     Deno.writeTextFileSync(file, "");
     const before = service.told.length;
