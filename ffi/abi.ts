@@ -99,6 +99,29 @@ const linux = {
   timespec,
   linger,
   tcp_info_head,
+  /** asm-generic/siginfo.h, the part of SIGCHLD: the union is aligned to 8 bytes. */
+  siginfo_child: struct({
+    si_signo: "i32",
+    si_errno: "i32",
+    si_code: "i32",
+    pad: "i32",
+    si_pid: "i32",
+    si_uid: "u32",
+    si_status: "i32",
+    pad2: "i32",
+    rest: "u64",
+    rest2: bytes(88),
+  }),
+  /** bits/types/__sigset_t.h: 1024 bits, in words of 64. */
+  sigset: struct({ word0: "u64", words: bytes(120) }),
+  /** spawn.h: filled by its functions alone. */
+  posix_spawn_file_actions: struct({
+    allocated: "i32",
+    used: "i32",
+    actions: "u64",
+    pad: bytes(64),
+  }),
+  posix_spawnattr: struct({ flags: "i16", pgrp: "i32", sd0: "u64", rest: bytes(320) }),
   flock: struct({ l_type: "i16", l_whence: "i16", l_start: "i64", l_len: "i64", l_pid: "i32" }),
 };
 
@@ -219,6 +242,8 @@ type Structs = typeof linux & {
     st_ino: "u64";
     st_nlink: "u64";
     st_mode: "u32";
+    st_uid: "u32";
+    st_gid: "u32";
     st_rdev: "u64";
     st_size: "i64";
   }>;
@@ -247,9 +272,18 @@ export const c = {
   /** linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h */
   NETLINK_SOCK_DIAG: 4,
   NLM_F_REQUEST: 1,
+  NLM_F_DUMP: 0x300,
+  NLMSG_ERROR: 2,
+  NLMSG_DONE: 3,
   SOCK_DIAG_BY_FAMILY: 20,
+  UDIAG_SHOW_NAME: 1,
   UDIAG_SHOW_VFS: 2,
+  UDIAG_SHOW_RQLEN: 16,
+  UNIX_DIAG_NAME: 0,
   UNIX_DIAG_VFS: 1,
+  UNIX_DIAG_RQLEN: 4,
+  /** net/tcp_states.h: the state of a listening socket, of unix too. */
+  TCP_LISTEN: 10,
   SOCK_CLOEXEC: 0x80000,
   SOCK_NONBLOCK: 2048,
   SOL_SOCKET: 1,
@@ -352,6 +386,13 @@ export const c = {
   SEEK_END: 2,
   MFD_CLOEXEC: 1,
   WNOHANG: 1,
+  WEXITED: 4,
+  WNOWAIT: 0x1000000,
+  P_ALL: 0,
+  PR_SET_CHILD_SUBREAPER: 36,
+  POSIX_SPAWN_SETPGROUP: 2,
+  POSIX_SPAWN_SETSIGDEF: 4,
+  SIGPIPE: 13,
   SIGKILL: 9,
   LOCK_EX: 2,
   LOCK_NB: 4,
@@ -374,6 +415,7 @@ export const errnos: Readonly<Record<string, number>> = {
   ENXIO: 6,
   E2BIG: 7,
   EBADF: 9,
+  ECHILD: 10,
   EAGAIN: 11,
   ENOMEM: 12,
   EACCES: 13,

@@ -23,6 +23,9 @@ export interface FileStatus {
   mode: number;
   /** How many names it has. */
   links: number;
+  /** Its owner, and its group. */
+  uid: number;
+  gid: number;
 }
 
 /**
@@ -87,6 +90,8 @@ function unpackStatus(status: Uint8Array<ArrayBuffer>): FileStatus {
     rdev: stat.read(status, "st_rdev"),
     mode: stat.read(status, "st_mode") & 0o7777,
     links: Number(stat.read(status, "st_nlink")),
+    uid: stat.read(status, "st_uid"),
+    gid: stat.read(status, "st_gid"),
   };
 }
 

@@ -1,5 +1,5 @@
 /**
- * The command line of a service: shows its status, restarts it, or stops it.
+ * The command line of a service: shows its status, restarts it, stops it, or holds it.
  *
  *     deno run -A lib/cli.ts status /run/app.sock
  *
@@ -7,24 +7,29 @@
  */
 
 import { pathStatus } from "../ffi/file.ts";
-import { hasEnded, identifyIn } from "../ffi/proc.ts";
+import { hasEnded, identifyIn, variable } from "../ffi/proc.ts";
 import { escaped, quoted } from "../ffi/quote.ts";
 import { formatPath } from "../ffi/sockaddr.ts";
 import { noDescriptors } from "../ffi/system.ts";
 import { longestPause, pause } from "./time.ts";
+import { doctor } from "./doctor/command.ts";
 import { Channel } from "./generation/channel.ts";
 import { connect } from "./unix/conn.ts";
 import { HandoverError } from "./errors.ts";
+import { hold } from "./hold/hold.ts";
 import type { Frame, GenerationStatus } from "./generation/protocol.ts";
 import { printError } from "./logger.ts";
 
-const usage = `Shows the status of a running service, restarts it, or stops it.
+const usage = `Shows the status of a running service, restarts it, stops it, or holds it.
 
 Usage: deno run -A cli.ts COMMAND PATH [options]
 
   status PATH   shows the generation that runs, its sockets, and what it keeps
   restart PATH  starts the next generation, and waits until its probation is over
   stop PATH     drains the service, and waits until its process has ended
+  hold PATH -- COMMAND...
+                starts the service, and starts it again when it dies: see hold --help
+  doctor [PATH | UNIT]  examines the service and its systemd unit: see doctor --help
 
 PATH is the control socket: the path with which the service calls start().
 
@@ -50,6 +55,8 @@ class UsageError extends Error {}
 
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
+  if (args[0] === "hold") return await hold(args.slice(1));
+  if (args[0] === "doctor") return await doctor(args.slice(1));
   try {
     if (args.includes("--help") || args.includes("-h")) {
       print(usage);
@@ -254,6 +261,13 @@ function duration(milliseconds: number): string {
 
 async function restart(channel: Channel, request: Request): Promise<number> {
   const words = "Waiting for the next generation to start, and for the end of its probation";
+  // As ExecReload= of a unit that is stopped meanwhile: systemd calls the unit failed if this ends by the signal.
+  if (variable("MAINPID") !== undefined) {
+    Deno.addSignalListener("SIGTERM", () => {
+      printError("SIGTERM: not waiting for the restart any more");
+      Deno.exit(0);
+    });
+  }
   const answer = await withProgress(words, request, () => ask(channel, request));
   if (answer.type === "done") {
     report(`generation ${answer.generation} runs, process ${answer.pid}`);

@@ -85,6 +85,7 @@ const members: Record<string, string[]> = {
     "restart",
     "stop",
     "status",
+    "health",
   ],
 };
 

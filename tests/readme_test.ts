@@ -4,14 +4,19 @@
  * @module
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import * as graceful from "../mod.ts";
+import { Held, noContainer } from "./hold/held.ts";
 import { Child } from "./support/child.ts";
 import { cli } from "./support/cli.ts";
 import { Directory } from "./support/directory.ts";
 import { freePort } from "./support/free_port.ts";
 import { test } from "./support/guard.ts";
 import { until } from "./support/until.ts";
+
+if (noContainer) {
+  console.log(`readme_test.ts: the container of README.md is not tried: ${noContainer}`);
+}
 
 const root = new URL("../", import.meta.url);
 const readme = Deno.readTextFileSync(new URL("README.md", root));
@@ -89,6 +94,8 @@ test("every relative link of the READMEs leads to a file", () => {
     "tests/README.md",
     "examples/README.md",
     "examples/from_go/README.md",
+    "examples/systemd/README.md",
+    "examples/behind_haproxy/README.md",
   ];
   const broken: string[] = [];
   for (const file of files) {
@@ -165,6 +172,49 @@ class Project implements Disposable {
     this.#directory[Symbol.dispose]();
   }
 }
+
+test("the unit of README.md has the settings of the example that runs under systemd", () => {
+  const [, unit] = /```ini\n([^]*?)```/.exec(section("systemd and containers"))!;
+  const example = new URL("examples/systemd/alone/app.service", root);
+  const lines = Deno.readTextFileSync(example).split("\n");
+  const settings = unit.trim().split("\n").map((line) => line.replace(/ +#.*/, ""));
+  assertEquals(settings.filter((line) => !lines.includes(line)), []);
+  assert(settings.length > 10);
+});
+
+test(
+  "the container of README.md starts the program again after kill -9, and restarts it on SIGHUP",
+  {
+    ignore: noContainer !== undefined,
+  },
+  async () => {
+    using project = new Project(block("Three lines to change"), { control: "/tmp/hello.sock" });
+    const [, words] = /^ +CMD (\[.*\])$/m.exec(section("systemd and containers"))!;
+    const replacements: Record<string, string> = {
+      "deno": Deno.execPath(),
+      "/run/app.sock": project.control,
+      "main.ts": project.join("main.ts"),
+    };
+    const [, , , , , ...args] = (JSON.parse(words) as string[]).map((word) =>
+      replacements[word] ?? word
+    );
+    const run = args.indexOf("run");
+    const config = ["--no-lock", "--config", project.join("deno.json")];
+    await using held = new Held(args.toSpliced(run + 1, 0, ...config), { container: true });
+    const first = await held.serving();
+    const answer = `hello from process ${first}\n`;
+    assertEquals(await (await project.ask("/")).text(), answer);
+    held.kill(first);
+    // The listener is that of hold: the request waits for the next process.
+    assertNotEquals(await (await project.ask("/")).text(), answer);
+    const second = await held.serving();
+    held.signal("SIGHUP");
+    await held.until(/^hold: Generation 2, .* serves/);
+    assertNotEquals(await (await project.ask("/")).text(), `hello from process ${second}\n`);
+    held.signal("SIGTERM");
+    assertEquals((await held.ended()).code, 0);
+  },
+);
 
 test("the three lines of README.md make a program that a second start replaces", async () => {
   using project = new Project(block("Three lines to change"), { control: "/tmp/hello.sock" });

@@ -14,6 +14,7 @@ const floors: string[][] = [
   ["lib/native/"],
   ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
+  ["lib/doctor/", "lib/hold/"],
   ["lib/cli.ts", "mod.ts"],
 ];
 
@@ -26,6 +27,12 @@ const pure = [
   "lib/generation/frame.ts",
   "lib/generation/frame_fields.ts",
   "lib/generation/protocol.ts",
+  "lib/doctor/finding.ts",
+  "lib/doctor/unit",
+  "lib/doctor/generation_rules.ts",
+  "lib/doctor/crash_rules.ts",
+  "lib/doctor/sandbox_rules.ts",
+  "lib/hold/notification.ts",
   "lib/systemd/store_name.ts",
 ];
 

@@ -33,8 +33,10 @@ Exits with 0 when all tests passed, with 1 when one failed, with 2 for wrong arg
 const longFiles = [
   "system/faults_test.ts",
   "generation/generation_test.ts",
+  "systemd/units_test.ts",
   "generation/departure_versions_test.ts",
   "examples/examples_test.ts",
+  "examples/behind_haproxy_test.ts",
   "system/fuzz_test.ts",
   "generation/lying_peer_test.ts",
 ];

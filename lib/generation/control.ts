@@ -116,7 +116,10 @@ export class Control {
         // The client may not wait for an answer.
         await channel.send(refused).catch(() => {});
       }
-      logger.error?.(`A conversation at ${formatPath(path)} failed`, error);
+      // The command line may not wait for the answer: it was interrupted.
+      const isClientGone = error instanceof Deno.errors.BrokenPipe;
+      const what = `A conversation at ${formatPath(path)} failed`;
+      logger[isClientGone ? "debug" : "error"]?.(what, error);
     } finally {
       this.#close(channel);
       if (!lifecycle.hasLeft) this.#reserve?.refill();

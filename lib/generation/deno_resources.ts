@@ -253,6 +253,11 @@ export class DenoResources implements Resources {
   /** Does nothing: HTTP clients are recorded from the start. */
   watch(): void {}
 
+  /** Answers with `Connection: close` from here on. */
+  announceClose(): void {
+    for (const { shut } of this.#all) shut?.();
+  }
+
   /** Answers with `Connection: close` from here on. HTTP servers accept until `drain()`: Deno stops both together. */
   shut(): void {
     this.#draining = [...this.#all];

@@ -7,6 +7,7 @@
 import { HandoverError } from "../errors.ts";
 import type { WebSockets } from "../http/websockets.ts";
 import type { Logger } from "../logger.ts";
+import { expiring, unlessAborted } from "../time.ts";
 import type { UnixConn } from "../unix/conn.ts";
 import { releaseOutputPipes } from "./output.ts";
 import type { Control } from "./control.ts";
@@ -15,7 +16,7 @@ import type { Handover } from "./handover.ts";
 import type { Inheritance } from "./inheritance.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { Settings } from "./options.ts";
-import { exitInTime, running } from "./own_process.ts";
+import { exitInTime, running, servesElsewhere } from "./own_process.ts";
 import type { Paths } from "./paths.ts";
 import type { Phase } from "./phase_log.ts";
 import type { Predecessor } from "./predecessor.ts";
@@ -25,6 +26,7 @@ import type { Resources } from "./resources.ts";
 import type { Restarts } from "./restart.ts";
 import type { ServiceManager } from "./service_manager.ts";
 import type { Signals } from "./signals.ts";
+import { StopDelay } from "./stop_delay.ts";
 import type { KeptValue } from "./state.ts";
 import type { Takeover } from "./takeover.ts";
 
@@ -71,6 +73,7 @@ export class Departure {
   readonly #finished = Promise.withResolvers<void>();
   /** Aborted when idle clients are not to be waited for any more. */
   readonly #hurry = new AbortController();
+  readonly #delay: StopDelay;
   #reporting: ReturnType<typeof setInterval> | undefined;
   #isStopping = false;
   /** Whether a signal or the command line has asked for the end of the process. */
@@ -79,6 +82,7 @@ export class Departure {
 
   constructor(host: DepartureHost) {
     this.#host = host;
+    this.#delay = new StopDelay(host);
     this.finished = this.#finished.promise;
     // The error is logged; a program that does not await it must not end by it.
     this.finished.catch(() => {});
@@ -105,7 +109,21 @@ export class Departure {
   /** Stops for a signal or the command line, after which the process is to end. */
   async stopForClient(): Promise<void> {
     this.#isAskedToEnd = true;
-    await this.stop();
+    const delay = this.#isStopping ? undefined : this.#delay.begin();
+    if (delay) await delay;
+    // Another stop of a generation that drains would have it hang up on idle clients.
+    if (delay && this.#host.lifecycle.hasLeft) await this.finished.catch(() => {});
+    else await this.stop();
+  }
+
+  /** Whether it was asked to stop, by the program, a signal or the command line. */
+  get isStopping(): boolean {
+    return this.#isStopping || this.#isAskedToEnd;
+  }
+
+  /** Ends the delay of a stop: this generation does not accept any more. */
+  endStopDelay(): void {
+    this.#delay.end();
   }
 
   /** Drains and ends, because the predecessor accepts again. */
@@ -114,6 +132,7 @@ export class Departure {
     if (!lifecycle.hasLeft) {
       this.#isRolledBack = true;
       logger.error?.("This generation was rolled back", reason);
+      this.#host.manager.givenBack();
       void this.depart(reason);
     }
     // Its clients are answered before the program may end the process for that error.
@@ -134,12 +153,15 @@ export class Departure {
     const { lifecycle, logger, predecessor, successor } = host;
     if (lifecycle.hasLeft) return;
     // The predecessor accepts, or accepts again.
-    const isSpare = lifecycle.state === "starting" && predecessor?.gone === false;
+    const isSpare = lifecycle.state === "starting" && predecessor !== undefined &&
+      (!predecessor.gone || predecessor.hasTakenBack);
     lifecycle.enter("draining");
     host.warnings.stop();
-    if (!successor && reason === undefined && !isSpare) host.manager.stopping();
+    const isLast = !successor && reason === undefined && !isSpare;
+    // The unit goes on with the other services of this process.
+    if (isLast && !servesElsewhere(host.path)) host.manager.stopping();
     const began = performance.now();
-    for (const [what, step] of Object.entries(this.#steps(successor, reason))) {
+    for (const [what, step] of Object.entries(this.#steps(successor, reason, isLast))) {
       try {
         const taken = step();
         if (taken) await taken;
@@ -165,10 +187,12 @@ export class Departure {
    * The steps of a departure, in their order: each of them relies on those before it.
    *
    * @param reason The error of a generation that is rolled back.
+   * @param isLast Whether no other generation accepts.
    */
   #steps(
     successor: Handover | undefined,
     reason: unknown,
+    isLast: boolean,
   ): Record<string, () => void | Promise<void>> {
     const host = this.#host;
     const { kept, paths, resources, webSockets, logger } = host;
@@ -204,7 +228,7 @@ export class Departure {
         host.inheritance[Symbol.dispose]();
         host.foreign?.[Symbol.dispose]();
       },
-      "release the sockets": () => resources.release(),
+      "release the sockets": () => resources.release(isReplaced),
       "release the control path": () => {
         paths.stop();
         // The lock takes a descriptor, in this turn of the event loop.
@@ -228,6 +252,9 @@ export class Departure {
         while (host.moves.size > 0) await Promise.allSettled(host.moves);
       },
       "remove the control path": () => released,
+      "wait for the previous generation": () => {
+        if (isLast || successor) return this.#awaitPredecessor();
+      },
       "tell the next generation": async () => {
         // Behind the connections that were moved. The successor may have ended.
         const frame: Frame = { type: "progress", connections: 0 };
@@ -243,6 +270,19 @@ export class Departure {
         successor?.channel[Symbol.dispose]();
       },
     };
+  }
+
+  /**
+   * Ends after the predecessor, in a unit: when the main process has ended, systemd sends SIGTERM once more to the processes
+   * that are left, and a second one ends a process at once. So the last generation ends after all others.
+   */
+  async #awaitPredecessor(): Promise<void> {
+    const { manager, predecessor, takeover, settings } = this.#host;
+    if (!takeover || predecessor!.gone || manager.invocation === undefined) return;
+    const { drainTimeout, forceCloseAfter } = settings;
+    using late = expiring(drainTimeout + forceCloseAfter, () => new Error("That was all"));
+    // It has limits of its own, and may hang nevertheless.
+    await unlessAborted(takeover.alone, late.signal).catch(() => {});
   }
 
   /** Reports the number of connections that are left, again and again until `stopReporting()`. */

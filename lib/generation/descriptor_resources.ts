@@ -50,6 +50,7 @@ export class DescriptorResources implements Resources {
   readonly #warned = new Set<string>();
   #isOpen = false;
   #isReleased = false;
+  #isAnnouncingClose = false;
   /** The clients at the last `shut()`. */
   #clients: ConnectedClients | undefined;
 
@@ -256,12 +257,20 @@ export class DescriptorResources implements Resources {
   open(): void {
     this.#isOpen = true;
     for (const socket of this.#sockets) socket.open();
+    // A socket that opens again withdraws it.
+    if (this.#isAnnouncingClose) this.announceClose();
     for (const socket of this.#sockets) socket.moveToReplacement();
   }
 
   /** Starts recording the protocol of each HTTP client. */
   watch(): void {
     for (const { tracker } of this.#sockets) tracker?.trackClients();
+  }
+
+  /** Answers HTTP/1 requests with `Connection: close` from here on. */
+  announceClose(): void {
+    this.#isAnnouncingClose = true;
+    for (const { tracker } of this.#sockets) tracker?.announceClose();
   }
 
   /** Stops accepting, until `open()`. */
@@ -283,11 +292,14 @@ export class DescriptorResources implements Resources {
   }
 
   /** Gives the sockets up for good; connections go on. */
-  release(): void {
+  release(isReplaced: boolean): void {
     this.#isReleased = true;
     this.#clients?.stop();
     using each = new DisposableStack();
-    for (const socket of this.#sockets) each.defer(() => socket.release());
+    for (const socket of this.#sockets) {
+      each.defer(() => socket.release());
+      if (!isReplaced) each.defer(() => socket.allowBlocking());
+    }
   }
 
   /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */

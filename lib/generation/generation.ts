@@ -24,6 +24,7 @@ import { findConn, type FoundConn } from "../native/conn_descriptor.ts";
 import { pause } from "../time.ts";
 import type { Channel } from "./channel.ts";
 import type { Command } from "./command.ts";
+import { healthOf } from "./health.ts";
 import type { InheritedItem } from "./inheritance.ts";
 import type { Settings } from "./options.ts";
 import { type Origin, Parts } from "./parts.ts";
@@ -283,6 +284,28 @@ export class Generation implements AsyncDisposable {
   /** {@linkcode Generation.stop} */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop();
+  }
+
+  /**
+   * The answer to a health check of a load balancer: 200 while this generation accepts, or another one does in its place;
+   * 503 before `ready()`, and from a signal of `stopOn` or a `stop()` on. The body is a line: the state, as `status()` has
+   * it, or "stopping" in `stopDelay`. The boolean is `health().ok`.
+   *
+   * ```ts
+   * import { start } from "@graceful/deno";
+   *
+   * const app = await start(`${await Deno.makeTempDir()}/app.sock`, { stopDelay: 10_000 });
+   * app.serve({ hostname: "127.0.0.1", port: 0 }, ({ url }) => {
+   *   return new URL(url).pathname === "/health" ? app.health() : new Response("hello");
+   * });
+   * await app.ready();
+   * console.log(app.health().ok, await app.health().text()); // true "serving\n"
+   * await app.stop();
+   * console.log(app.health().ok, app.health().status); // false 503
+   * ```
+   */
+  health(): Response {
+    return healthOf(this.#parts);
   }
 
   /** The state of this generation, its sockets and what it keeps. */

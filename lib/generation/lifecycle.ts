@@ -44,6 +44,11 @@ export class Lifecycle {
     return this.#state === "serving" || this.#state === "probation";
   }
 
+  /** Whether it accepts. */
+  get accepts(): boolean {
+    return this.isServing || this.#state === "offering";
+  }
+
   /** Whether it accepts, and its predecessor stands by. */
   get isOnProbation(): boolean {
     return this.#state === "probation";

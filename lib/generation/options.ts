@@ -45,6 +45,13 @@ export interface StartOptions extends DrainOptions {
    * process exits: it has no client yet. @default {["SIGTERM", "SIGINT"], as far as the system has them}
    */
   stopOn?: Deno.Signal[];
+  /**
+   * The time for which this generation goes on accepting after a signal of `stopOn`, or `stop` of the command line: a
+   * load balancer sends requests until it has noticed, by {@linkcode Generation.health} or otherwise. Answers have
+   * `Connection: close` then. It ends early when another process takes over, or the program calls `stop()`, which has
+   * no delay; so has a stop before `ready()`, and one of a generation that was replaced. @default {0}
+   */
+  stopDelay?: number;
   /** Signals that call `restart()`. @default {none} */
   restartOn?: Deno.Signal[];
   /** The command that `restart()` starts, as far as it differs from that of this process. */
@@ -86,6 +93,7 @@ const defaults = {
   probation: 5000,
   peerTimeout: 10_000,
   exitTimeout: 10_000,
+  stopDelay: 0,
   drainTimeout: 60_000,
   forceCloseAfter: 30_000,
   restartAsMain: false,
@@ -138,6 +146,7 @@ const kinds: Record<keyof StartOptions, string> = {
   drainTimeout: "a number of milliseconds",
   forceCloseAfter: "a number of milliseconds",
   stopOn: 'a list of signals, such as ["SIGTERM"]',
+  stopDelay: "a number of milliseconds",
   restartOn: 'a list of signals, such as ["SIGHUP"]',
   command: "an object with `program`, `args`, `cwd` or `env`",
   restartAsMain: "true or false",
@@ -195,11 +204,14 @@ export function checkStartOptions(options: StartOptions): void {
     );
   }
   checkDrainOptions(options);
-  for (const name of ["readyTimeout", "probation", "peerTimeout"] as const) {
+  for (const name of ["readyTimeout", "probation", "peerTimeout", "stopDelay"] as const) {
     checkDuration(name, options[name] ?? 0);
   }
   if (exitTimeout !== false) checkDuration("exitTimeout", exitTimeout ?? 0);
   if (options.probation === Infinity) throw new RangeError("A probation has an end");
+  if (options.stopDelay === Infinity) {
+    throw new RangeError("stopDelay has an end: no signal would stop the service otherwise");
+  }
   if (service === undefined || service.length > 0 && service.length <= maxServiceName) return;
   throw new RangeError(
     `Cannot start a generation: \`service\` is ${kinds.service}, not of ${service.length}`,

@@ -29,6 +29,13 @@ export function runsHere(path: string): boolean {
   return [...running].some((app) => app.path === path);
 }
 
+/** Whether a generation of this process that has not left runs at another path than `path`. */
+export function servesElsewhere(path: string): boolean {
+  return [...running].some((app) => {
+    return app.path !== path && !["draining", "stopped"].includes(app.status().state);
+  });
+}
+
 /**
  * Exits after `exitTimeout` milliseconds, unless the process has ended by itself; while other generations run in it,
  * the time begins when these have ended.

@@ -301,6 +301,14 @@ export class Parts {
     await this.departure.depart();
   }
 
+  get isStopping(): boolean {
+    return this.departure.isStopping;
+  }
+
+  get isReplaced(): boolean {
+    return this.successor !== undefined || this.rolledBack !== undefined;
+  }
+
   get rolledBack(): string | undefined {
     return this.departure.rolledBack;
   }
@@ -315,6 +323,7 @@ export class Parts {
 
   /** Stops accepting, in a way that can be undone. */
   withdraw(): void {
+    this.departure.endStopDelay();
     this.answering.withdraw();
     this.manager.withdraw();
     this.resources.shut();

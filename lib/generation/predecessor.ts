@@ -34,6 +34,7 @@ export class Predecessor implements Disposable {
   #arrived = Promise.withResolvers<void>();
   #connections = 0;
   #gone = false;
+  #hasTakenBack = false;
 
   /** Takes the channel over. */
   constructor(
@@ -61,6 +62,11 @@ export class Predecessor implements Disposable {
   /** Whether its end of the connection is closed: it has ended, or has taken the offer back. */
   get gone(): boolean {
     return this.#gone;
+  }
+
+  /** Whether it has taken the offer back, and goes on. */
+  get hasTakenBack(): boolean {
+    return this.#hasTakenBack;
   }
 
   /** Sends it a frame. */
@@ -92,6 +98,7 @@ export class Predecessor implements Disposable {
             `The previous generation goes on: ${frame.reason}`,
             "ERR_HANDOVER_ROLLED_BACK",
           );
+          this.#hasTakenBack = true;
           this.#withdrawn.reject(error);
           return error;
         } else throw unexpected(frame);

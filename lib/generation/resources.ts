@@ -35,10 +35,12 @@ export interface Resources {
   open(): void;
   /** Starts recording the protocol of each HTTP client: `drain()` needs it. */
   watch(): void;
+  /** Answers HTTP/1 requests with `Connection: close` from here on, and goes on accepting. */
+  announceClose(): void;
   /** Stops accepting, until `open()`. */
   shut(): void;
-  /** Gives the sockets up for good; connections go on. */
-  release(): void;
+  /** Gives the sockets up for good; connections go on. @param isReplaced Whether another generation has them too. */
+  release(isReplaced: boolean): void;
   /** Waits until the clients have disconnected, cuts the connections of those that do not, and closes everything. */
   drain(limits: DrainLimits): Promise<void>;
   /** The number of clients at `shut()` that are still connected. */

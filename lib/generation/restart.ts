@@ -108,6 +108,8 @@ export interface RestartHost {
   readonly handover:
     | { readonly isReady: boolean; pid: number; progress: string; takeBack(error: Error): void }
     | undefined;
+  /** Whether this generation was asked to stop. */
+  readonly isStopping: boolean;
   /** Why this generation accepts no more, if its predecessor has taken the service back. */
   readonly rolledBack: string | undefined;
   /** What ends with this process, although it was replaced. */
@@ -165,9 +167,11 @@ export class Restarts {
 
   /** @throws {HandoverError} When no restart can begin now. */
   #check(): void {
-    const { lifecycle, logger } = this.#host;
-    if (!lifecycle.isServing || this.#attempt) {
-      const why = this.#attempt || lifecycle.isHandingOver
+    const { lifecycle, logger, isStopping } = this.#host;
+    if (!lifecycle.isServing || this.#attempt || isStopping) {
+      const why = lifecycle.accepts && isStopping
+        ? "this generation is being stopped, and no other one follows; start the service again"
+        : this.#attempt || lifecycle.isHandingOver
         ? "another handover is under way"
         : lifecycle.state === "starting"
         ? "this generation has not called ready() yet"
@@ -188,8 +192,8 @@ export class Restarts {
    * changed after the process of that restart had read them.
    */
   request(cause: string): void {
-    const { lifecycle, logger, handover, rolledBack } = this.#host;
-    if (lifecycle.hasLeft && !handover?.isReady) {
+    const { lifecycle, logger, handover, rolledBack, isStopping } = this.#host;
+    if ((lifecycle.hasLeft || isStopping) && !handover?.isReady) {
       const why = rolledBack ??
         "this generation is being stopped, and no other one follows; start the service again";
       logger.warn?.(`Not restarting on ${cause}: ${why}`);
@@ -203,7 +207,7 @@ export class Restarts {
   /** Does the restart that was requested, here or by the successor, if that is possible now. */
   proceed(): void {
     if (!this.#isRequested) return;
-    const { lifecycle, logger, handover, rolledBack } = this.#host;
+    const { lifecycle, logger, handover, rolledBack, isStopping } = this.#host;
     if (lifecycle.state === "draining" && handover?.isReady) {
       this.#isRequested = false;
       this.#host.passOn().catch((error) => {
@@ -213,7 +217,7 @@ export class Restarts {
     } else if (rolledBack !== undefined && lifecycle.hasLeft) {
       this.#isRequested = false;
       logger.warn?.(`Not restarting, as a signal has asked for: ${rolledBack}`);
-    } else if (lifecycle.state === "serving" && !this.#attempt) {
+    } else if (lifecycle.state === "serving" && !this.#attempt && !isStopping) {
       this.#isRequested = false;
       // The error is logged by restart().
       void this.restart().catch(() => {});

@@ -18,13 +18,13 @@ import { isReady } from "../../ffi/poll.ts";
 import { variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { socketPair } from "../../ffi/socket.ts";
-import { socketCookie } from "../../ffi/socket_options.ts";
 import { noDescriptors } from "../../ffi/system.ts";
 import type { Logger } from "../logger.ts";
-import { notify, notifyVariable } from "../systemd/notify.ts";
-import { type StoredSocket, storeName } from "../systemd/store_name.ts";
-import { pause } from "../time.ts";
+import { Notifier } from "../systemd/notifier.ts";
+import { notifyVariable } from "../systemd/notify.ts";
+import { longestPause, pause } from "../time.ts";
 import { endStarter } from "./child.ts";
+import { DescriptorStore } from "./descriptor_store.ts";
 import type { Inheritance } from "./inheritance.ts";
 import { mainProcess } from "./main_process.ts";
 import type { Resources } from "./resources.ts";
@@ -36,7 +36,7 @@ export interface ServiceManagerHost {
   readonly resources: Resources;
   readonly inheritance: Inheritance;
   readonly predecessor:
-    | { readonly pid: number; readonly invocation: string | undefined }
+    | { readonly pid: number; readonly generation: number; readonly invocation: string | undefined }
     | undefined;
 }
 
@@ -74,11 +74,12 @@ export class ServiceManager {
   readonly #main: number;
   /** Whether the generation follows another one in the same unit. */
   readonly #isSuccessor: boolean;
-  /** The sockets in the store: their cookies, and their names, of which several may have the same. */
-  readonly #stored: Map<bigint, string>;
+  readonly #notifier: Notifier;
+  readonly #store: DescriptorStore;
+  /** The PID file before this generation has written it. */
+  #before: string | undefined;
+  #hasClaimed = false;
   #isProven = false;
-  /** When a socket was taken out of the store. */
-  #removedAt = -Infinity;
   #watchdog: ReturnType<typeof setInterval> | undefined;
   #extending: ReturnType<typeof setInterval> | undefined;
 
@@ -91,27 +92,56 @@ export class ServiceManager {
     this.#main = main ?? Deno.pid;
     this.invocation = this.#isSuccessor || main !== undefined ? own : undefined;
     const isKept = this.invocation !== undefined && (this.#isSuccessor || !predecessor);
-    this.#stored = isKept ? inheritance.storedSockets() : new Map();
+    this.#notifier = new Notifier(host.logger, () => this.store());
+    const stored = isKept ? inheritance.storedSockets() : new Map<bigint, string>();
+    this.#store = new DescriptorStore(host.resources, this.#notifier, stored);
   }
 
   /** Has the unit live as long as this generation: to be called before it accepts, and when it accepts again. */
   claim(): void {
     if (this.invocation === undefined) return;
+    this.#hasClaimed = true;
     const path = pidFile();
     if (path === undefined) {
       // The first main process is known.
       if (this.#isSuccessor) this.#tell(mainPid(this.#main));
       return;
     }
+    this.#before ??= readText(path);
+    this.#writePidFile(path, `${this.#main}\n`, this.#main);
+  }
+
+  /**
+   * The predecessor has taken the service back. It has claimed the unit again before it said so, and this generation may have
+   * claimed it after that: its event loop was blocked in between.
+   */
+  givenBack(): void {
+    if (!this.#isSuccessor || !this.#hasClaimed) return;
+    this.#notifier.stop();
+    const { number, predecessor } = this.#host;
+    const { pid, generation } = predecessor!;
+    const path = pidFile();
+    // A shell may be the first main process.
+    const first = generation === 1 ? Number(variable("SYSTEMD_EXEC_PID")) : 0;
+    const main = first || pid;
+    if (path === undefined) this.#tell(mainPid(main));
+    else if (readText(path) === `${this.#main}\n`) {
+      this.#writePidFile(path, this.#before ?? `${main}\n`, main);
+    } else return;
+    this.#tell(failedStatus(number - 1, pid));
+  }
+
+  /** Writes the PID file; where that fails, the manager is told of process `main` by a message. */
+  #writePidFile(path: string, text: string, main: number): void {
     const attempt = `Cannot write the PID file ${quoted(path)} of this unit`;
     try {
-      replaceFile(path, `${this.#main}\n`, attempt);
+      replaceFile(path, text, attempt);
     } catch (error) {
       this.#host.logger.error?.(
         `${attempt}: its directory has to belong to the user of the service (RuntimeDirectory=)`,
         error,
       );
-      this.#tell(mainPid(this.#main));
+      this.#tell(mainPid(main));
     }
   }
 
@@ -144,11 +174,16 @@ export class ServiceManager {
     try {
       const command = new Deno.Command("/bin/sh", { args: ["-c", "read _"], stdin: "piped" });
       const other = command.spawn();
-      this.#tell(`MAINPID=${other.pid}`);
-      this.#tell(`MAINPID=${Deno.pid}`);
-      await this.#barrier();
-      await other.stdin.close();
-      await other.status;
+      try {
+        if (!this.#notifier.send(mainPid(other.pid))) throw new Error("It does not read");
+        this.#tell(mainPid(Deno.pid));
+        // The unit would end with the other process, as long as that is the main one.
+        while (this.#notifier.isWaiting) await pause(barrierInterval);
+        await this.#barrier();
+      } finally {
+        await other.stdin.close();
+        await other.status;
+      }
     } catch (error) {
       logger.warn?.(
         "Cannot have systemd wait for this process at a stop of its unit; give the unit a PIDFile=",
@@ -161,7 +196,7 @@ export class ServiceManager {
   async #barrier(): Promise<void> {
     const [here, there] = socketPair();
     try {
-      const isSent = notify("BARRIER=1", [there], this.#host);
+      const isSent = this.#notifier.send("BARRIER=1", [there]);
       closeAll([there]);
       for (let left = isSent ? barrierTimeout : 0; left > 0; left -= barrierInterval) {
         if (isReady(here, "readable")) return;
@@ -172,51 +207,29 @@ export class ServiceManager {
     }
   }
 
-  /**
-   * Puts the sockets into the store, and takes out those that the generation has not, or has closed. Before the end of the
-   * probation the store stays that of the predecessor. A socket unit keeps its own.
-   */
+  /** Brings the store up to date. Before the end of the probation it stays that of the predecessor. */
   store(): void {
-    if (!this.#isProven) return;
-    const offered = this.#host.resources.offered().filter(({ item }) =>
-      (item.kind === "listener" || item.kind === "datagram") && !item.activated
-    );
-    const wanted = new Map(
-      offered.map((
-        { item, fd },
-      ) => [socketCookie(fd.raw), { name: storeName(item as StoredSocket), fd }]),
-    );
-    const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
-    for (const name of new Set(gone.map(([, name]) => name))) {
-      this.#removedAt = performance.now();
-      this.#tell(`FDSTOREREMOVE=1\nFDNAME=${name}`);
-      // All that have that name are taken out.
-      for (const [cookie, each] of this.#stored) if (each === name) this.#stored.delete(cookie);
-    }
-    for (const [cookie, { name, fd }] of wanted) {
-      if (this.#stored.has(cookie)) continue;
-      // Without FDPOLL=0 systemd closes a descriptor that reports an error.
-      notify(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, [fd], this.#host);
-      this.#stored.set(cookie, name);
-    }
+    if (this.#isProven) this.#store.update();
   }
 
   /** Whether the manager may be about to close a socket that was taken out of the store. */
   get isRemoving(): boolean {
-    return performance.now() < this.#removedAt + barrierTimeout;
+    return this.#store.isRemoving;
   }
 
   /** A successor accepts: process `pid`. */
   handedTo(pid: number): void {
     if (this.invocation === undefined) return;
     this.withdraw();
+    // What this generation has not been able to tell must not come after what the successor tells.
+    this.#notifier.stop();
     const group = readText(`/proc/${pid}/cgroup`);
     if (group === undefined || group === readText("/proc/self/cgroup")) {
       // Heard with NotifyAccess=main too, where the successor is not.
       if (pidFile() === undefined) this.#tell(mainPid(pid));
       return;
     }
-    // systemd would take a process of another unit for the main one of this, if this one is root's.
+    // A unit for each generation, as of a template: systemd would take a process of the other unit for the main one here.
     if (isService(group)) return;
     this.#host.logger.warn?.(
       `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
@@ -230,12 +243,7 @@ export class ServiceManager {
     if (this.invocation === undefined) return;
     if (pidFile() === undefined) this.#tell(mainPid(this.#main));
     else this.claim();
-    const { number } = this.#host;
-    this.#tell(
-      `STATUS=Generation ${number}, process ${Deno.pid}, serves; generation ${
-        number + 1
-      } has failed`,
-    );
+    this.#tell(failedStatus(this.#host.number, Deno.pid));
     this.#watch();
   }
 
@@ -250,10 +258,18 @@ export class ServiceManager {
     if (this.invocation === undefined || this.#watchdog !== undefined) return;
     const time = Number(variable("WATCHDOG_USEC") ?? 0) / 1000;
     if (!(time > 0)) return;
-    const ping = () => this.#tell("WATCHDOG=1");
+    const ping = () => this.#notifier.send("WATCHDOG=1");
     ping();
-    this.#watchdog = setInterval(ping, time / 2);
+    this.#watchdog = setInterval(ping, Math.min(time / 2, longestPause));
     Deno.unrefTimer(this.#watchdog);
+  }
+
+  /** Tells that the generation accepts for `stopDelay` before it stops, and extends the time that the manager has for that. */
+  delaying(): void {
+    this.#tell(
+      `STATUS=Generation ${this.#host.number}, process ${Deno.pid}, accepts for the last time`,
+    );
+    this.#extend();
   }
 
   /**
@@ -261,12 +277,16 @@ export class ServiceManager {
    * with a successor: the whole unit would be ended.
    */
   stopping(): void {
+    const { number } = this.#host;
+    this.#tell(`STOPPING=1\nSTATUS=Generation ${number}, process ${Deno.pid}, drains`);
+    this.#extend();
+  }
+
+  #extend(): void {
     if (this.invocation === undefined || this.#extending !== undefined) return;
-    const extend = `EXTEND_TIMEOUT_USEC=${extension}`;
-    this.#tell(
-      `STOPPING=1\nSTATUS=Generation ${this.#host.number}, process ${Deno.pid}, drains\n${extend}`,
-    );
-    this.#extending = setInterval(() => this.#tell(extend), extendInterval);
+    const extend = () => this.#notifier.send(`EXTEND_TIMEOUT_USEC=${extension}`);
+    extend();
+    this.#extending = setInterval(extend, extendInterval);
     Deno.unrefTimer(this.#extending);
   }
 
@@ -274,16 +294,22 @@ export class ServiceManager {
   ended(): void {
     this.withdraw();
     clearInterval(this.#extending);
+    this.#notifier.stop();
   }
 
   #tell(state: string): void {
-    if (this.invocation !== undefined) notify(state, [], this.#host);
+    if (this.invocation !== undefined) this.#notifier.tell(state);
   }
 }
 
 /** Tells systemd which process is the main one. */
 function mainPid(pid: number): string {
   return `MAINPID=${pid}`;
+}
+
+/** The status of a unit whose generation `number` goes on, because the next one has failed. */
+function failedStatus(number: number, pid: number): string {
+  return `STATUS=Generation ${number}, process ${pid}, serves; generation ${number + 1} has failed`;
 }
 
 /** Whether the process of a cgroup belongs to a service (cgroups(7)). */

@@ -9,7 +9,7 @@ import { isRunning } from "../../ffi/proc.ts";
 import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { belongsToNetwork, networkNamespace, ownNetworkNamespace } from "../../ffi/peer.ts";
 import { localAddress } from "../../ffi/socket.ts";
-import { setAcceptQueueLength, setMulticastLoop } from "../../ffi/socket_options.ts";
+import { limitBlocking, setAcceptQueueLength, setMulticastLoop } from "../../ffi/socket_options.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import type { AcceptingListener, Connections } from "../http/connections.ts";
 import { drainConnections } from "../http/drain.ts";
@@ -227,6 +227,11 @@ export class SocketResource implements AcceptingListener, Disposable {
     if (this.#unix) each.defer(() => this.#unix!.release());
     if (this.#replacement) each.defer(() => this.#replacement!.release());
     each.use(this.#gate);
+  }
+
+  /** Lets calls on the socket of a socket unit block again: the next program of the unit may rely on that. */
+  allowBlocking(): void {
+    if (this.item.activated) limitBlocking(this.fd.raw, 0);
   }
 
   /** Closes the descriptors; the paths stay the caller's. */

@@ -77,7 +77,7 @@ export function listenFds({ logger }: ListenFdsOptions = {}): ListenFd[] {
   const isWhole = passed.length === numbers.length;
   // LISTEN_PID may be that of a shell that has started this process, and has passed them on. Node and npx pass on the
   // variables, and not the descriptors: others have the same numbers.
-  if (pid !== String(Deno.pid) && !(isWhole && passed.every(socketKind))) {
+  if (pid !== String(Deno.pid) && !isWhole) {
     return warn(
       `this is process ${Deno.pid}, and they are not open here. Have the service manager start Deno itself: ` +
         "not npx, and no program that closes descriptors",

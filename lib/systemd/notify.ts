@@ -20,7 +20,7 @@ export const notifyVariable = "NOTIFY_SOCKET";
 const maxBytes = 4000;
 
 /** Milliseconds for which a message waits for room in the queue of the manager. */
-const patience = 100;
+export const patience = 100;
 
 /** Options of {@linkcode notify}. */
 export interface NotifyOptions {
@@ -52,10 +52,8 @@ export function notify(
   descriptors: Iterable<Fd | number> = [],
   { logger }: NotifyOptions = {},
 ): boolean {
-  if (noDescriptors()) return false;
   try {
-    const address = currentVariable(notifyVariable);
-    return address ? send(address, state, [...descriptors].map(rawOf)) : false;
+    return sendState(state, descriptors, patience);
   } catch (error) {
     const { message } = error as Error;
     guarded(logger).warn?.(`Cannot tell the service manager ${JSON.stringify(state)}: ${message}`);
@@ -63,8 +61,25 @@ export function notify(
   }
 }
 
+/**
+ * The same as {@linkcode notify}, which waits for `milliseconds` at most.
+ *
+ * @throws {Error} When it cannot be sent.
+ */
+export function sendState(
+  state: string,
+  descriptors: Iterable<Fd | number>,
+  milliseconds: number,
+): boolean {
+  if (noDescriptors()) return false;
+  const address = currentVariable(notifyVariable);
+  if (!address) return false;
+  send(address, state, [...descriptors].map(rawOf), milliseconds);
+  return true;
+}
+
 /** @throws {Error} When it cannot be sent. */
-function send(address: string, state: string, descriptors: number[]): boolean {
+function send(address: string, state: string, descriptors: number[], milliseconds: number): void {
   const bytes = new TextEncoder().encode(state);
   if (bytes.length === 0 || bytes.length > maxBytes) {
     throw new RangeError(`it has ${bytes.length} bytes, where 1 to ${maxBytes} belong`);
@@ -86,9 +101,10 @@ function send(address: string, state: string, descriptors: number[]): boolean {
     message.descriptors.set(descriptors);
     const attempt = () => message.send(raw, 0, bytes.length, descriptors.length);
     let sent = attempt();
-    if (sent === wouldBlock && isReady(raw, "writable", patience)) sent = attempt();
+    if (sent === wouldBlock && milliseconds > 0 && isReady(raw, "writable", milliseconds)) {
+      sent = attempt();
+    }
     if (sent < 0) throw new Error(`it does not read (${formatPath(path)})`);
-    return true;
   } finally {
     closeRaw(raw);
   }

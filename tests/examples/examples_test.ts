@@ -240,7 +240,12 @@ test("the examples print their usage, and exit with 2 for unknown flags and wron
       assertMatch(text, new RegExp(`${argument.split("=")[0]}.*\n\nA [^]*\nUsage: `));
     }
   }
-  for (const [file, variable] of [["hono/main.ts", "PORT"], ["behind_nginx/main.ts", "SOCKET"]]) {
+  const configured = [
+    ["hono/main.ts", "PORT"],
+    ["behind_nginx/main.ts", "SOCKET"],
+    ["behind_haproxy/main.ts", "PORT"],
+  ];
+  for (const [file, variable] of configured) {
     for (const [argument, code] of [["--help", 0], ["--what", 2]] as const) {
       const ended = await run(file, argument);
       assertEquals(ended.code, code);

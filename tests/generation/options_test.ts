@@ -29,6 +29,12 @@ test("start() accepts fractions of milliseconds, and Infinity for most durations
   const path = directory.join("app.sock");
   await assertRejects(() => begin(path, { probation: Infinity }), RangeError);
   await assertRejects(() => begin(path, { drainTimeout: NaN }), RangeError, "drainTimeout");
+  await assertRejects(
+    () => begin(path, { stopDelay: Infinity }),
+    RangeError,
+    "stopDelay has an end",
+  );
+  await assertRejects(() => begin(path, { stopDelay: -1 }), RangeError, "stopDelay");
   const endless = { readyTimeout: Infinity, peerTimeout: Infinity, forceCloseAfter: Infinity };
   const old = await begin(path, endless);
   await old.ready();

@@ -67,7 +67,7 @@ test("the PID file names each generation before READY=1, and the last alone says
   const stopping = service.told.filter(({ text }) => text.includes("STOPPING"));
   assertEquals(stopping.map(({ pid, text }) => [pid, text]), [[
     pids[2],
-    `STOPPING=1\nSTATUS=Generation 3, process ${pids[2]}, drains\nEXTEND_TIMEOUT_USEC=10000000`,
+    `STOPPING=1\nSTATUS=Generation 3, process ${pids[2]}, drains`,
   ]]);
   assertEquals(service.told.filter(({ text }) => /MAINPID|RELOADING/.test(text)), []);
   assertEquals(new Set(service.told.map(({ pid }) => pid)), new Set(pids));
@@ -102,7 +102,6 @@ test("a successor that fails before it is ready changes nothing, and the PID fil
   const args = [...serve(port), "--fail", fail, "--stopEarly", stopEarly];
   await using service = new ManagedService(directory, args);
   const pid = await service.serving();
-  // The last that it says by itself.
   await service.heard(/^FDSTORE=1/);
   for (const file of [fail, stopEarly]) {
     Deno.writeTextFileSync(file, "");
@@ -243,6 +242,19 @@ test("a unit without PIDFile= is told by MAINPID=, and told back", { ignore }, a
   assert(![old, pid, next].includes(helper[1]));
   await until(() => !isRunning(helper[1]));
   assertEquals(service.told.filter(({ text }) => text.includes("STOPPING")), []);
+});
+
+test("of two services in one process the last that stops says STOPPING=1", { ignore }, async () => {
+  using directory = new Directory();
+  const args = [directory.join("second.sock")];
+  await using service = new ManagedService(directory, args, { program: "two_services.ts" });
+  const pid = await service.serving();
+  await service.tell("stop");
+  await service.until("stopped: 1 are left");
+  await service.tell("stop");
+  await service.toldOf(/^EXTEND_TIMEOUT_USEC=/);
+  const stopping = service.told.filter(({ text }) => text.startsWith("STOPPING=1"));
+  assertEquals(stopping.map((each) => each.pid), [pid]);
 });
 
 test("a helper that a service starts says nothing, and does not write the PID file", {

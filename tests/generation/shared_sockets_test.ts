@@ -5,7 +5,9 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { c } from "../../ffi/abi.ts";
 import { dup, isNonblocking, setNonblocking } from "../../ffi/fd.ts";
+import { libc } from "../../ffi/libc.ts";
 import { openDescriptors } from "../../ffi/proc.ts";
 import { socketCookie } from "../../ffi/socket_options.ts";
 import { activated, hasPython, HeldSockets } from "../support/activation.ts";
@@ -145,7 +147,16 @@ test("a control: a plain listener on a number hangs when another process clears 
   assertEquals(await Promise.race([answered, late]), false);
 });
 
-test("the sockets of a socket unit are open in the manager after stop(): it may start another", {
+/** For how long a blocking call on a socket waits, in microseconds; 0 is for ever (socket(7), SO_RCVTIMEO). */
+function blockingTime(raw: number): bigint {
+  const time = new BigInt64Array(2);
+  const bytes = new Uint8Array(time.buffer);
+  const length = new Uint8Array(new Uint32Array([bytes.length]).buffer);
+  assertEquals(libc().getsockopt(raw, c.SOL_SOCKET, c.SO_RCVTIMEO, bytes, length), 0);
+  return 1_000_000n * time[0] + time[1];
+}
+
+test("the sockets of a socket unit are as before after stop(): the manager may start another", {
   ignore,
 }, async () => {
   using directory = new Directory();
@@ -157,7 +168,12 @@ test("the sockets of a socket unit are open in the manager after stop(): it may 
     await using service = new Service(directory, [sockets.argument], serve);
     await service.serving();
     assertEquals(await asked(tcp(port)), "1");
+    assert(blockingTime(raw) > 0n);
+    await service.restarted(2);
+    assert(blockingTime(raw) > 0n);
     await ended(service);
+    // The next program of the unit may be one that waits in accept(2).
+    assertEquals(blockingTime(raw), 0n);
   }
   assert(openDescriptors().includes(raw));
   assertEquals(socketCookie(raw), cookie);

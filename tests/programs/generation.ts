@@ -1,6 +1,6 @@
 /**
  * A service that answers with its generation and PID, prints each step on a line, and obeys the lines that it
- * reads: ready, status, restart.
+ * reads: ready, status, restart, stop.
  *
  * @module
  */
@@ -18,6 +18,7 @@ const { values: flags, positionals: [path] } = parseArgs({
     readyTimeout: { type: "string", default: "20000" },
     peerTimeout: { type: "string", default: "10000" },
     drainTimeout: { type: "string", default: "20000" },
+    stopDelay: { type: "string", default: "0" },
     restartOn: { type: "string", multiple: true, default: [] },
     restartAsMain: { type: "boolean" },
     fail: { type: "string" },
@@ -53,13 +54,14 @@ const app = await start(path, {
   readyTimeout: Number(flags.readyTimeout),
   peerTimeout: Number(flags.peerTimeout),
   drainTimeout: Number(flags.drainTimeout),
+  stopDelay: Number(flags.stopDelay),
   restartOn: flags.restartOn as Deno.Signal[],
   restartAsMain: flags.restartAsMain,
 });
 if (flags.say) console.error(flags.say);
 if (flags.fail && app.generation > 1) throw new Error(flags.fail);
-const server = app.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, () => {
-  return new Response(`${app.generation} ${Deno.pid}`);
+const server = app.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {
+  return url.endsWith("/health") ? app.health() : new Response(`${app.generation} ${Deno.pid}`);
 });
 if (flags.hold) console.log(`pid: ${Deno.pid}`);
 console.log(`port: ${(server.addr as Deno.NetAddr).port}`);
@@ -83,6 +85,7 @@ async function commands(): Promise<void> {
   for await (const line of told()) {
     if (line === "ready") await ready();
     if (line === "status") console.log(`status: ${JSON.stringify(app.status())}`);
+    if (line === "stop") void app.stop();
     if (line === "restart") {
       app.restart().then(
         ({ generation }) => console.log(`restarted: ${generation}`),

@@ -25,10 +25,14 @@ const { values: flags, positionals: [path] } = parseArgs({
     datagram: { type: "string", multiple: true, default: [] },
     take: { type: "string", multiple: true, default: [] },
     probation: { type: "string", default: "100" },
+    readyTimeout: { type: "string", default: "20000" },
     drainTimeout: { type: "string", default: "20000" },
     // Later generations fail before ready(), or stop() before ready(), while this file exists.
     fail: { type: "string" },
     stopEarly: { type: "string" },
+    // Later generations wait for this file before that, and before ready(); or they block until it is there.
+    wait: { type: "string" },
+    block: { type: "string" },
     // A request for "/slow" is answered when this file exists.
     slow: { type: "string" },
     // Starts this program with these arguments, as a helper, before ready().
@@ -45,6 +49,7 @@ const app = await start(path, {
     error: (message, error) => say(`error: ${message}: ${(error as Error)?.message}`),
   },
   probation: Number(flags.probation),
+  readyTimeout: Number(flags.readyTimeout),
   drainTimeout: Number(flags.drainTimeout),
 });
 const isLater = app.generation > 1;
@@ -62,6 +67,7 @@ for (const each of flags.listen) {
 }
 for (const each of flags.datagram) void echo(JSON.parse(each));
 for (const name of flags.take) await take(name);
+if (isLater && flags.wait) { while (!isThere(flags.wait)) await pause(10); }
 if (isLater && isThere(flags.stopEarly)) {
   say(`stopping early: ${app.generation}`);
   await app.stop();
@@ -69,6 +75,7 @@ if (isLater && isThere(flags.stopEarly)) {
 }
 if (flags.helper && !isLater) help(flags.helper);
 commands();
+if (isLater && flags.block) block(flags.block);
 try {
   await app.ready();
   say(`serving: ${app.generation} ${Deno.pid}`);
@@ -119,6 +126,13 @@ function help(control: string): void {
     }
   })();
   closing.push(() => stdin.close());
+}
+
+/** Blocks the event loop until a file is there. */
+function block(file: string): void {
+  say("blocking");
+  const never = new Int32Array(new SharedArrayBuffer(4));
+  while (!isThere(file)) Atomics.wait(never, 0, 0, 10);
 }
 
 function variables(): void {

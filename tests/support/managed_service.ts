@@ -28,6 +28,8 @@ export interface Told {
 export interface ManagedOptions {
   /** The path of the PID file in the directory; null for a unit without one. @default "app.pid" */
   pidfile?: string | null;
+  /** The program. @default "unit_service.ts" */
+  program?: string;
   /** Further arguments of the manager. */
   manager?: string[];
 }
@@ -40,10 +42,10 @@ export class ManagedService extends Generations {
   readonly told: Told[] = [];
 
   constructor(directory: Directory, args: string[], options: ManagedOptions = {}) {
-    const { pidfile = "app.pid", manager = [] } = options;
+    const { pidfile = "app.pid", program = "unit_service.ts", manager = [] } = options;
     const control = directory.join("control.sock");
     const path = pidfile === null ? undefined : directory.join(pidfile);
-    const command = [Deno.execPath(), "run", "-A", programPath("unit_service.ts"), control];
+    const command = [Deno.execPath(), "run", "-A", programPath(program), control];
     super("./service_manager.py", [
       directory.join("notify"),
       ...path === undefined ? [] : ["--pidfile", path],
