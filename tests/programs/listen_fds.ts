@@ -5,7 +5,7 @@
  * @module
  */
 
-import { isKeptOnExec, isNonblocking, isOpen, setNonblocking } from "../../ffi/fd.ts";
+import { dup, isKeptOnExec, isNonblocking, isOpen, setNonblocking } from "../../ffi/fd.ts";
 import { describeDescriptor, openDescriptors } from "../../ffi/proc.ts";
 import { localAddress } from "../../ffi/socket.ts";
 import { socketKind } from "../../ffi/socket_options.ts";
@@ -47,8 +47,9 @@ console.log(JSON.stringify({
 }));
 
 if (Deno.args.includes("--hold")) {
+  // The native listeners have other numbers.
+  const raws = taken.map(({ fd }) => dup(fd.raw));
   const listeners = taken.map(({ fd }) => fdListener(fd));
-  const raws = [...before.keys()].filter((raw) => socketKind(raw)?.listening);
   console.log("held");
   for await (const line of told()) {
     if (line === "block") { for (const raw of raws) setNonblocking(raw, false); }
