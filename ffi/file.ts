@@ -211,7 +211,8 @@ export function readDirectory(path: string, attempt: string): string[] {
 }
 
 /**
- * The names of the symbolic links in a directory; undefined if it cannot be read, or has more than `most` names.
+ * The names of the symbolic links in a directory; undefined if it cannot be read, as that of a process which ends
+ * meanwhile, or has more than `most` names.
  * Names whose kind the file system does not tell are among them.
  */
 export function linksIn(path: string, most: number): string[] | undefined {
@@ -225,6 +226,9 @@ export function linksIn(path: string, most: number): string[] | undefined {
       if (type === c.DT_LNK || type === c.DT_UNKNOWN) links.push(name());
     }
     return links;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
   } finally {
     closeRaw(raw);
   }

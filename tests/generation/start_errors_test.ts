@@ -166,9 +166,11 @@ test(
 test("start() without /proc names it", { ignore: !canUnmount }, async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  const { name, message } = await outcome([path, "start"], {
-    through: withoutProc,
-  });
+  // Deno 2.9.6 panics where it has to parse a module without /proc: a start with /proc fills a cache of this test's own.
+  using cache = new Directory();
+  const env = { DENO_DIR: cache.path };
+  await outcome([directory.join("missing/app.sock"), "start"], { env });
+  const { name, message } = await outcome([path, "start"], { through: withoutProc, env });
   assertEquals(name, "NotFound");
   assertStringIncludes(message!, `Cannot start at "${path}": /proc is not mounted`);
   assertStringIncludes(message!, "mount -t proc proc /proc");

@@ -811,7 +811,7 @@ test("leaveConn() of a closed connection is refused in words", async () => {
   assertThrows(() => leaveConn(conn), NoDescriptorError);
 });
 
-test("a probe that fails half-way leaves no descriptor open", async () => {
+test("a probe that fails half-way leaves no socket open", async () => {
   using directory = new Directory();
   await using child = new Child("./probe_beyond_limit.ts", [directory.join("app.sock")]);
   const { error, left } = JSON.parse(await child.line());
