@@ -184,6 +184,8 @@ export class Supervisor {
     if (this.#main) this.#previous.add(this.#main.pid);
     this.#previous.delete(pid);
     clearTimeout(this.#timer);
+    // A previous generation may take the service back after `rollbackTime`: its event loop was blocked.
+    if (this.#state === "done") this.#state = "running";
     this.#main = identify(pid);
     this.#host.log(`process ${pid} is the main process`);
   }
