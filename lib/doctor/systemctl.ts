@@ -5,7 +5,7 @@
  */
 
 import { escaped } from "../../ffi/quote.ts";
-import { expiring } from "../time.ts";
+import { expiring, unlessAborted } from "../time.ts";
 import type { ServiceOf } from "./processes.ts";
 import { parseProperties, propertyNames, type UnitProperties } from "./unit.ts";
 
@@ -32,8 +32,10 @@ export async function showUnit(
   try {
     const env = { LC_ALL: "C", SYSTEMD_COLORS: "0", SYSTEMD_LOG_LEVEL: "err" };
     const command = new Deno.Command("systemctl", { args, env, stdin: "null", signal });
-    output = await command.output();
+    // It ends with its pipes, which a child of a script called systemctl may keep open.
+    output = await unlessAborted(command.output(), signal);
   } catch (error) {
+    if (error === signal.reason) throw error;
     if (error instanceof Deno.errors.NotFound) {
       throw new UnitError(`${attempt}: there is no systemctl`);
     }

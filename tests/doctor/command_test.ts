@@ -142,6 +142,15 @@ test("a unit that cannot be examined is an error with exit code 2", async () => 
   assertEquals([code, stderr], [2, why]);
 });
 
+test("--timeout ends the wait for a systemctl whose child keeps its output open", async () => {
+  using directory = new Directory();
+  const ended = directory.join("ended");
+  const script = `(sleep 5; : > ${ended}) & wait`;
+  const { code, stderr } = await withSystemctl(script, "app", "--timeout", "0.3");
+  assertEquals(directory.names(), []);
+  assertEquals([code, stderr], [2, "Cannot ask systemd for app.service: no answer in 300 ms\n"]);
+});
+
 test("wrong arguments are errors with exit code 2, and --help prints the usage", async () => {
   const wrong: [line: string, message: string][] = [
     ["/run/a /run/b", `There is one argument too many: "/run/b"`],
