@@ -10,6 +10,7 @@ import type { Fd } from "../../ffi/fd.ts";
 import { readText } from "../../ffi/file.ts";
 import { hasEnded, identify, isRunning, type ProcessId, processStat } from "../../ffi/proc.ts";
 import { escaped } from "../../ffi/quote.ts";
+import { pause } from "../time.ts";
 import { Backoff } from "./backoff.ts";
 import type { Descriptors } from "./descriptors.ts";
 import { type Notification, wholeNumber } from "./notification.ts";
@@ -36,6 +37,12 @@ const rollbackTime = 500;
 
 /** Milliseconds within which the first start of a program fails that says nothing to NOTIFY_SOCKET. */
 const silentTime = 1000;
+
+/** Milliseconds within which a generation whose control path was removed puts it back: it looks each 10 s. */
+const restoreTime = 15_000;
+
+/** Milliseconds between two looks at whether it has. */
+const restoreInterval = 200;
 
 /** The service, as its supervisor sees it. */
 export class Supervisor {
@@ -175,8 +182,13 @@ export class Supervisor {
 
   /** Makes the process that the PID file names the main one, if it is one of the service. */
   #followPidFile(): void {
-    const pid = wholeNumber(readText(this.#host.pidFile)?.trim());
+    const pid = this.#recorded();
     if (pid !== undefined) this.#setMain(pid);
+  }
+
+  /** The process that the PID file names. */
+  #recorded(): number | undefined {
+    return wholeNumber(readText(this.#host.pidFile)?.trim());
   }
 
   #setMain(pid: number): void {
@@ -218,14 +230,32 @@ export class Supervisor {
   }
 
   async #reload(): Promise<void> {
-    const { path, log } = this.#host;
+    const { log } = this.#host;
     try {
-      const next = await requestRestart(path, this.#ended.signal);
+      const next = await this.#requestRestart();
       if (next) log(`generation ${next.generation} runs, process ${next.pid}`);
       else this.#restartMain();
     } catch (error) {
       if (!this.#stop) log(`the restart failed: ${(error as Error).message}`);
     }
+  }
+
+  /** Requests a restart of the generation at the control path; undefined when there is none. */
+  async #requestRestart(): ReturnType<typeof requestRestart> {
+    const { path, log } = this.#host;
+    const { signal } = this.#ended;
+    const end = performance.now() + restoreTime;
+    for (let isLogged = false;; isLogged = true) {
+      const next = await requestRestart(path, signal);
+      if (next || this.#stop || !this.#isMainRecorded() || performance.now() > end) return next;
+      if (!isLogged) log("waiting for the generation to put the control path back");
+      await pause(restoreInterval, signal);
+    }
+  }
+
+  /** Whether the PID file names the main process: a program without generations does not write it. */
+  #isMainRecorded(): boolean {
+    return this.#main !== undefined && this.#recorded() === this.#main.pid;
   }
 
   /** Ends the main process, and starts the command when it has ended. */
