@@ -160,6 +160,8 @@ export class Departure {
     const isLast = !successor && reason === undefined && !isSpare;
     // The unit goes on with the other services of this process.
     if (isLast && !servesElsewhere(host.path)) host.manager.stopping();
+    // The same signal stops them, and they may end before this one.
+    else if (isLast && this.#isAskedToEnd) host.manager.extendStop();
     const began = performance.now();
     for (const [what, step] of Object.entries(this.#steps(successor, reason, isLast))) {
       try {

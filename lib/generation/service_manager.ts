@@ -275,7 +275,7 @@ export class ServiceManager {
     this.#tell(
       `STATUS=Generation ${this.#host.number}, process ${Deno.pid}, accepts for the last time`,
     );
-    this.#extend();
+    this.extendStop();
   }
 
   /**
@@ -285,10 +285,11 @@ export class ServiceManager {
   stopping(): void {
     const { number } = this.#host;
     this.#tell(`STOPPING=1\nSTATUS=Generation ${number}, process ${Deno.pid}, drains`);
-    this.#extend();
+    this.extendStop();
   }
 
-  #extend(): void {
+  /** Extends the time that the manager has for a stop, until `ended()`. */
+  extendStop(): void {
     if (this.invocation === undefined || this.#extending !== undefined) return;
     const extend = () => this.#notifier.send(`EXTEND_TIMEOUT_USEC=${extension}`);
     extend();

@@ -257,6 +257,31 @@ test("of two services in one process the last that stops says STOPPING=1", { ign
   assertEquals(stopping.map((each) => each.pid), [pid]);
 });
 
+test(
+  "of two services in one process the first to get SIGTERM extends the stop until it has drained",
+  {
+    ignore,
+  },
+  async () => {
+    using directory = new Directory();
+    const args = [directory.join("second.sock")];
+    await using service = new ManagedService(directory, args, { program: "two_services.ts" });
+    const [port] = await service.numbers("ports");
+    const pid = await service.serving();
+    using conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    const head = "POST / HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: 1\r\n\r\n";
+    await conn.write(new TextEncoder().encode(head));
+    // The request has come.
+    assertEquals(await conn.read(new Uint8Array(100)), 25);
+    Deno.kill(pid, "SIGTERM");
+    await service.toldOf(/^STOPPING=1/);
+    for (let i = 0; i < 3; i++) await service.toldOf(/^EXTEND_TIMEOUT_USEC=/);
+    assertEquals(service.of(pid, "STOPPING=1").length, 1);
+    await conn.write(new TextEncoder().encode("x"));
+    assertEquals(await conn.read(new Uint8Array(1)), 1);
+  },
+);
+
 test("a helper that a service starts says nothing, and does not write the PID file", {
   ignore,
 }, async () => {
