@@ -13,6 +13,9 @@ import type { Resources } from "./resources.ts";
 /** Milliseconds for which the manager may take to close a socket that it was told to remove. */
 const removalTime = 5000;
 
+/** The stores of the generations of this process. */
+const here = new Set<DescriptorStore>();
+
 /** The sockets of one generation in the store. */
 export class DescriptorStore {
   readonly #resources: Resources;
@@ -27,6 +30,12 @@ export class DescriptorStore {
     this.#resources = resources;
     this.#notifier = notifier;
     this.#stored = stored;
+    here.add(this);
+  }
+
+  /** Leaves the sockets to the next start. */
+  end(): void {
+    here.delete(this);
   }
 
   /**
@@ -42,6 +51,7 @@ export class DescriptorStore {
         { item, fd },
       ) => [socketCookie(fd.raw), { name: storeName(item as StoredSocket), fd }]),
     );
+    this.#leaveToOthers(wanted);
     const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
     for (const name of new Set(gone.map(([, name]) => name))) {
       if (!this.#notifier.send(`FDSTOREREMOVE=1\nFDNAME=${name}`)) return;
@@ -54,6 +64,15 @@ export class DescriptorStore {
       // Without FDPOLL=0 systemd closes a descriptor that reports an error.
       if (!this.#notifier.send(`FDSTORE=1\nFDNAME=${name}\nFDPOLL=0`, [fd])) return;
       this.#stored.set(cookie, name);
+    }
+  }
+
+  /** What another service of this process may have asked for is that one's to take out. */
+  #leaveToOthers(wanted: ReadonlyMap<bigint, unknown>): void {
+    const others = [...here].filter((each) => each !== this);
+    for (const cookie of this.#stored.keys()) {
+      const isShared = !wanted.has(cookie) && others.some((other) => other.#stored.has(cookie));
+      if (isShared) this.#stored.delete(cookie);
     }
   }
 

@@ -64,6 +64,9 @@ export interface InheritedItem {
 
 const itemKinds = ["listener", "datagram", "file", "kept", "state"] as const;
 
+/** The inheritances of this process with sockets of the service manager. */
+const activatedHere = new Set<Inheritance>();
+
 /** An inherited socket, file or kept value that was closed because the program did not ask for it. */
 export interface Unclaimed {
   /** Its kind. */
@@ -76,6 +79,8 @@ export interface Unclaimed {
 export class Inheritance implements Disposable {
   /** By kind, and by name or key: a look-up costs the same, however many there are. */
   readonly #left = new Map<OfferedItem["kind"], Map<string, Inherited[]>>();
+  /** The sockets of the service manager that are left: their cookies, and their names. */
+  readonly #activated = new Map<Inherited, { cookie: bigint; name: string }>();
 
   /** Takes the descriptor over. */
   add(inherited: Inherited): void {
@@ -139,7 +144,32 @@ export class Inheritance implements Disposable {
       : stored?.kind === kind
       ? { kind, key: stored.key ?? unknownKey, name: stored.name, path: pathIn(stored.key) }
       : { kind, key: unknownKey, name, activated: true };
-    this.add({ item, fd: new Fd(fd.take(), fd.senderPid) });
+    const inherited = { item, fd: new Fd(fd.take(), fd.senderPid) };
+    this.add(inherited);
+    if (!isBoundSocket || cookie === undefined) return;
+    this.#activated.set(inherited, { cookie, name });
+    activatedHere.add(this);
+  }
+
+  /**
+   * Adds duplicates of the sockets of the service manager that other generations of this process have left: the manager does
+   * not tell which of its sockets belong to which service of a process. The first that asks for one has it alone.
+   */
+  addActivatedHere(): void {
+    for (const other of activatedHere) {
+      if (other === this) continue;
+      for (const [{ fd }, { name }] of other.#activated) this.addActivated({ fd: fd!.dup(), name });
+    }
+  }
+
+  /** The other generations of this process that have a duplicate of a socket, with that. */
+  #duplicates(inherited: Inherited): [Inheritance, Inherited][] {
+    const cookie = this.#activated.get(inherited)?.cookie;
+    if (cookie === undefined) return [];
+    return [...activatedHere].filter((other) => other !== this).flatMap((other) =>
+      [...other.#activated].filter(([, each]) => each.cookie === cookie)
+        .map(([each]): [Inheritance, Inherited] => [other, each])
+    );
   }
 
   /** The sockets that are left and may be in the store of the service manager: their cookies, and their names there. */
@@ -178,7 +208,9 @@ export class Inheritance implements Disposable {
   /** Takes the socket for an address: the first of `#candidates`. */
   takeBound(kind: "listener" | "datagram", address: AnyListenAddress): Inherited | undefined {
     const [first] = this.#candidates(kind, address);
-    return first && this.#remove(first);
+    if (!first) return undefined;
+    for (const [other, duplicate] of this.#duplicates(first)) other.#remove(duplicate).fd!.close();
+    return this.#remove(first);
   }
 
   /**
@@ -242,6 +274,7 @@ export class Inheritance implements Disposable {
   }
 
   #remove(inherited: Inherited): Inherited {
+    this.#activated.delete(inherited);
     const queue = this.#queueOf(inherited.item);
     queue.splice(queue.indexOf(inherited), 1);
     if (queue.length === 0) this.#left.get(inherited.item.kind)!.delete(indexOf(inherited.item));
@@ -255,7 +288,10 @@ export class Inheritance implements Disposable {
 
   /** Closes all that are left, and removes the paths on which no process listens any more; returns what was closed. */
   clear(): Unclaimed[] {
-    const left = this.#all(...this.#left.keys()).map((inherited) => {
+    const all = this.#all(...this.#left.keys());
+    // Another service of this process may ask for the others.
+    const own = all.filter((inherited) => this.#duplicates(inherited).length === 0);
+    const left = own.map((inherited) => {
       const { item, fd } = inherited;
       const unclaimed = { kind: item.kind, words: describe(inherited) };
       if (item.path === undefined) return unclaimed;
@@ -276,6 +312,8 @@ export class Inheritance implements Disposable {
   [Symbol.dispose](): void {
     const left = this.#all(...this.#left.keys());
     this.#left.clear();
+    this.#activated.clear();
+    activatedHere.delete(this);
     for (const { fd } of left) fd?.[Symbol.dispose]();
   }
 }

@@ -302,6 +302,7 @@ export class ServiceManager {
     this.withdraw();
     clearInterval(this.#extending);
     this.#notifier.stop();
+    this.#store.end();
   }
 
   #tell(state: string): void {

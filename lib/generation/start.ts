@@ -239,6 +239,7 @@ function startNext(path: string, settings: Settings, accepted: Accepted): Genera
 /** Inherits what the service manager has passed, as far as the previous generation has not handed it over. */
 function addActivated(inheritance: Inheritance, { logger }: Settings): void {
   for (const activated of listenFds({ logger })) inheritance.addActivated(activated);
+  inheritance.addActivatedHere();
 }
 
 /** Inherits what a plain server sends; gives the connection, over which the server is told that it is served. */

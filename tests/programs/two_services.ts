@@ -1,6 +1,10 @@
 /**
- * Two services in one process; prints each step on a line. Stops the first at the line "stop". Their answers wait for the
- * body of the request.
+ * Two services in one process.
+ *
+ *     two_services.ts PATH PATH [PORT PORT]
+ *
+ * Prints each step on a line. Stops the first at the line "stop". Their answers wait for the
+ * body of the request, and have the place of the service in the list.
  *
  * @module
  */
@@ -8,9 +12,13 @@
 import { start } from "../../mod.ts";
 import { told } from "../support/child.ts";
 
-const apps = await Promise.all(Deno.args.map(async (path) => await start(path)));
-for (const app of apps) {
-  app.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, answer);
+const [first, second, ...given] = Deno.args;
+const apps = await Promise.all([first, second].map(async (path) => await start(path)));
+for (const [i, app] of apps.entries()) {
+  app.serve(
+    { hostname: "127.0.0.1", port: Number(given[i] ?? 0), onListen() {} },
+    (request) => answer(request, i),
+  );
   await app.ready();
 }
 const ports = apps.map((app) => app.status().sockets[0].address.split(":")[1]);
@@ -22,6 +30,7 @@ for await (const line of told()) {
   console.log(`stopped: ${apps.length} are left`);
 }
 
-async function answer(request: Request): Promise<Response> {
-  return new Response(await request.text());
+async function answer(request: Request, place: number): Promise<Response> {
+  await request.arrayBuffer();
+  return new Response(String(place));
 }
