@@ -39,6 +39,12 @@ export function openDescriptors(): number[] {
   return open.map(Number).filter(isOpen).sort((a, b) => a - b);
 }
 
+/** The soft limit of open descriptors of a process (proc(5), "limits"). */
+export function descriptorLimit(pid: number | "self"): number | undefined {
+  const limit = /^Max open files +(\d+)/m.exec(readText(`/proc/${pid}/limits`) ?? "")?.[1];
+  return limit === undefined ? undefined : Number(limit);
+}
+
 /** What a descriptor is, as /proc names it: "socket:[8123]", "anon_inode:[eventpoll]", "/etc/hosts". */
 export function describeDescriptor(raw: number): string | undefined {
   return readLink(`/proc/self/fd/${raw}`);

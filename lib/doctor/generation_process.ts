@@ -5,16 +5,9 @@
  */
 
 import type { ListeningSocket } from "../../ffi/diag.ts";
-import { commandLine, environment, processStat } from "../../ffi/proc.ts";
+import { commandLine, descriptorLimit, environment, processStat } from "../../ffi/proc.ts";
 import { type Finding, note, ok, warning } from "./finding.ts";
-import {
-  controlGroup,
-  describeProcess,
-  descriptorLimit,
-  descriptorsOf,
-  processes,
-  socketsOf,
-} from "./processes.ts";
+import { controlGroup, describeProcess, descriptorsOf, processes, socketsOf } from "./processes.ts";
 
 /** The process, its limit, and the processes around it. */
 export interface ProcessFacts {

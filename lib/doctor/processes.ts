@@ -43,12 +43,6 @@ export function holders(inodes: ReadonlySet<number>): number[] {
   });
 }
 
-/** The soft limit of open descriptors of a process (proc(5), "limits"). */
-export function descriptorLimit(pid: number): number | undefined {
-  const limit = /^Max open files +(\d+)/m.exec(readText(`/proc/${pid}/limits`) ?? "")?.[1];
-  return limit === undefined ? undefined : Number(limit);
-}
-
 /** A systemd service that a process belongs to. */
 export interface ServiceOf {
   /** Such as "app.service". */

@@ -7,6 +7,7 @@
 import { Fd, isWritable, setNonblocking } from "../../ffi/fd.ts";
 import { fileStatus, pathStatus, unlink } from "../../ffi/file.ts";
 import { isBroken } from "../../ffi/poll.ts";
+import { descriptorLimit } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { formatAddress } from "../../ffi/sockaddr.ts";
 import { isBound, localAddress } from "../../ffi/socket.ts";
@@ -23,6 +24,9 @@ import type { HeldAddress } from "./options.ts";
 
 /** The most descriptors in the store: a service that stores each connection would use up all numbers. */
 const mostStored = 1024;
+
+/** The numbers that stay free of the store: those of Deno, and for looks at processes. */
+const reserved = 64;
 
 /** The most bytes of a name; without a valid one, a descriptor is called "stored" (sd_pid_notify_with_fds(3)). */
 const validName = /^[^\p{Cc}:]{0,255}$/u;
@@ -41,6 +45,8 @@ export class Descriptors implements Disposable {
   readonly #addresses: readonly HeldAddress[];
   readonly #log: (text: string) => void;
   readonly #bound = new Map<HeldAddress, PathOwner | undefined>();
+  /** A start has a duplicate of each. */
+  readonly #most = Math.min(mostStored, ((descriptorLimit("self") ?? Infinity) - reserved) / 2);
   #kept: Kept[];
 
   /** @param given Those that hold itself was passed, which are its own from here on. */
@@ -88,8 +94,10 @@ export class Descriptors implements Disposable {
     if (identity !== undefined && this.#kept.some((kept) => identityOf(kept.fd.raw) === identity)) {
       return;
     }
-    if (this.#kept.length >= mostStored) {
-      this.#log(`not storing "${name}": ${mostStored} descriptors are kept already`);
+    if (this.#kept.length >= this.#most) {
+      this.#log(
+        `not storing "${name}": ${this.#kept.length} descriptors are kept already, the most here: ${mostStored}, or half of RLIMIT_NOFILE (ulimit -n)`,
+      );
       return;
     }
     const given = name !== undefined && validName.test(name) ? name : "stored";
