@@ -96,7 +96,9 @@ export class Descriptors implements Disposable {
     }
     if (this.#kept.length >= this.#most) {
       this.#log(
-        `not storing "${name}": ${this.#kept.length} descriptors are kept already, the most here: ${mostStored}, or half of RLIMIT_NOFILE (ulimit -n)`,
+        `not storing ${
+          name === undefined ? "a descriptor" : quoted(name)
+        }: ${this.#kept.length} descriptors are kept already, the most here: ${mostStored}, or half of RLIMIT_NOFILE (ulimit -n)`,
       );
       return;
     }

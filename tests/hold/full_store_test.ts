@@ -22,7 +22,7 @@ def notify(text, descriptors=()):
         socket.send_fds(sender, [text.encode()], descriptors)
 for i in range(100):
     file = os.memfd_create("file")
-    notify(f"FDSTORE=1\\nFDNAME=file {i}", [file])
+    notify(f"FDSTORE=1\\nFDNAME=\\x1b[2Jfile {i}", [file])
     os.close(file)
 notify("READY=1\\nSTATUS=ready")
 while True: signal.pause()`;
@@ -34,7 +34,7 @@ test("a full store leaves hold the descriptors that it needs to stop the service
   const through = ["sh", "-c", 'ulimit -n 90; exec "$@"', "sh"];
   const args = [directory.join("app.sock"), "--", "python3", "-c", script];
   await using held = new Held(args, { through });
-  await held.until(/^hold: not storing "file \d+": \d+ descriptors are kept already/);
+  await held.until(/^hold: not storing "\\u001b\[2Jfile \d+": \d+ descriptors are kept already/);
   await held.until("hold: ready");
   held.signal("SIGTERM");
   await held.until(/^hold: process \d+ has ended with code 6$/);
