@@ -167,10 +167,27 @@ const signalNames: Record<number, string> = {
   13: "SIGPIPE",
   14: "SIGALRM",
   15: "SIGTERM",
+  18: "SIGCONT",
   24: "SIGXCPU",
   25: "SIGXFSZ",
+  28: "SIGWINCH",
   31: "SIGSYS",
 };
+
+/**
+ * Sends a signal to a process, as `Deno.kill` does, which needs a permission to run programs (kill(2)). A process that has
+ * ended is no error.
+ *
+ * @throws {TypeError} For a signal that is not in the list.
+ * @throws {Error} The error of kill(2), such as `Deno.errors.PermissionDenied`.
+ */
+export function signalProcess(pid: number, signal: string): void {
+  const number = Object.keys(signalNames).find((each) => signalNames[Number(each)] === signal);
+  if (number === undefined || !(pid > 0)) throw new TypeError(`No signal ${signal} to ${pid}`);
+  if (libc().kill(pid, Number(number)) === 0) return;
+  const code = errno();
+  if (code !== errnos.ESRCH) throw systemError(code, `Cannot send ${signal} to process ${pid}`);
+}
 
 /** The children of this process that run, as /proc shows them. */
 export function ownChildren(): number[] {

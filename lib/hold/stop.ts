@@ -4,7 +4,7 @@
  * @module
  */
 
-import { hasChildren, ownChildren } from "../../ffi/child_process.ts";
+import { hasChildren, ownChildren, signalProcess } from "../../ffi/child_process.ts";
 import { expiring } from "../time.ts";
 
 /** A stop that has begun: every child of this process gets the signal, also those that it adopts meanwhile. */
@@ -77,9 +77,8 @@ export class StopTime {
 /** Sends a signal to a process that may have ended, or be another user's by now. */
 export function send(pid: number, signal: Deno.Signal, log: (text: string) => void): void {
   try {
-    Deno.kill(pid, signal);
+    signalProcess(pid, signal);
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return;
-    log(`cannot send ${signal} to process ${pid}: ${(error as Error).message}`);
+    log((error as Error).message);
   }
 }
