@@ -189,12 +189,14 @@ export function signalProcess(pid: number, signal: string): void {
   if (code !== errnos.ESRCH) throw systemError(code, `Cannot send ${signal} to process ${pid}`);
 }
 
-/** The children of this process that run, as /proc shows them. */
+/**
+ * The children of this process, as /proc shows them: also zombies, for a process whose first thread has ended looks like one,
+ * and takes signals as long as the others run (pthread_exit(3)).
+ */
 export function ownChildren(): number[] {
-  return readDirectory("/proc", "Cannot list the processes").map(Number).filter((pid) => {
-    const stat = Number.isInteger(pid) ? processStat(pid) : undefined;
-    return stat?.parent === Deno.pid && stat.state !== "Z";
-  });
+  return readDirectory("/proc", "Cannot list the processes").map(Number).filter((pid) =>
+    Number.isInteger(pid) && processStat(pid)?.parent === Deno.pid
+  );
 }
 
 /** Whether a process runs that this one has started, directly or not, or has adopted. */

@@ -6,6 +6,7 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { hasEnded, identify } from "../../ffi/proc.ts";
+import { expiring, unlessAborted } from "../../lib/time.ts";
 import { cli } from "../support/cli.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
@@ -138,6 +139,27 @@ test("a process that ignores SIGTERM is killed: after --stop-timeout, or by a se
     assertEquals(directory.names(), []);
   }
 });
+
+test(
+  "a process whose first thread has ended is stopped as any other",
+  { ignore: noPython },
+  async () => {
+    using directory = new Directory();
+    const script = `
+import ctypes, threading, time
+# Not for long: nothing finds it in /proc any more if hold does not end it.
+threading.Thread(target=time.sleep, args=(15,)).start()
+print("ready", flush=True)
+ctypes.CDLL(None).pthread_exit(None)`;
+    const args = [directory.join("app.sock"), "--stop-timeout", "1", "--", "python3", "-c", script];
+    await using held = new Held(args);
+    await held.until("ready");
+    await until(() => held.children().some(({ isZombie }) => isZombie));
+    held.signal("SIGTERM");
+    using late = expiring(10_000, () => new Error("hold has not ended"));
+    assertEquals((await unlessAborted(held.ended(), late.signal)).code, 143);
+  },
+);
 
 test("EXTEND_TIMEOUT_USEC= extends --stop-timeout", { ignore: noPython }, async () => {
   using directory = new Directory();
