@@ -96,11 +96,18 @@ export function queueFinding(
   return warning(about, `${text}: it is full, and further clients wait or fail`, advice);
 }
 
-/** The path of an address of a status; undefined for TCP, UDP and abstract names. */
+/**
+ * The path of an address of a status; undefined for TCP, UDP and abstract names, and for other text, which a process may
+ * answer that is no generation.
+ */
 function pathIn(address: string): string | undefined {
   if (!address.startsWith('"')) return undefined;
-  const path = JSON.parse(address) as string;
-  return path.startsWith("@") ? undefined : path;
+  try {
+    const path = JSON.parse(address) as string;
+    return path.startsWith("@") ? undefined : path;
+  } catch {
+    return undefined;
+  }
 }
 
 /** A path of another process as this one reaches it: with its working directory, and its root. */

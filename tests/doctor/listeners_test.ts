@@ -13,6 +13,7 @@ import { describeDescriptor, openDescriptors, processStat, reap } from "../../ff
 import { type Address, formatAddress } from "../../ffi/sockaddr.ts";
 import { listenUnix } from "../../ffi/socket.ts";
 import { descriptorFinding, passedFinding } from "../../lib/doctor/generation_process.ts";
+import { listenerFindings } from "../../lib/doctor/listeners.ts";
 import { start, type StartOptions } from "../../mod.ts";
 import { Directory } from "../support/directory.ts";
 import { attempt } from "../support/foreign.ts";
@@ -113,6 +114,15 @@ test("datagram sockets are reported, and a missing path of one is a warning", as
     0,
   ]);
   Deno.renameSync(`${log}.kept`, log);
+});
+
+test("an address that is no JSON, of a process that is no generation, is not examined", () => {
+  const address = '"/run/app';
+  const socket = { kind: "listener", address, connections: 0 } as const;
+  const { facts, findings } = listenerFindings([socket], undefined, []);
+  assertEquals(facts, [socket]);
+  const text = "Its accept queue is not seen here";
+  assertEquals(findings, [{ level: "note", about: `listener ${address}`, text }]);
 });
 
 test("the descriptors of the process are counted against its limit", async () => {
