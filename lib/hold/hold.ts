@@ -104,6 +104,12 @@ async function bindNotifySocket(
     return await locked(address, bind, { timeout: lockTimeout, logger: {} });
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    if (pathStatus(address)?.kind !== "socket") {
+      throw new Deno.errors.AddrInUse(
+        `Cannot hold the service at ${formatPath(path)}: ${formatPath(address)} is no socket; ` +
+          "move it away",
+      );
+    }
     throw new Deno.errors.AddrInUse(
       `Cannot hold the service at ${
         formatPath(path)

@@ -56,11 +56,12 @@ test("hold ends with 2 for a wrong argument", async () => {
 test("hold ends with 1 where it cannot start, and leaves nothing behind", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
-  Deno.writeTextFileSync(directory.join("file"), "");
+  for (const name of ["file", "no.notify"]) Deno.writeTextFileSync(directory.join(name), "");
   using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const cases: [string[], string][] = [
     [[`${directory.path}/none/app.sock`, "--", "true"], `there is no directory "${directory.path}`],
     [[path, "--", "no-such-program"], 'Cannot start "no-such-program": there is no such program'],
+    [[directory.join("no"), "--", "true"], 'no.notify" is no socket; move it away'],
     [[path, "--", `${directory.path}/file`], "it is no program that may run"],
     [[path, `--listen=127.0.0.1:${taken.addr.port}`, "--", "true"], "Cannot listen on 127.0.0.1:"],
     [[`${directory.path}/${"a".repeat(120)}`, "--", "true"], "a unix socket address holds 107"],
@@ -69,7 +70,7 @@ test("hold ends with 1 where it cannot start, and leaves nothing behind", async 
     const { code, stderr } = await cli("hold", ...args);
     assertEquals([code, stderr.includes(words)], [1, true], stderr);
   }
-  assertEquals(directory.names(), ["file"]);
+  assertEquals(directory.names(), ["file", "no.notify"]);
 });
 
 test("two holds of one service: the second one ends with 1", async () => {
