@@ -54,7 +54,7 @@ class Instance {
     return { [`PORT_${this.name.toUpperCase()}`]: String(this.#port) };
   }
 
-  /** Starts a process, which takes over from the one that runs; resolves when it accepts. */
+  /** Starts another process, which takes over from the running one; resolves when the new process accepts. */
   async start(stopDelay: number): Promise<void> {
     this.#process = spawn(Deno.execPath(), ["run", "-A", here("main.ts")], {
       CONTROL: `${directory}/${this.name}.control`,

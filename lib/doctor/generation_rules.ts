@@ -25,8 +25,8 @@ export const generationRules: Rule[] = [
       const text = `Type=${type}: \`systemctl start\` of the next unit does not wait for ready()`;
       return note("Type", text, write);
     }
-    const text = `Type=${type}: systemd ends the next generation together with the first one ` +
-      "(systemd before 253 takes notify-reload for simple)";
+    const text = `Type=${type}: \`systemctl start\` does not wait for ready(), and without ` +
+      "NotifyAccess= and a store restart() refuses (systemd before 253 takes notify-reload for simple)";
     return problem("Type", text, write);
   },
 
@@ -90,7 +90,7 @@ export const generationRules: Rule[] = [
       if (isPerGeneration(unit)) return ok("KillMode", "KillMode=mixed, one generation a unit");
       const text =
         "KillMode=mixed: a stop in the probation of a restart signals the previous generation " +
-        "alone, waits for TimeoutStopSec=, and kills the one that serves";
+        "alone, waits for TimeoutStopSec=, and kills the generation that serves";
       return problem("KillMode", text, write);
     }
     const text = `KillMode=${mode}: a stop leaves generations behind, which no manager supervises`;

@@ -8,7 +8,7 @@
 import { socketCookie } from "../../ffi/socket_options.ts";
 import type { Notifier } from "../systemd/notifier.ts";
 import { type StoredSocket, storeName } from "../systemd/store_name.ts";
-import type { Resources } from "./resources.ts";
+import type { OfferedResource, Resources } from "./resources.ts";
 
 /** Milliseconds for which the manager may take to close a socket that it was told to remove. */
 const removalTime = 5000;
@@ -46,11 +46,11 @@ export class DescriptorStore {
     const offered = this.#resources.offered().filter(({ item }) =>
       (item.kind === "listener" || item.kind === "datagram") && !item.activated
     );
-    const wanted = new Map(
-      offered.map((
-        { item, fd },
-      ) => [socketCookie(fd.raw), { name: storeName(item as StoredSocket), fd }]),
-    );
+    const named = ({ item, fd }: OfferedResource) => ({
+      name: storeName(item as StoredSocket),
+      fd,
+    });
+    const wanted = new Map(offered.map((each) => [socketCookie(each.fd.raw), named(each)]));
     this.#leaveToOthers(wanted);
     const gone = [...this.#stored].filter(([cookie, name]) => wanted.get(cookie)?.name !== name);
     for (const name of new Set(gone.map(([, name]) => name))) {

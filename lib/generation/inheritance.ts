@@ -17,6 +17,7 @@ import {
   socketCookie,
   socketKind,
 } from "../../ffi/socket_options.ts";
+import { DisposableStack } from "../disposable_stack.ts";
 import type { ListenFd } from "../systemd/listen_fds.ts";
 import { parseStoreName, type StoredSocket, storeName } from "../systemd/store_name.ts";
 import type { State } from "./channel.ts";
@@ -127,7 +128,7 @@ export class Inheritance implements Disposable {
   /**
    * Adds a descriptor of the service manager, unless the previous generation has handed over the same socket. One from its
    * store is found as if it had been handed over; a listener or datagram socket of a socket unit by `name` or by the address
-   * that it is bound to; any other descriptor is kept under its name.
+   * that it is bound to; any other descriptor is kept under its name. On an error the descriptor stays the caller's.
    */
   addActivated({ fd, name }: ListenFd): void {
     const cookie = cookieIfSocket(fd.raw);
@@ -144,7 +145,7 @@ export class Inheritance implements Disposable {
       : stored?.kind === kind
       ? { kind, key: stored.key ?? unknownKey, name: stored.name, path: pathIn(stored.key) }
       : { kind, key: unknownKey, name, activated: true };
-    const inherited = { item, fd: new Fd(fd.take(), fd.senderPid) };
+    const inherited = { item, fd };
     this.add(inherited);
     if (!isBoundSocket || cookie === undefined) return;
     this.#activated.set(inherited, { cookie, name });
@@ -158,7 +159,12 @@ export class Inheritance implements Disposable {
   addActivatedHere(): void {
     for (const other of activatedHere) {
       if (other === this) continue;
-      for (const [{ fd }, { name }] of other.#activated) this.addActivated({ fd: fd!.dup(), name });
+      for (const [inherited, { name }] of other.#activated) {
+        using undo = new DisposableStack();
+        const fd = undo.use(inherited.fd!.dup());
+        this.addActivated({ fd, name });
+        undo.move();
+      }
     }
   }
 

@@ -95,8 +95,8 @@ function unit(isWaitedFor: boolean): SharedFate {
 /**
  * The process that a service manager has started as the main one of a unit, if it is this process or an ancestor that waits
  * for it. All processes of a unit inherit its environment: a helper that a service starts does not speak for the unit.
- * SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)). It is not passed into a container, whose
- * main process is process 1 or the one that an init program there waits for.
+ * SYSTEMD_EXEC_PID, from systemd 248 on, is the main process (systemd.exec(5)). It is not passed into a container: the
+ * main process there is process 1, or the child that an init program waits for.
  */
 export function mainProcess(): number | undefined {
   const chain = waitingAncestors();
@@ -105,7 +105,9 @@ export function mainProcess(): number | undefined {
   const top = chain.at(-1)!;
   const { pid, parent } = top;
   if (pid === 1 || parent === 1 && isWaitedForByInit(top)) return pid;
-  return processStat(parent)?.name === "systemd" && isInService() ? pid : undefined;
+  const isOfSystemd = processStat(parent)?.name === "systemd" &&
+    isInService(readText("/proc/self/cgroup") ?? "");
+  return isOfSystemd ? pid : undefined;
 }
 
 /** A process of the chain from this one to the outermost waiting ancestor. */
@@ -161,8 +163,9 @@ function namesOf(pid: number): string[] {
   return [name, title].map((each) => each.split(" ")[0].replace(/^.*\/|^-/g, ""));
 }
 
-/** Whether this process belongs to a service, not to a scope: desktop sessions and programs are scopes (cgroups(7)). */
-function isInService(): boolean {
-  const groups = readText("/proc/self/cgroup")?.split("\n") ?? [];
-  return groups.some((group) => group.endsWith(".service") && !/\/user@\d+\.service$/.test(group));
+/** Whether the process of these cgroups belongs to a service, not to a scope: desktop sessions and programs are scopes (cgroups(7)). */
+export function isInService(groups: string): boolean {
+  return groups.split("\n").some((group) =>
+    group.endsWith(".service") && !/\/user@\d+\.service$/.test(group)
+  );
 }

@@ -26,7 +26,7 @@ import { longestPause, pause } from "../time.ts";
 import { endStarter } from "./child.ts";
 import { DescriptorStore } from "./descriptor_store.ts";
 import type { Inheritance } from "./inheritance.ts";
-import { mainProcess } from "./main_process.ts";
+import { isInService, mainProcess } from "./main_process.ts";
 import type { Resources } from "./resources.ts";
 
 /** What the service manager needs of its generation. */
@@ -236,7 +236,7 @@ export class ServiceManager {
       return;
     }
     // A unit for each generation, as of a template: systemd would take a process of the other unit for the main one here.
-    if (isService(group)) return;
+    if (isInService(group)) return;
     this.#host.logger.warn?.(
       `Process ${pid}, the next generation, was started outside of the unit of this service: systemd does not supervise ` +
         "it, and removes the RuntimeDirectory= of the unit when this process ends. Under systemd, restart by " +
@@ -318,9 +318,4 @@ function mainPid(pid: number): string {
 /** The status of a unit whose generation `number` goes on, because the next one has failed. */
 function failedStatus(number: number, pid: number): string {
   return `STATUS=Generation ${number}, process ${pid}, serves; generation ${number + 1} has failed`;
-}
-
-/** Whether the process of a cgroup belongs to a service (cgroups(7)). */
-function isService(group: string): boolean {
-  return group.split("\n").some((line) => line.endsWith(".service") && !line.includes("/user@"));
 }

@@ -238,7 +238,12 @@ function startNext(path: string, settings: Settings, accepted: Accepted): Genera
 
 /** Inherits what the service manager has passed, as far as the previous generation has not handed it over. */
 function addActivated(inheritance: Inheritance, { logger }: Settings): void {
-  for (const activated of listenFds({ logger })) inheritance.addActivated(activated);
+  using passed = new DisposableStack();
+  const activated = listenFds({ logger });
+  // On an error, such as EMFILE, all of them are closed.
+  for (const { fd } of activated) passed.use(fd);
+  for (const each of activated) inheritance.addActivated(each);
+  passed.move();
   inheritance.addActivatedHere();
 }
 

@@ -4,13 +4,14 @@
  * @module
  */
 
+/** Milliseconds between two starts: the second time, and at most. */
 const shortest = 100;
 const longest = 10_000;
 
 /** Milliseconds after which a service has run for long enough: its next start is at once. */
 const steady = 3000;
 
-/** The time between two starts: none at first, then one that doubles. */
+/** The time between two starts: 0, then `shortest`, and twice as long each further time. */
 export class Backoff {
   #between = 0;
   #started = -Infinity;

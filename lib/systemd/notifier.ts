@@ -1,6 +1,6 @@
 /**
- * The messages of one generation to its service manager, in their order, also to one that does not read for a while: it
- * reloads its units, or was stopped. A lost READY=1 would have the manager end a service that accepts.
+ * The messages of one generation to its service manager, in their order. The manager may not read for a while, as when it
+ * reloads its units: what it has not got is sent again. A lost READY=1 would have the manager end a service that accepts.
  *
  * @module
  */

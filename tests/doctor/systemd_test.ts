@@ -133,7 +133,7 @@ test("doctor examines services of a real systemd", { ignore: missing !== undefin
     }
   }
 
-  // A line of the advice is one that systemd takes.
+  // systemd accepts the line of the advice.
   const { advice } = outcome("bad").findings.find(({ about }) => about === "ExecReload")!;
   const command = `${inside}/deno run -A ${inside}/lib/cli.ts`;
   assertEquals(advice, `Write ExecReload=${command} restart /run/bad/app.sock into [Service]`);

@@ -197,7 +197,7 @@ test("sockets that were asked for by the same words are all stored", { ignore },
   assertEquals(service.told.at(-1)!.store.length, 3);
 });
 
-test("of two sockets with one name in the store, the one that is closed is taken out", {
+test("of two sockets with one name in the store, the closed one is taken out", {
   ignore,
 }, async () => {
   using directory = new Directory();

@@ -172,7 +172,7 @@ test("the sockets of a socket unit are as before after stop(): the manager may s
     await service.restarted(2);
     assert(blockingTime(raw) > 0n);
     await ended(service);
-    // The next program of the unit may be one that waits in accept(2).
+    // The next program of the unit may block in accept(2).
     assertEquals(blockingTime(raw), 0n);
   }
   assert(openDescriptors().includes(raw));

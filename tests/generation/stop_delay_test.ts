@@ -1,7 +1,7 @@
 /**
  * `stopDelay` and `health()`: a generation that was asked to stop goes on accepting until a load balancer has noticed.
  *
- * A delay of ten minutes is one that is ended by something else.
+ * Where the delay is ten minutes, the test ends it before.
  *
  * @module
  */
@@ -144,7 +144,7 @@ test("stop of the command line has the delay, which a signal meanwhile does not 
   assertEquals((await service.ended()).code, 0);
 });
 
-test("the program's stop() has no delay, and ends one that is running", async () => {
+test("the program's stop() has no delay, and ends a running delay", async () => {
   using directory = new Directory();
   for (const before of ["nothing", "SIGTERM"]) {
     await using service = await Service.start(directory, ...tenMinutes);
