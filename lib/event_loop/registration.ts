@@ -25,6 +25,7 @@ import { type Address, formatAddress, formatPath } from "../../ffi/sockaddr.ts";
 import { ifSocket } from "../../ffi/socket_options.ts";
 import { listenUnix, localAddress } from "../../ffi/socket.ts";
 import { UnsupportedRuntimeError } from "../errors.ts";
+import { runtime } from "../runtime.ts";
 
 export type { Registration };
 
@@ -309,11 +310,11 @@ function makeTrial(): Trial {
 
 function unixTrial(): Trial {
   const path = privateName();
-  return { listener: Deno.listen({ transport: "unix", path }), address: formatPath(path) };
+  return { listener: runtime.listen({ transport: "unix", path }), address: formatPath(path) };
 }
 
 function tcpTrial(): Trial {
-  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const listener = runtime.listen({ hostname: "127.0.0.1", port: 0 });
   return { listener, address: formatAddress(listener.addr as Address) };
 }
 

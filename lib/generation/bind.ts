@@ -23,6 +23,7 @@ import { bindDatagrams } from "../unix/bind.ts";
 import { DatagramPath } from "../unix/datagram_path.ts";
 import { listenWhereFree, type UnixListener } from "../unix/listener.ts";
 import { type AnyListenAddress, guardPath, type Inherited } from "./inheritance.ts";
+import { runtime } from "../runtime.ts";
 
 /** The kinds of sockets that a generation binds. */
 export type SocketKind = "listener" | "datagram";
@@ -112,7 +113,7 @@ export function listenTcp(
     reusePort,
     tcpBacklog: backlog,
   };
-  return Deno.listen(options);
+  return runtime.listen(options);
 }
 
 /** Receives UDP datagrams with Deno's own call. */
@@ -120,7 +121,7 @@ export function listenUdp(
   { hostname = "0.0.0.0", port = 0, reuseAddress, loopback }: UdpListenAddress,
 ): Deno.DatagramConn {
   checkDatagrams();
-  return Deno.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback });
+  return runtime.listenDatagram({ transport: "udp", hostname, port, reuseAddress, loopback });
 }
 
 /** Duplicates the socket that a call of Deno binds, and closes its object. */

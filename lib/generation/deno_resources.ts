@@ -19,6 +19,7 @@ import { type HttpHandler, HttpTracker } from "../http/tracker.ts";
 import { listenTcp, listenUdp } from "./bind.ts";
 import type { DrainLimits, ResourceOptions, Resources } from "./resources.ts";
 import { whenClosed } from "./when_closed.ts";
+import { runtime } from "../runtime.ts";
 
 /** A socket or file of a generation. */
 interface Resource {
@@ -61,7 +62,7 @@ export class DenoResources implements Resources {
     const isTls = options.cert !== undefined;
     const cut = new AbortController();
     // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
-    const serveAny = Deno.serve as any;
+    const serveAny = runtime.serve as any;
     const [tracker, removePath] = this.#bind(
       address,
       (address) =>
@@ -113,10 +114,10 @@ export class DenoResources implements Resources {
   listener(address: TcpListenAddress, tls: TlsOptions): Deno.TlsListener;
   listener(address: ListenAddress, tls?: TlsOptions): Deno.Listener {
     const [listener, removePath] = this.#bind<Deno.Listener>(address, (address) => {
-      if ("path" in address) return Deno.listen({ transport: "unix", path: address.path });
+      if ("path" in address) return runtime.listen({ transport: "unix", path: address.path });
       if (!tls) return listenTcp(address);
       // deno-lint-ignore no-explicit-any -- Deno.listenTls takes more forms of a certificate than TlsOptions has
-      return Deno.listenTls({ ...address, tcpBacklog: address.backlog, ...tls } as any);
+      return runtime.listenTls({ ...address, tcpBacklog: address.backlog, ...tls } as any);
     }, (listener) => listener.close());
     const accepted = new Accepted();
     const ended = Promise.withResolvers<void>();
@@ -166,7 +167,7 @@ export class DenoResources implements Resources {
       address,
       (address) =>
         "path" in address
-          ? Deno.listenDatagram({ transport: "unixpacket", path: address.path })
+          ? runtime.listenDatagram({ transport: "unixpacket", path: address.path })
           : listenUdp(address),
       (socket) => socket.close(),
     );

@@ -8,6 +8,7 @@ import type { Logger } from "../logger.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 import type { Settings } from "./options.ts";
 import { exit } from "./own_process.ts";
+import { runtime } from "../runtime.ts";
 
 /** What signals need of their generation. */
 export interface SignalsHost {
@@ -52,20 +53,22 @@ export class Signals {
   }
 
   #listen(signal: Deno.Signal, listener: () => void): void {
-    Deno.addSignalListener(signal, listener);
+    runtime.addSignalListener(signal, listener);
     this.#listeners.set(signal, listener);
   }
 
   /** Stops listening: each signal has its default action again. */
   release(): void {
-    for (const [signal, listener] of this.#listeners) Deno.removeSignalListener(signal, listener);
+    for (const [signal, listener] of this.#listeners) {
+      runtime.removeSignalListener(signal, listener);
+    }
     this.#listeners.clear();
   }
 
   async #stop(signal: Deno.Signal): Promise<void> {
     const { lifecycle, logger } = this.#host;
     // The second signal of a kind has its default action: it ends the process.
-    Deno.removeSignalListener(signal, this.#listeners.get(signal)!);
+    runtime.removeSignalListener(signal, this.#listeners.get(signal)!);
     this.#listeners.delete(signal);
     logger.info?.(`Stopping on ${signal}`);
     const isReady = lifecycle.state !== "starting";

@@ -16,6 +16,7 @@ import { Descriptors } from "./descriptors.ts";
 import { NotifySocket, type TakeNotification } from "./notify_socket.ts";
 import { type HoldOptions, holdUsage, HoldUsageError, parseHold } from "./options.ts";
 import { Supervisor } from "./supervisor.ts";
+import { runtime } from "../runtime.ts";
 
 /** Milliseconds between two looks for ended children: SIGCHLD reports them before. */
 const reapInterval = 5000;
@@ -121,7 +122,7 @@ async function bindNotifySocket(
 
 function listenToSignals(supervisor: Supervisor): void {
   const on = (signal: Deno.Signal, step: () => void) => {
-    Deno.addSignalListener(signal, safely(step));
+    runtime.addSignalListener(signal, safely(step));
   };
   on("SIGCHLD", () => supervisor.reap());
   on("SIGTERM", () => supervisor.stop("SIGTERM"));

@@ -21,6 +21,7 @@ import { checkOptions } from "../listen_address.ts";
 import { connectedClients } from "./connections.ts";
 import { isServeAddressSet } from "./serve_address.ts";
 import { type HttpErrorHandler, type HttpHandler, HttpTracker } from "./tracker.ts";
+import { runtime } from "../runtime.ts";
 
 /** Options of {@linkcode serveHttp}: those of `Deno.serve` but for the address to listen on. */
 export interface ServeHttpOptions {
@@ -178,19 +179,19 @@ function serveDummy(
   where: DummyAddress,
   handler: HttpHandler,
 ): Deno.HttpServer {
-  // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
-  const { internal, serve } = Deno as any;
+  const { internal } = Deno as unknown as { internal?: symbol };
   const { serveHttpOnListener } = internal ? (Deno as unknown as Internals)[internal] : {};
   if (!serveHttpOnListener || !isServeAddressSet()) {
-    return serve({ ...options, ...where, onListen: () => {} }, handler);
+    // deno-lint-ignore no-explicit-any -- the overloads of Deno.serve tell TCP, TLS and unix apart
+    return (runtime.serve as any)({ ...options, ...where, onListen: () => {} }, handler);
   }
   // Deno.serve would listen on DENO_SERVE_ADDRESS, which is meant for the first server of the program.
   const { cert, key, signal, onError, automaticCompression } = options;
   const listener = "path" in where
-    ? Deno.listen({ transport: "unix", ...where })
+    ? runtime.listen({ transport: "unix", ...where })
     : cert !== undefined && key !== undefined
-    ? Deno.listenTls({ ...where, cert, key, alpnProtocols: ["h2", "http/1.1"] })
-    : Deno.listen(where);
+    ? runtime.listenTls({ ...where, cert, key, alpnProtocols: ["h2", "http/1.1"] })
+    : runtime.listen(where);
   return serveHttpOnListener(listener, signal, handler, onError, () => {}, automaticCompression);
 }
 

@@ -12,6 +12,7 @@
  */
 
 import { longestPause } from "../time.ts";
+import { runtime } from "../runtime.ts";
 
 /** Options of {@linkcode WebSockets.closeAll}. */
 export interface CloseOptions {
@@ -37,7 +38,7 @@ export class WebSockets {
 
   /** As `Deno.upgradeWebSocket`. */
   upgrade(request: Request, options?: Deno.UpgradeWebSocketOptions): Deno.WebSocketUpgrade {
-    const upgrade = Deno.upgradeWebSocket(request, options);
+    const upgrade = runtime.upgradeWebSocket(request, options);
     const { socket } = upgrade;
     awaitCloseFrame(socket);
     // Only from here on: a handshake may fail without any event.

@@ -20,6 +20,7 @@ import { completeAdoption } from "./adoption.ts";
 import { dummyConn, dummyDatagrams, dummyListener } from "./dummy.ts";
 import { connKind, datagramKind, listenerKind, wrong } from "./kind.ts";
 import { proveInBackground, proven } from "./self_test.ts";
+import { runtime } from "../runtime.ts";
 
 /** What a TLS listener needs beside a descriptor, as in `Deno.listenTls`. */
 export interface TlsOptions {
@@ -81,8 +82,8 @@ function adoptListener(fd: Fd | number, tls?: TlsOptions): Deno.Listener {
     raw,
     kind,
     (where) => {
-      if ("path" in where) return Deno.listen({ transport: "unix", ...where });
-      return tls ? Deno.listenTls({ ...where, ...tls }) : Deno.listen(where);
+      if ("path" in where) return runtime.listen({ transport: "unix", ...where });
+      return tls ? runtime.listenTls({ ...where, ...tls }) : runtime.listen(where);
     },
     (listener) => listener.close(),
   );
@@ -200,7 +201,7 @@ export function fdPacketConn(fd: Fd | number): Deno.DatagramConn {
 
 /** @throws {UnsupportedRuntimeError} Without `--unstable-net`. */
 export function checkDatagrams(): void {
-  if (typeof Deno.listenDatagram === "function") return;
+  if (typeof runtime.listenDatagram === "function") return;
   throw new UnsupportedRuntimeError(
     "Datagram sockets need the flag --unstable-net, as Deno.listenDatagram does",
   );

@@ -22,6 +22,7 @@ import {
   type Registration,
   revert,
 } from "../event_loop/registration.ts";
+import { runtime } from "../runtime.ts";
 
 /** The address of a dummy listener. */
 export type DummyAddress = { path: string } | { hostname: string; port: number };
@@ -50,7 +51,7 @@ export function dummyDatagrams(
   raw: number,
   { domain }: SocketKind,
 ): { dummy: Deno.DatagramConn; registration: Registration } {
-  const udp = (hostname: string) => Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
+  const udp = (hostname: string) => runtime.listenDatagram({ transport: "udp", hostname, port: 0 });
   return capture<Deno.DatagramConn>(
     () =>
       domain === "unix"
@@ -62,13 +63,13 @@ export function dummyDatagrams(
 
 function listenUnixpacket(path: string): Deno.DatagramConn {
   try {
-    return Deno.listenDatagram({ transport: "unixpacket", path });
+    return runtime.listenDatagram({ transport: "unixpacket", path });
   } catch (error) {
     if (!(error instanceof TypeError)) throw error;
     // Deno 2.3 to 2.6 take no abstract names here.
     const directory = Deno.makeTempDirSync({ prefix: "graceful-" });
     try {
-      return Deno.listenDatagram({ transport: "unixpacket", path: `${directory}/dummy` });
+      return runtime.listenDatagram({ transport: "unixpacket", path: `${directory}/dummy` });
     } finally {
       Deno.removeSync(directory, { recursive: true });
     }
