@@ -9,14 +9,11 @@ import { dup } from "../../ffi/fd.ts";
 import { socketPair } from "../../ffi/socket.ts";
 import { fdConn, fdListener } from "../../mod.ts";
 import { connectedTo, listenLoopback } from "../support/loopback.ts";
+import { hasWrk, requestsPerSecond, spread } from "../support/wrk.ts";
 
 /** How often each server is loaded, in turns. */
 const pairs = 9;
 
-const hasWrk = await new Deno.Command("wrk", { args: ["-v"] }).output().then(
-  () => true,
-  () => false,
-);
 if (!hasWrk) console.log("Requests a second are not measured: wrk is not installed");
 
 Deno.bench({
@@ -29,11 +26,11 @@ Deno.bench({
     const ratios: number[] = [];
     const rates: Record<string, number[]> = { native: [], adopted: [] };
     try {
-      for (const { port } of [native, adopted]) await load(port);
+      for (const { port } of [native, adopted]) await requestsPerSecond(port);
       for (let i = 0; i < pairs; i++) {
         // The order changes: neither server always has the better turn.
         const order = i % 2 === 0 ? [native, adopted] : [adopted, native];
-        for (const { name, port } of order) rates[name].push(await load(port));
+        for (const { name, port } of order) rates[name].push(await requestsPerSecond(port));
         ratios.push(rates.adopted[i] / rates.native[i]);
       }
     } finally {
@@ -101,18 +98,4 @@ async function start(name: string): Promise<Server> {
   const { value } = await lines.read();
   lines.releaseLock();
   return { name, port: Number(new TextDecoder().decode(value)), child };
-}
-
-/** Requests a second, as wrk (Debian's package of that name) counts them in two seconds. */
-async function load(port: number): Promise<number> {
-  const { stdout } = await new Deno.Command("wrk", {
-    args: ["-t1", "-c64", "-d2s", `http://127.0.0.1:${port}/`],
-  }).output();
-  return Number(/Requests\/sec:\s+([\d.]+)/.exec(new TextDecoder().decode(stdout))![1]);
-}
-
-function spread(values: number[], digits: number): string {
-  const sorted = values.toSorted((a, b) => a - b);
-  const [median, low, high] = [sorted[values.length >> 1], sorted[0], sorted[values.length - 1]];
-  return `${median.toFixed(digits)} (${low.toFixed(digits)} ... ${high.toFixed(digits)})`;
 }

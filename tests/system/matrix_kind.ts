@@ -6,8 +6,11 @@
 
 import type { Directory } from "../support/directory.ts";
 
-/** A descriptor becomes an object ("in"), or an object gives its descriptor ("out"). */
-export type Direction = "in" | "out";
+/**
+ * A descriptor becomes an object ("in"), an object gives its descriptor ("out"), or a program that knows nothing
+ * of the library is restarted ("preload").
+ */
+export type Direction = "in" | "out" | "preload";
 
 /** A check. */
 export interface Kind {

@@ -15,12 +15,13 @@ import { Directory } from "../support/directory.ts";
 import { type Kind, Limit, type Seen } from "./matrix_kind.ts";
 import { kindsIn } from "./matrix_kinds_in.ts";
 import { kindsOut } from "./matrix_kinds_out.ts";
+import { kindsPreload } from "./matrix_kinds_preload.ts";
 
 /** Milliseconds that a check may take; an emulated processor takes a second where a real one takes 20 ms. */
 const limit = 20_000;
 
 /** All checks, in the order of the table. */
-export const kinds: Kind[] = [...kindsIn, ...kindsOut];
+export const kinds: Kind[] = [...kindsIn, ...kindsOut, ...kindsPreload];
 
 /** Runs one check, for `limit` at most. */
 async function runCheck({ kind, direction, run }: Kind): Promise<Seen> {

@@ -33,7 +33,7 @@ const file = (text: string) => `# graceful\n\n<!-- matrix -->\n\n${text}\n\n<!--
 
 test("table() gives a row for every kind, and the reasons below", () => {
   const text = table(columns());
-  assertEquals(text.match(/^\| (in|out) /gm)?.length, kinds.length);
+  assertEquals(text.match(/^\| (in|out|preload) /gm)?.length, kinds.length);
   assertMatch(text, /^\| in +\| TCP listener, IPv4 +\| ok +\| \(1\) +\|$/m);
   assertStringIncludes(text, `\n\n1. ${reason}`);
 });

@@ -65,7 +65,16 @@ export class Connection {
   }
 
   /** Makes a request; resolves to whether the connection may be used again. */
-  async ask({ path, body, expected }: Exchange): Promise<boolean> {
+  async ask({ expected, ...request }: Exchange): Promise<boolean> {
+    const { answer, again } = await this.request(request);
+    if (answer !== expected && answer.length !== expected) throw new Failed("a wrong body");
+    return again;
+  }
+
+  /** Makes a request; resolves to the body of the answer, and to whether the connection may be used again. */
+  async request(
+    { path, body }: Omit<Exchange, "expected">,
+  ): Promise<{ answer: string; again: boolean }> {
     if (this.#received) throw new Failed("bytes without a request");
     const length = body?.reduce((sum, { length }) => sum + length, 0);
     const head = body ? `POST ${path}` : `GET ${path}`;
@@ -79,8 +88,7 @@ export class Connection {
     const status = lines[0].split(" ")[1];
     const answer = await this.#body(lines);
     if (status !== "200") throw new Failed(`status ${status}`);
-    if (answer !== expected && answer.length !== expected) throw new Failed("a wrong body");
-    return !lines.includes("connection: close");
+    return { answer, again: !lines.includes("connection: close") };
   }
 
   close(): void {

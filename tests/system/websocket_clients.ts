@@ -18,6 +18,8 @@ import { until } from "../support/until.ts";
 /** The result of a connection. */
 export interface Connection {
   id: string;
+  /** The number of messages that were sent. */
+  sent: number;
   /** The number of answered messages. */
   answers: number;
   /** The code of the Close frame; "stopped"; or what happened instead of a Close frame. */
@@ -36,7 +38,7 @@ const most = 8;
 async function client(name: number): Promise<void> {
   const chance = new Chance(seed, name);
   for (let turn = 0; !stopping; turn++) {
-    const connection: Connection = { id: `${name}.${turn}`, answers: 0, end: "" };
+    const connection: Connection = { id: `${name}.${turn}`, sent: 0, answers: 0, end: "" };
     connections.push(connection);
     try {
       connection.end = await talk(connection, chance);
@@ -53,12 +55,11 @@ async function client(name: number): Promise<void> {
 async function talk(connection: Connection, chance: Chance): Promise<Connection["end"]> {
   using socket = await RawWebSocket.connect(port, `/?id=${connection.id}`);
   let closed = false;
-  let sent = 0;
   async function send(): Promise<void> {
     while (!closed && !stopping) {
-      const messages = Array.from({ length: 1 + chance.below(4) }, () => `${sent++}`);
+      const messages = Array.from({ length: 1 + chance.below(4) }, () => `${connection.sent++}`);
       await socket.send(...messages);
-      await until(() => closed || stopping || sent - connection.answers < most);
+      await until(() => closed || stopping || connection.sent - connection.answers < most);
       await pause(5 * chance.next());
     }
     if (!closed) await socket.sendClose(1000);

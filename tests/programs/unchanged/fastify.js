@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-import-prefix -- a program of its own, without an import map
 import Fastify from "npm:fastify@5.12.8";
 import process from "node:process";
 

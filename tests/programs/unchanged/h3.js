@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-import-prefix -- a program of its own, without an import map
 import { H3, serve } from "npm:h3@2.0.8";
 
 const app = new H3();

@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-import-prefix -- a program of its own, without an import map
 import { Hono } from "npm:hono@4.13.19";
 
 const app = new Hono();

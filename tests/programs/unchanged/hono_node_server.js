@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-import-prefix -- a program of its own, without an import map
 import { serve } from "npm:@hono/node-server@2.1.9";
 import { Hono } from "npm:hono@4.13.19";
 import process from "node:process";

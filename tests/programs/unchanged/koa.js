@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-import-prefix -- a program of its own, without an import map
 import Koa from "npm:koa@3.3.0";
 import process from "node:process";
 

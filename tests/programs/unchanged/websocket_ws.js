@@ -1,3 +1,4 @@
+// deno-lint-ignore-file no-import-prefix -- a program of its own, without an import map
 import http from "node:http";
 import process from "node:process";
 import { WebSocket, WebSocketServer } from "npm:ws@8.23.0";

@@ -1,0 +1,150 @@
+/**
+ * An unchanged program that runs, and how it is restarted.
+ *
+ * @module
+ */
+
+import { hasEnded, identify } from "../../ffi/proc.ts";
+import { cli } from "../support/cli.ts";
+import { Directory } from "../support/directory.ts";
+import { freePort } from "../support/free_port.ts";
+import { Generations } from "../support/generations.ts";
+import { eventually } from "./faults_service.ts";
+import { sendSignal } from "./processes.ts";
+import { fileOf, type Program } from "./programs_list.ts";
+
+/** A way of restarting. */
+export type Way = "SIGHUP" | "cli.ts restart" | "stop and start";
+
+const root = new URL("../../", import.meta.url);
+const auto = new URL("lib/auto.ts", root).pathname;
+const command = new URL("lib/cli.ts", root).pathname;
+const data = new URL("../data/", import.meta.url).pathname;
+
+/** Milliseconds of the probation: the default of 5 s would only make the run longer. */
+const probation = 300;
+
+/** Options of {@linkcode ProgramService}. */
+export interface ServiceOptions {
+  /** Whether the program runs without the library: a restart is a stop and a start. */
+  isPlain?: boolean;
+  /** The command that runs Deno. */
+  deno?: string[];
+  /** Other environment variables. */
+  env?: Record<string, string>;
+}
+
+/** A program; the end of its block kills all its processes. */
+export class ProgramService implements AsyncDisposable {
+  /** Outside the range of ephemeral ports: it stays free between two starts. */
+  readonly port: number = freePort();
+  readonly program: Program;
+  /** What the processes that have ended have printed; of stderr, not the lines that the program `prints`. */
+  readonly stdout: string[] = [];
+  stderr = "";
+  readonly #directory = new Directory();
+  readonly #options: ServiceOptions;
+  #running: Generations | undefined;
+
+  /** Starts it. */
+  constructor(program: Program, options: ServiceOptions = {}) {
+    this.program = program;
+    this.#options = options;
+    this.#running = this.#start();
+  }
+
+  /** The path of the admin socket. */
+  get admin(): string {
+    return this.#directory.join("admin.sock");
+  }
+
+  /** The control path. */
+  get control(): string {
+    return this.#directory.join("control.sock");
+  }
+
+  #start(): Generations {
+    const { isPlain = false, deno, env } = this.#options;
+    const { by = "preload" } = this.program;
+    const address = { PORT: String(this.port), ADMIN: this.admin };
+    const { arguments: args, env: further = {} } = isPlain
+      ? plainly(by, this.port)
+      : preloaded(by, this.port);
+    const whole = {
+      ...address,
+      CERT: `${data}localhost.crt`,
+      KEY: `${data}localhost.key`,
+      ...further,
+      ...isPlain ? {} : {
+        GRACEFUL_CONTROL: this.control,
+        GRACEFUL_PROBATION: String(probation),
+      },
+      ...env,
+    };
+    return new Generations(fileOf(this.program), [], { program: deno, deno: args, env: whole });
+  }
+
+  /** Restarts the process `pid`; resolves when it has ended. The next process may not answer yet. */
+  async restart(pid: number, way: Way): Promise<void> {
+    const old = identify(pid);
+    if (way === "cli.ts restart") {
+      const { code, stderr } = await cli("restart", this.control);
+      if (code !== 0) throw new Error(`cli.ts restart exits with ${code}: ${stderr}`);
+    } else {
+      sendSignal(pid, way === "SIGHUP" ? "SIGHUP" : "SIGTERM");
+    }
+    if (way !== "stop and start") {
+      await eventually(`process ${pid} has ended`, () => hasEnded(old));
+      return;
+    }
+    await this.#ended();
+    this.#running = this.#start();
+  }
+
+  /** Stops the process `pid` by SIGTERM, and waits until every process has ended. */
+  async stop(pid: number): Promise<void> {
+    sendSignal(pid, "SIGTERM");
+    await this.#ended();
+  }
+
+  /** Waits for the end of all processes, and keeps what they have printed. */
+  async #ended(): Promise<void> {
+    const running = this.#running!;
+    const { stdout, stderr } = await running.ended();
+    this.stdout.push(...stdout);
+    this.stderr += stderr.replaceAll(this.program.prints ?? /(?!)/g, "");
+    this.#running = undefined;
+    await running[Symbol.asyncDispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#running?.[Symbol.asyncDispose]();
+    this.#directory[Symbol.dispose]();
+  }
+}
+
+interface Started {
+  /** The arguments of Deno, without the program. */
+  arguments: string[];
+  env?: Record<string, string>;
+}
+
+/** How a program is started as its own documentation has it. */
+function plainly(by: Program["by"], port: number): Started {
+  if (by === "preload") return { arguments: ["run", "-A"] };
+  return { arguments: ["serve", "-A", "--host", "127.0.0.1", "--port", String(port)] };
+}
+
+/** How it is started to be restartable. */
+function preloaded(by: Program["by"], port: number): Started {
+  if (by === "cli.ts serve") {
+    const address = ["--host", "127.0.0.1", "--port", String(port)];
+    return { arguments: ["run", "-A", command, "serve", ...address] };
+  }
+  const args = ["run", "-A", "--preload", auto];
+  if (by !== "DENO_AUTO_SERVE") return { arguments: args };
+  return {
+    arguments: args,
+    env: { DENO_AUTO_SERVE: "1", DENO_SERVE_ADDRESS: `tcp:127.0.0.1:${port}` },
+  };
+}
