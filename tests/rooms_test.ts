@@ -14,8 +14,8 @@ const floors: string[][] = [
   ["lib/native/"],
   ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
-  ["lib/doctor/", "lib/hold/"],
-  ["lib/cli.ts", "mod.ts"],
+  ["lib/doctor/", "lib/hold/", "lib/preload/"],
+  ["lib/auto.ts", "lib/cli.ts", "mod.ts"],
 ];
 
 /** Bytes and nothing else: neither the Deno namespace nor ffi. */
