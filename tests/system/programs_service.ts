@@ -24,6 +24,9 @@ const data = new URL("../data/", import.meta.url).pathname;
 /** Milliseconds of the probation: the default of 5 s would only make the run longer. */
 const probation = 300;
 
+/** Milliseconds of the drain timeout of WebSockets: their Close frames are spread over half of it. */
+const webSocketDrain = 1000;
+
 /** Options of {@linkcode ProgramService}. */
 export interface ServiceOptions {
   /** Whether the program runs without the library: a restart is a stop and a start. */
@@ -65,7 +68,7 @@ export class ProgramService implements AsyncDisposable {
 
   #start(): Generations {
     const { isPlain = false, deno, env } = this.#options;
-    const { by = "preload" } = this.program;
+    const { by = "preload", clients } = this.program;
     const address = { PORT: String(this.port), ADMIN: this.admin };
     const { arguments: args, env: further = {} } = isPlain
       ? plainly(by, this.port)
@@ -78,6 +81,7 @@ export class ProgramService implements AsyncDisposable {
       ...isPlain ? {} : {
         GRACEFUL_CONTROL: this.control,
         GRACEFUL_PROBATION: String(probation),
+        ...clients === "websocket" && { GRACEFUL_DRAIN_TIMEOUT: String(webSocketDrain) },
       },
       ...env,
     };
