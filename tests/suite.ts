@@ -35,6 +35,7 @@ const longFiles = [
   "generation/generation_test.ts",
   "systemd/units_test.ts",
   "generation/departure_versions_test.ts",
+  "preload/programs_test.ts",
   "examples/examples_test.ts",
   "examples/behind_haproxy_test.ts",
   "system/fuzz_test.ts",

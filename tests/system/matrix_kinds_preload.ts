@@ -62,7 +62,7 @@ function restarted(kind: string, file: string, use: Use, limit = () => {}): Kind
 }
 
 async function started(file: string): Promise<ProgramService> {
-  if (isBefore(2, 4)) throw new Limit("Deno has `--preload` from 2.4 on");
+  preloadLimit();
   try {
     const command = new Deno.Command(Deno.execPath(), { args: ["--version"], stdout: "null" });
     await command.output();
@@ -72,7 +72,12 @@ async function started(file: string): Promise<ProgramService> {
   return new ProgramService(programOf(file));
 }
 
+function preloadLimit(): void {
+  if (isBefore(2, 4)) throw new Limit("Deno has `--preload` from 2.4 on");
+}
+
 function nodeLimit(): void {
+  preloadLimit();
   if (isBefore(2, 8)) throw new Limit("servers of node take a listener from Deno 2.8 on");
 }
 

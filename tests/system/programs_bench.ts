@@ -8,24 +8,20 @@ import { until } from "../support/until.ts";
 import { askOnce } from "../support/http1_client.ts";
 import { Progress } from "../support/command_line.ts";
 import { hasWrk, requestsPerSecond, spread } from "../support/wrk.ts";
-import { type Program, programOf } from "./programs_list.ts";
+import type { Program } from "./programs_list.ts";
 import { ProgramService } from "./programs_service.ts";
 
 /** How often each of two servers is loaded, and how often each is started, by turns. */
 const pairs = 9;
 const starts = 15;
 
-const benched: [string, Program][] = [
-  ["Deno.serve, three lines", programOf("three_lines.ts")],
-  ["Express", programOf("express.js")],
-];
-
-/** Measures all; gives the report. */
-export async function reportBench(): Promise<string> {
+/** Measures each program; gives the report. */
+export async function reportBench(chosen: Program[]): Promise<string> {
   const lines: string[] = [];
   let current = "";
   using _progress = new Progress(() => current);
-  for (const [name, program] of benched) {
+  for (const program of chosen) {
+    const { name } = program;
     current = `${name}: requests a second`;
     if (hasWrk) lines.push(...await rates(name, program));
     else lines.push("Requests a second are not measured: wrk is not installed");

@@ -180,8 +180,11 @@ function ofConnections(connections: Connection[], stdout: string[]) {
     counts.underWay += sent - answers;
     const missing = (answered.get(id) ?? answers) - answers;
     counts.lost += missing;
-    if (missing > 0) fail(`an answer that did not arrive`);
-    if (end === 1012) continue;
+    if (missing > 0) fail("some answers did not arrive");
+    if (end === 1012) {
+      if (!answered.has(id)) fail("the program has not seen the end of the connection");
+      continue;
+    }
     const isRefused = typeof end === "string" && end.includes("refused");
     counts[isRefused ? "refused" : "lost"]++;
     fail(typeof end === "number" ? `closed with the code ${end}` : end);

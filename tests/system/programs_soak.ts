@@ -6,7 +6,7 @@
 
 import { Progress } from "../support/command_line.ts";
 import { readProc } from "./processes.ts";
-import { programOf } from "./programs_list.ts";
+import type { Program } from "./programs_list.ts";
 import { restartUnderLoad } from "./programs_run.ts";
 import { columns } from "./soak_report.ts";
 
@@ -23,16 +23,16 @@ interface Figures {
 /** How much more than after the first tenth counts as growth: descriptors of clients come and go. */
 const margins = { descriptors: 5, threads: 2, memory: 1.15, own: 1.15 };
 
-/** Restarts two programs so many times; prints what their processes use. Resolves to whether it stays the same. */
-export async function soakPrograms(restarts: number): Promise<boolean> {
+/** Restarts each program so many times; prints what its processes use. Resolves to whether that stays the same. */
+export async function soakPrograms(chosen: Program[], restarts: number): Promise<boolean> {
   let isFlat = true;
-  for (const file of ["three_lines.ts", "express.js"]) {
-    const program = programOf(file);
+  for (const program of chosen) {
     const seen: { after: number; figures: Figures }[] = [];
     let done = 0;
     using progress = new Progress(() => `${program.name}: ${done} of ${restarts} restarts`);
     const outcome = await restartUnderLoad(program, {
       restarts,
+      enough: 200,
       restarted: ({ pid }) => {
         done++;
         if (done % Math.floor(restarts / 10) === 0) {
