@@ -10,7 +10,6 @@ import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";
 import { Load } from "../support/load.ts";
 import { answerAt, firstAnswerAt, Preloaded } from "../support/preloaded.ts";
-import { soon } from "../support/until.ts";
 
 const here = (port: number) => `{ hostname: "127.0.0.1", port: ${port}, onListen() {} }`;
 const server = (port: number) =>
@@ -177,30 +176,4 @@ test("a program that looks for a free port ends at the same one in each generati
     await service.next();
     assertEquals(await service.number("port"), found);
   }
-});
-
-test("a listener of the next generation that comes after its probation is one of its own, and the log says why", async () => {
-  using directory = new Directory();
-  const [one, late] = [freePort(), freePort()];
-  const source = (after: string) =>
-    `${server(one)} ${after} const again = setInterval(() => {
-      try { ${server(late)} clearInterval(again); } catch {}
-    }, 20);`;
-  await using service = new Preloaded(directory, source(""), {
-    env: { GRACEFUL_SETTLE: "10", GRACEFUL_PROBATION: "50" },
-  });
-  await firstAnswerAt(late);
-  const go = JSON.stringify(directory.join("go"));
-  Deno.writeTextFileSync(
-    service.main,
-    source(
-      `while (!await Deno.stat(${go}).catch(() => {})) await new Promise((r) => setTimeout(r, 20));`,
-    ),
-  );
-  const pid = await service.next();
-  Deno.writeTextFileSync(directory.join("go"), "");
-  await soon(async () => await firstAnswerAt(late) === String(pid));
-  Deno.kill(pid, "SIGTERM");
-  const { stderr } = await service.ended();
-  assertMatch(stderr, new RegExp(`has not asked for: the listener at 127.0.0.1:${late}`));
 });
