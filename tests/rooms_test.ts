@@ -14,7 +14,7 @@ const floors: string[][] = [
   ["lib/native/"],
   ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
-  ["lib/doctor/", "lib/hold/"],
+  ["lib/doctor/", "lib/hold/", "lib/preload/"],
   ["lib/cli.ts", "mod.ts"],
 ];
 
@@ -33,6 +33,8 @@ const pure = [
   "lib/doctor/crash_rules.ts",
   "lib/doctor/sandbox_rules.ts",
   "lib/hold/notification.ts",
+  "lib/preload/deno_flags.ts",
+  "lib/preload/options.ts",
   "lib/systemd/store_name.ts",
 ];
 
