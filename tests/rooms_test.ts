@@ -34,7 +34,6 @@ const pure = [
   "lib/doctor/sandbox_rules.ts",
   "lib/hold/notification.ts",
   "lib/preload/deno_flags.ts",
-  "lib/preload/options.ts",
   "lib/systemd/store_name.ts",
 ];
 
