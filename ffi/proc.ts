@@ -219,6 +219,19 @@ export function argumentsOfDeno(): string[] {
 }
 
 /**
+ * The first word of Deno's arguments: "run", "serve" or another subcommand, or the program itself (`deno main.ts`). Only
+ * the options that are skipped here may come before a subcommand (`deno --help`).
+ */
+export function denoSubcommand(): string | undefined {
+  const args = argumentsOfDeno();
+  for (let i = 0; i < args.length; i++) {
+    if (args[i] === "-L" || args[i] === "--log-level") i++;
+    else if (!args[i].startsWith("-")) return args[i];
+  }
+  return undefined;
+}
+
+/**
  * The environment that a process was started with (proc(5), "environ"), without later changes: names and values are
  * bytes, one character each. Undefined if it may not be read.
  */

@@ -15,7 +15,7 @@ const floors: string[][] = [
   ["lib/passing/", "lib/http/", "lib/systemd/"],
   ["lib/generation/"],
   ["lib/doctor/", "lib/hold/", "lib/preload/"],
-  ["lib/cli.ts", "mod.ts"],
+  ["lib/auto.ts", "lib/cli.ts", "mod.ts"],
 ];
 
 /** Bytes and nothing else: neither the Deno namespace nor ffi. */

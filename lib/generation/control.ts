@@ -46,6 +46,7 @@ export class Control {
 
   constructor(listener: UnixListener | undefined, host: ControlHost) {
     this.listener = listener;
+    if (host.settings.isPreloaded) listener?.unref();
     this.#host = host;
     this.#reserve = listener && new Reserve();
   }
@@ -104,7 +105,8 @@ export class Control {
 
   /** Answers one client; never rejects. */
   async #converse(conn: UnixConn): Promise<void> {
-    const { settings: { allow, peerTimeout }, lifecycle, logger, path } = this.#host;
+    const { settings: { allow, peerTimeout, isPreloaded }, lifecycle, logger, path } = this.#host;
+    if (isPreloaded) conn.unref();
     const channel = new Channel(conn, peerTimeout);
     try {
       checkPeer(conn, allow, `At ${formatPath(path)}`);

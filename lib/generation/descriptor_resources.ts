@@ -109,15 +109,18 @@ export class DescriptorResources implements Resources {
     const { logger, onSocket } = this.#options;
     using undo = new DisposableStack();
     const inherited = this.#inheritance.takeBound(kind, address);
+    const isInherited = inherited !== undefined;
     if (inherited) undo.defer(() => this.#inheritance.putBack(inherited));
     const bound = inherited
       ? withPath(kind, inherited, address, logger)
       : this.#bind(kind, address);
-    undo.defer(() => discard(bound, inherited !== undefined));
+    undo.defer(() => discard(bound, isInherited));
     using duplicate = bound.fd.dup();
     const native = make(duplicate);
     undo.defer(native.close);
-    const socket = undo.use(new SocketResource(kind, address, native, bound, this.#isOpen));
+    const socket = undo.use(
+      new SocketResource(kind, address, native, { ...bound, isInherited }, this.#isOpen),
+    );
     if (socket.isElsewhere) this.#warnOfNetwork(kind, socket);
     this.#sockets.add(socket);
     undo.defer(() => this.#sockets.delete(socket));
@@ -127,7 +130,7 @@ export class DescriptorResources implements Resources {
     if (this.#isOpen) socket.moveToReplacement();
     undo.move();
     bound.fd[Symbol.dispose]();
-    onSocket(socket.formattedAddress, inherited !== undefined);
+    onSocket(socket.formattedAddress, isInherited);
     return native.object;
   }
 
@@ -219,7 +222,9 @@ export class DescriptorResources implements Resources {
     const closed = [...this.#sockets].filter(({ isClosed }) => isClosed);
     for (const socket of closed) {
       this.#sockets.delete(socket);
-      socket.release();
+      if (socket.isInherited && this.#options.keepsClosed()) {
+        this.#inheritance.putBack(socket.giveBack());
+      } else socket.release();
     }
     if (closed.length > 0) this.#options.onClosed();
   }

@@ -34,6 +34,9 @@ import type { Restarted } from "./restart.ts";
 import { serve, serveCall, type ServeTcpOptions, type ServeUnixOptions } from "./serve.ts";
 import { checkKeepable, type Keepable, KeptValue } from "./state.ts";
 
+/** The parts of a generation, for the preload module: its program has no generation to call. */
+export let partsOf: (generation: Generation) => Parts;
+
 /**
  * One running generation of a service. {@linkcode start} makes one.
  *
@@ -55,6 +58,10 @@ export class Generation implements AsyncDisposable {
   /** Resolves when it was replaced and has drained, or was stopped; rejects when it was rolled back. */
   readonly finished: Promise<void>;
   readonly #parts: Parts;
+
+  static {
+    partsOf = (generation) => generation.#parts;
+  }
 
   /** Use {@linkcode start}. */
   constructor(path: string, settings: Settings, origin: Origin) {

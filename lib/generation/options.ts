@@ -104,7 +104,14 @@ const defaults = {
 export type Settings =
   & Omit<StartOptions, keyof typeof defaults | "logger">
   & Required<Pick<StartOptions, keyof typeof defaults>>
-  & { logger: Logger };
+  & {
+    logger: Logger;
+    /**
+     * Whether the preload module has started the generation: its program does not know of it, makes its sockets when it
+     * likes, and alone decides how long the process runs.
+     */
+    isPreloaded?: true;
+  };
 
 /** Gives the options with every default. */
 export function withDefaults(options: StartOptions): Settings {

@@ -104,6 +104,9 @@ export class Parts {
       onClosed: () => {
         if (this.lifecycle.isServing) this.manager.store();
       },
+      keepsClosed: () =>
+        predecessor !== undefined && !predecessor.gone &&
+        (this.lifecycle.state === "starting" || this.lifecycle.isOnProbation),
       mayBeFreed: () => predecessor?.gone === true || this.manager.isRemoving,
       // A generation has made the control socket: its namespace is that of the generations.
       isForeignNetworkExpected: () =>
@@ -141,6 +144,7 @@ export class Parts {
   begin(): void {
     running.add(this);
     if (this.predecessor) {
+      if (this.settings.isPreloaded) this.predecessor.unref();
       // A process that this one starts from here on writes where the predecessor's output goes, and does not end with
       // the predecessor. The own stderr is still read there: its end is part of the message if this process fails.
       this.#takeStream("stdout");

@@ -49,6 +49,11 @@ export class Predecessor implements Disposable {
     this.#withdrawn.promise.catch(() => {});
   }
 
+  /** Has the connection to it not keep this process running. */
+  unref(): void {
+    this.#channel.conn.unref();
+  }
+
   /** Resolves when it has stopped accepting, or has ended; rejects when it has taken the offer back. */
   get withdrawn(): Promise<void> {
     return this.#withdrawn.promise;

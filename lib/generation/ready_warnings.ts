@@ -54,6 +54,8 @@ export class ReadyWarnings {
     const isFirst = !this.#hasSocket;
     this.#hasSocket = true;
     this.#hasInherited ||= isInherited;
+    // The preload module calls ready().
+    if (this.#host.settings.isPreloaded) return;
     if (this.#readyAt === undefined) this.#remind();
     // A further new address has no client yet: it may be listened on at any time.
     else if ((isInherited || isFirst) && !this.#isEarlyLogged) {

@@ -70,6 +70,11 @@ export interface ResourceOptions {
    * and were given a socket of another one.
    */
   isForeignNetworkExpected: () => boolean;
+  /**
+   * Whether inherited sockets that the program closes are kept for its next call: while the predecessor has them too, that
+   * call cannot bind their addresses.
+   */
+  keepsClosed: () => boolean;
   /** Advice for the error about an address in use. @default {none} */
   inUseAdvice?: string;
   /** Called with the address of each new listener and datagram socket. */

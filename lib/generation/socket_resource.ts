@@ -18,8 +18,8 @@ import type { Logger } from "../logger.ts";
 import { Gate } from "../native/accept_switch.ts";
 import { UnixListener } from "../unix/listener.ts";
 import { type BoundSocket, type PathOwner, restorePath, type SocketKind } from "./bind.ts";
-import { type AnyListenAddress, keyOf } from "./inheritance.ts";
-import { offeredFile, type OfferedItem } from "./protocol.ts";
+import { type AnyListenAddress, type Inherited, keyOf } from "./inheritance.ts";
+import { fileOf, offeredFile, type OfferedItem } from "./protocol.ts";
 import type { DrainLimits, OfferedResource } from "./resources.ts";
 
 /** A native object on a socket. */
@@ -47,6 +47,8 @@ export class SocketResource implements AcceptingListener, Disposable {
   readonly fd: Fd;
   /** The requests and answers of an HTTP server. */
   readonly tracker?: HttpTracker;
+  /** Whether the predecessor has handed it over. */
+  readonly isInherited: boolean;
   /** Whether the socket is reached only in another network namespace than that of this process. */
   readonly isElsewhere: boolean;
   readonly #gate: Gate;
@@ -70,9 +72,10 @@ export class SocketResource implements AcceptingListener, Disposable {
     kind: SocketKind,
     address: AnyListenAddress,
     { object, close, tracker }: NativeObject,
-    bound: BoundSocket,
+    bound: BoundSocket & { isInherited: boolean },
     isOpen: boolean,
   ) {
+    this.isInherited = bound.isInherited;
     using undo = new DisposableStack();
     this.fd = undo.use(bound.fd.dup());
     this.#gate = undo.use(new Gate(object, this.fd));
@@ -227,6 +230,18 @@ export class SocketResource implements AcceptingListener, Disposable {
     if (this.#unix) each.defer(() => this.#unix!.release());
     if (this.#replacement) each.defer(() => this.#replacement!.release());
     each.use(this.#gate);
+  }
+
+  /** The socket as it was inherited, for a next call of the program, which has closed the object; its path stays. */
+  giveBack(): Inherited {
+    const { item, fd } = this.offered();
+    const inherited: Inherited = { item, fd: fd.dup(), file: item.file && fileOf(item.file) };
+    this.#unix?.keepPath();
+    this.#unix?.[Symbol.dispose]();
+    this.#replacement?.keepPath();
+    this.#replacement?.[Symbol.dispose]();
+    this[Symbol.dispose]();
+    return inherited;
   }
 
   /** Lets calls on the socket of a socket unit block again: the next program of the unit may rely on that. */

@@ -61,12 +61,16 @@ import { closeLeftovers } from "./watch.ts";
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
   checkPath(path);
   checkStartOptions(options);
-  const settings = withDefaults(options);
+  return await startWith(path, withDefaults(options));
+}
+
+/** {@linkcode start}, with options that were checked. */
+export async function startWith(path: string, settings: Settings): Promise<Generation> {
   const unsupported = noDescriptors();
   if (unsupported) return startAlone(path, settings, unsupported);
   checkProc(`Cannot start at ${formatPath(path)}`);
   checkDirectory(path);
-  if (isDenoServe()) {
+  if (isDenoServe() && !settings.isPreloaded) {
     throw new UnsupportedRuntimeError(
       'Cannot start a generation under "deno serve": the listener of `export default` is Deno\'s own, and the ' +
         'next generation cannot get it. Run the program with "deno run", and replace `export default { fetch }` ' +

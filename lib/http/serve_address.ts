@@ -5,7 +5,7 @@
  * @module
  */
 
-import { argumentsOfDeno, currentVariable } from "../../ffi/proc.ts";
+import { currentVariable, denoSubcommand } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 
 /** The parsed value of DENO_SERVE_ADDRESS. */
@@ -52,17 +52,9 @@ function serveAddressVariable(): string | undefined {
   return (state === "granted" ? Deno.env.get(variable) : currentVariable(variable)) || undefined;
 }
 
-/**
- * Whether this process was started with `deno serve`. Only the options that are skipped here may come before the
- * name of the subcommand (`deno --help`).
- */
+/** Whether this process was started with `deno serve`. */
 export function isDenoServe(): boolean {
-  const args = argumentsOfDeno();
-  for (let i = 0; i < args.length; i++) {
-    if (args[i] === "-L" || args[i] === "--log-level") i++;
-    else if (!args[i].startsWith("-")) return args[i] === "serve";
-  }
-  return false;
+  return denoSubcommand() === "serve";
 }
 
 /** Combines two servers into one object, as `Deno.serve` does: its address is that of the second server. */

@@ -15,7 +15,7 @@ import { isServeAddressSet } from "../http/serve_address.ts";
 import { printError } from "../logger.ts";
 import { runtime } from "../runtime.ts";
 import { FlagError } from "./deno_flags.ts";
-import { type DenoCommand, parseRun, type RunCommand, usages } from "./options.ts";
+import { type DenoCommand, parseRun, type RunCommand, usages } from "./run_options.ts";
 
 /**
  * Replaces this process by the program.

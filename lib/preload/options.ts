@@ -1,185 +1,155 @@
 /**
- * The arguments of `cli.ts run` and `cli.ts serve`, and the command line of Deno that they stand for.
+ * The options of a preloaded generation, from the environment: those of `start()`, and when it is ready.
  *
  * @module
  */
 
-import { type CommandLine, type Flag, FlagError, isPermission, split } from "./deno_flags.ts";
+import { environment, toBinary, variable } from "../../ffi/proc.ts";
+import { quoted } from "../../ffi/quote.ts";
+import { checkStartOptions, type StartOptions } from "../generation/options.ts";
+import type { Logger } from "../logger.ts";
 
-/** The two commands. */
-export type RunCommand = "run" | "serve";
+/** The options of a preloaded generation. */
+export interface PreloadOptions {
+  /** The control path; undefined for one of its own. */
+  control: string | undefined;
+  /** Whether the program itself calls `ready()`. */
+  isExplicit: boolean;
+  /** Milliseconds without a further listener after which the generation is ready, though it has not got all inherited ones. */
+  settle: number;
+  /** Options of `start()`. */
+  start: StartOptions;
+}
 
-/** The texts of `cli.ts run --help` and `cli.ts serve --help`. */
-export const usages: Readonly<Record<RunCommand, string>> = {
-  run:
-    `Runs a program that need not know of this library, so that it restarts without losing a request.
-
-Usage: deno run -A cli.ts run [flags of deno run] SCRIPT [arguments]
-
-The process becomes \`deno run --preload=auto.ts SCRIPT arguments\` by execve(2), with the auto.ts beside cli.ts. So its
-number stays, and import.meta.main is true in SCRIPT: a path, a URL or a specifier (npm:, jsr:). Deno 2.4 or later.
-
-  flags       those of deno run. Without a permission flag (-A, --allow-net, --deny-run, ...) the program gets -A, as
-              cli.ts itself has it
-  -h, --help  prints this text
-
-SIGHUP restarts the program, and so does \`cli.ts restart PATH\` if it was started with GRACEFUL_CONTROL=PATH.
-
-Exits with the code of the program; with 1 when it cannot be started, 2 for a wrong argument.`,
-  serve:
-    `Serves a program with \`export default { fetch }\`, so that it restarts without losing a request.
-
-Usage: deno run -A cli.ts serve [--port PORT] [--host HOST] [flags of deno run] SCRIPT [arguments]
-
-The process becomes \`deno run --preload=auto.ts SCRIPT arguments\` by execve(2), as with \`cli.ts run\`. The variables
-DENO_AUTO_SERVE=1 and DENO_SERVE_ADDRESS=tcp:HOST:PORT have it serve: deno serve ignores --preload. Deno 2.4 or later.
-
-  --port PORT  the TCP port; 0 for a free one (default: 8000)
-  --host HOST  an address, or a name that has one (default: 0.0.0.0). Without --port and --host, DENO_SERVE_ADDRESS
-               stays as it is, if it is set
-  flags        those of deno run. Without a permission flag (-A, --allow-net, --deny-run, ...) the program gets -A, as
-               cli.ts itself has it; with one, it needs --allow-net=HOST:PORT too
-  -h, --help   prints this text
-
---parallel is refused: its threads would take over from each other. --open is refused: cli.ts is gone when the program
-listens.
-
-SIGHUP restarts the program, and so does \`cli.ts restart PATH\` if it was started with GRACEFUL_CONTROL=PATH.
-
-Exits with the code of the program; with 1 when it cannot be started, 2 for a wrong argument.`,
+/** The variables with a duration in milliseconds, and their options. */
+const durations: Record<string, keyof StartOptions> = {
+  GRACEFUL_READY_TIMEOUT: "readyTimeout",
+  GRACEFUL_PROBATION: "probation",
+  GRACEFUL_PEER_TIMEOUT: "peerTimeout",
+  GRACEFUL_EXIT_TIMEOUT: "exitTimeout",
+  GRACEFUL_STOP_DELAY: "stopDelay",
+  GRACEFUL_DRAIN_TIMEOUT: "drainTimeout",
+  GRACEFUL_FORCE_CLOSE_AFTER: "forceCloseAfter",
 };
 
-/** The parts of the process that the command line depends on. */
-export interface RunContext {
-  /** The preload module: a path or a URL. */
-  preload: string;
-  /** Whether this process has all permissions. */
-  isAllAllowed: boolean;
-  /** Whether DENO_SERVE_ADDRESS is set. */
-  isServeAddressSet: boolean;
-  /** Finds the IP address of a host's name. */
-  lookUp(hostname: string): string;
-}
+/** The others. */
+const others = [
+  "GRACEFUL",
+  "GRACEFUL_CONTROL",
+  "GRACEFUL_READY",
+  "GRACEFUL_SETTLE",
+  "GRACEFUL_STOP_ON",
+  "GRACEFUL_RESTART_ON",
+  "GRACEFUL_RESTART_AS_MAIN",
+  "GRACEFUL_SERVICE",
+  "GRACEFUL_MODE",
+  "GRACEFUL_INHERIT_FROM",
+  "GRACEFUL_LOG",
+];
 
-/** What the process becomes. */
-export interface DenoCommand {
-  /** The arguments of Deno. */
-  args: string[];
-  /** Variables that are added to the environment. */
-  variables: Record<string, string>;
-  /** The flag that has Deno watch files, such as "--watch": the program is not restartable then. */
-  watch: string | undefined;
-}
+/** The names of all variables that are read here. */
+export const preloadVariables: readonly string[] = [...others, ...Object.keys(durations)];
+
+/** Those that the library sets itself. */
+const ownVariables = ["GRACEFUL_TOKEN", "GRACEFUL_OUTPUT"];
+
+/** Milliseconds of `settle`. */
+const defaultSettle = 1000;
+
+const levels = ["debug", "info", "warn", "error"] as const;
 
 /**
- * Reads the words behind `run` or `serve`; undefined for `--help`.
+ * Reads the options.
  *
- * @throws {FlagError}
+ * @throws {TypeError | RangeError} When a variable has a value of another kind; the message names it.
  */
-export function parseRun(
-  command: RunCommand,
-  words: readonly string[],
-  context: RunContext,
-): DenoCommand | undefined {
-  const own = command === "serve" ? ["--port", "--host"] : [];
-  const line = split(words, own);
-  const named = (...names: string[]) =>
-    line.flags.flatMap((flag) => flag.names).find((name) => names.includes(name));
-  if (named("--help", "-h")) return undefined;
-  checkFlags(command, named);
-  const script = checkedScript(command, line);
-  if (!line.flags.some(isPermission) && !context.isAllAllowed) {
-    throw new FlagError(
-      `The permissions of the program are missing: name them behind ${command}, such as ` +
-        `"${command} -A"; cli.ts itself has not all of them, which the program would get otherwise`,
-    );
+export function readOptions(read: (name: string) => string | undefined = variable): PreloadOptions {
+  const get = (name: string) => read(name) || undefined;
+  const start: StartOptions = {
+    restartOn: signals(get, "GRACEFUL_RESTART_ON"),
+    stopOn: signals(get, "GRACEFUL_STOP_ON"),
+    service: get("GRACEFUL_SERVICE"),
+    inheritFrom: get("GRACEFUL_INHERIT_FROM"),
+    mode: octal(get, "GRACEFUL_MODE"),
+    restartAsMain: flag(get, "GRACEFUL_RESTART_AS_MAIN"),
+    logger: logger(oneOf(get, "GRACEFUL_LOG", levels)),
+  };
+  const given: Record<string, unknown> = { ...start };
+  for (const [name, option] of Object.entries(durations)) {
+    const value = get(name);
+    if (value === undefined) continue;
+    given[option] = option === "exitTimeout" && value === "false"
+      ? false
+      : milliseconds(name, value);
   }
-  const forDeno = line.flags.filter(({ names }) => !own.includes(names[0]));
+  try {
+    checkStartOptions(given);
+  } catch (error) {
+    (error as Error).message = `From the environment: ${(error as Error).message}`;
+    throw error;
+  }
+  const settle = get("GRACEFUL_SETTLE");
   return {
-    args: [
-      "run",
-      ...line.flags.some(isPermission) ? [] : ["-A"],
-      // In front of the preload modules of the program: they may make servers.
-      `--preload=${context.preload}`,
-      ...forDeno.flatMap(({ words }) => words),
-      script,
-      ...line.args,
-    ],
-    variables: command === "serve"
-      ? { DENO_AUTO_SERVE: "1", ...serveAddress(line.flags, context) }
-      : {},
-    watch: named("--watch", "--hmr", "--watch-hmr"),
+    control: get("GRACEFUL_CONTROL"),
+    isExplicit: oneOf(get, "GRACEFUL_READY", ["explicit"]) !== undefined,
+    settle: settle === undefined ? defaultSettle : milliseconds("GRACEFUL_SETTLE", settle),
+    start: given,
   };
 }
 
-/** @param named Finds one of these flags. */
-function checkFlags(
-  command: RunCommand,
-  named: (...names: string[]) => string | undefined,
-): void {
-  if (named("--parallel")) {
-    throw new FlagError(
-      "--parallel is not supported: its threads would take over the listener from each other. " +
-        "Start one service a port, behind a load balancer",
-    );
-  }
-  if (command === "serve" && named("--open")) {
-    throw new FlagError(
-      "--open is not supported: cli.ts is gone when the program listens. Open the address in a browser",
-    );
-  }
-  const misplaced = command === "run" ? named("--port", "--host") : undefined;
-  if (misplaced) throw new FlagError(`${misplaced} is a flag of serve: serve ${misplaced} ...`);
+/** The variables of the environment that look like one of these, and are none. */
+export function unknownVariables(): string[] {
+  const names = [...environment()?.keys() ?? []];
+  const known = [...preloadVariables, ...ownVariables].map((name) =>
+    toBinary(new TextEncoder().encode(name))
+  );
+  return names.filter((name) => name.startsWith("GRACEFUL_") && !known.includes(name));
 }
 
-function checkedScript(command: RunCommand, { script }: CommandLine): string {
-  if (!script) throw new FlagError(`The script is missing: ${command} main.ts`);
-  if (script === "-") {
-    throw new FlagError(
-      "The script has to be a file or a URL, not stdin: the next generation reads it again",
-    );
-  }
-  const [, host, port] = /^(.*):(\d+)$/s.exec(script) ?? [];
-  if (command === "serve" && port !== undefined) {
-    throw new FlagError(
-      `${script} is no script: write serve ${
-        host && `--host ${host} `
-      }--port ${port} in front of the script`,
-    );
-  }
-  return script;
+type Get = (name: string) => string | undefined;
+
+function wrong(name: string, value: string, wanted: string): TypeError {
+  return new TypeError(`The variable ${name} is ${quoted(value)}: it has to be ${wanted}`);
 }
 
-/** The variable for the address of the first server (the source of Deno, `ext/http/00_serve.ts`). */
-function serveAddress(flags: Flag[], context: RunContext): Record<string, string> {
-  const last = (name: string) => flags.findLast(({ names }) => names[0] === name);
-  const [host, port] = [last("--host"), last("--port")];
-  if (!host && !port && context.isServeAddressSet) return {};
-  return {
-    DENO_SERVE_ADDRESS: `tcp:${toIp(host ? host.value : "0.0.0.0", context)}:${
-      toPort(port ? port.value : "8000")
-    }`,
-  };
+function milliseconds(name: string, value: string): number {
+  if (/^(\d+(\.\d+)?|Infinity)$/.test(value)) return Number(value);
+  throw wrong(name, value, 'a number of milliseconds, such as "5000"');
 }
 
-function toPort(value: string | undefined): number {
-  const port = /^\d{1,5}$/.test(value ?? "") ? Number(value) : NaN;
-  if (port <= 65535) return port;
-  throw new FlagError(`--port takes a number from 0 to 65535, not ${orNothing(value)}`);
+function flag(get: Get, name: string): boolean | undefined {
+  const value = oneOf(get, name, ["true", "false", "1", "0"]);
+  return value === undefined ? undefined : value === "true" || value === "1";
 }
 
-/** Deno takes an IP address alone in DENO_SERVE_ADDRESS, and listens on a random port for anything else. */
-function toIp(value: string | undefined, { lookUp }: RunContext): string {
-  if (!value || /[\s/]/.test(value)) {
-    throw new FlagError(`--host takes an address or a name, not ${orNothing(value)}`);
-  }
-  const host = value.replace(/^\[(.*)\]$/, "$1");
-  if (URL.canParse(`http://[${host}]`)) return `[${host}]`;
-  const isIpv4 = /^(\d+\.){3}\d+$/.test(host) && URL.parse(`http://${host}`)?.hostname === host;
-  const ip = isIpv4 ? host : lookUp(host);
-  return ip.includes(":") ? `[${ip}]` : ip;
+function octal(get: Get, name: string): number | undefined {
+  const value = get(name);
+  if (value === undefined) return undefined;
+  if (/^(0o?)?[0-7]{3,4}$/.test(value)) return parseInt(value.replace("o", ""), 8);
+  throw wrong(name, value, 'the permissions of the control socket in octal, such as "0660"');
 }
 
-function orNothing(value: string | undefined): string {
-  return value ? JSON.stringify(value) : "nothing";
+function oneOf<T extends string>(get: Get, name: string, known: readonly T[]): T | undefined {
+  const value = get(name);
+  if (value === undefined || known.includes(value as T)) return value as T | undefined;
+  throw wrong(name, value, known.map(quoted).join(" or "));
+}
+
+/** The signals of a variable: "SIGHUP,SIGUSR2"; "none" are none. */
+function signals(get: Get, name: string): Deno.Signal[] | undefined {
+  const value = get(name);
+  if (value === undefined) return undefined;
+  if (value === "none") return [];
+  const names = value.split(/[\s,]+/);
+  if (names.every((each) => /^SIG[A-Z\d]+$/.test(each))) return names as Deno.Signal[];
+  throw wrong(name, value, 'names of signals, such as "SIGHUP,SIGUSR2", or "none"');
+}
+
+/** A logger on stderr: stdout is the program's. */
+function logger(lowest: typeof levels[number] | undefined): Logger | undefined {
+  if (lowest === undefined) return undefined;
+  const shown = levels.slice(levels.indexOf(lowest));
+  return Object.fromEntries(
+    shown.map((level) => [level, (...message: unknown[]) => console.error(...message)]),
+  );
 }

@@ -22,7 +22,7 @@ import {
 } from "../../ffi/socket_options.ts";
 import { ControlTruncatedError, NotUnixConnError, UnexpectedEofError } from "../errors.ts";
 import { isReadyInTime } from "../event_loop/busy_poll.ts";
-import { abandon, ready, yieldToEventLoop } from "../event_loop/reactor.ts";
+import { abandon, ready, refreshKeepAlive, yieldToEventLoop } from "../event_loop/reactor.ts";
 import { pause, unlessAborted } from "../time.ts";
 import { defaultMaxReceivedMeta, RecordReader, type WireRecord } from "../wire/record.ts";
 import { checkPeer, type PeerCheck } from "./peer.ts";
@@ -121,6 +121,8 @@ export class UnixConn implements Disposable {
    * @ignore
    */
   busyPoll = false;
+  #referenced = true;
+  readonly #keepsAlive = () => this.#referenced;
   readonly #reader = new RecordReader();
   #peer: Credentials | undefined;
   /** How many reads in a row have succeeded without a wait. */
@@ -309,6 +311,18 @@ export class UnixConn implements Disposable {
     );
   }
 
+  /** Has pending calls keep the process running, as by default. */
+  ref(): void {
+    this.#referenced = true;
+    refreshKeepAlive();
+  }
+
+  /** Has pending calls not keep the process running. */
+  unref(): void {
+    this.#referenced = false;
+    refreshKeepAlive();
+  }
+
   /**
    * Closes the connection, and every descriptor that arrived and was not delivered.
    *
@@ -438,6 +452,6 @@ export class UnixConn implements Disposable {
       this.busyPoll = isReadyInTime(this.fd.raw, readiness);
       if (this.busyPoll) return await yieldToEventLoop(signal);
     }
-    await ready(this.fd.raw, readiness, { owner: this, signal });
+    await ready(this.fd.raw, readiness, { keepsAlive: this.#keepsAlive, owner: this, signal });
   }
 }

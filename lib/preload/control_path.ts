@@ -1,0 +1,77 @@
+/**
+ * Where the control socket of a preloaded program is, and what its service is called.
+ *
+ * @module
+ */
+
+import { pathStatus } from "../../ffi/file.ts";
+import { effectiveUser } from "../../ffi/peer.ts";
+import { argumentsOfDeno, identify, variable } from "../../ffi/proc.ts";
+import { quoted } from "../../ffi/quote.ts";
+import { maxServiceName } from "../generation/protocol.ts";
+
+/**
+ * A control path of this process's own: a second start of the program is another service, and takes nothing over. Its
+ * directory is the user's alone (XDG Base Directory Specification; systemd: /run/user/UID), or one in that of temporary
+ * files.
+ *
+ * @throws {Deno.errors.PermissionDenied} When another user has made the directory.
+ */
+export function ownControlPath(): string {
+  const { pid, started } = identify(Deno.pid);
+  return `${directory()}/graceful-${pid}-${started}.sock`;
+}
+
+function directory(): string {
+  const user = effectiveUser();
+  const given = [variable("XDG_RUNTIME_DIR"), `/run/user/${user}`];
+  const own = given.find((path) => path?.startsWith("/") && isPrivate(path, user));
+  return own ?? temporary(user);
+}
+
+/** Whether a directory is the user's, and no other user can write there. */
+function isPrivate(path: string, user: number): boolean {
+  const status = pathStatus(path);
+  return status?.kind === "directory" && status.uid === user && (status.mode & 0o022) === 0;
+}
+
+function temporary(user: number): string {
+  const parent = variable("TMPDIR") || "/tmp";
+  const path = `${parent}/graceful-${user}`;
+  try {
+    Deno.mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+  }
+  // Not a link: another user could have made one to a directory of this user.
+  if (isPrivate(path, user) && !Deno.lstatSync(path).isSymlink) return path;
+  throw new Deno.errors.PermissionDenied(
+    `Cannot make the control socket in ${
+      quoted(path)
+    }: user ${user} is not its only owner; remove it, or set ` +
+      "GRACEFUL_CONTROL to a path in a directory of that user",
+  );
+}
+
+/**
+ * The name of the service of a program, from its command: another program at the same control path is refused. What names
+ * a release in the path is left out, so that the next release is the same service.
+ */
+export function serviceName(): string {
+  const script = scriptOf(argumentsOfDeno());
+  const name = script.split("/").map((part) => isRelease(part) ? "*" : part).join("/");
+  return name.slice(-maxServiceName) || "deno";
+}
+
+/** The program in the arguments of Deno: the last of them, behind which are its own. */
+function scriptOf(args: string[]): string {
+  const script = args.at(-1) ?? "";
+  if (/^[a-z][a-z\d+.-]*:/i.test(script)) return script;
+  return script.startsWith("/") ? script : `${Deno.cwd()}/${script.replace(/^(\.\/)+/, "")}`;
+}
+
+/** Whether a part of a path names one of several releases: a number, version, date or hash. */
+function isRelease(part: string): boolean {
+  return /^(v|r|release|build|deploy)?[-_.]?\d[\d._-]*$/i.test(part) ||
+    /^[0-9a-f]{7,64}$/.test(part);
+}

@@ -1,0 +1,26 @@
+/**
+ * The permissions that a preloaded program needs beside its own.
+ *
+ * @module
+ */
+
+/** What is needed, and the flag that permits it. */
+const needed: readonly [Deno.PermissionDescriptor, string][] = [
+  [{ name: "ffi" }, "--allow-ffi"],
+  [{ name: "run", command: "/bin/sh" }, "--allow-run=/bin/sh"],
+  [{ name: "net", host: "127.0.0.1:0" }, "--allow-net=127.0.0.1:0"],
+];
+
+/** @throws {Deno.errors.NotCapable} When flags are missing; the message names them. */
+export function checkPermissions(): void {
+  const missing = needed.filter(([permission]) =>
+    Deno.permissions.querySync(permission).state !== "granted"
+  ).map(([, flag]) => flag);
+  if (missing.length === 0) return;
+  throw new Deno.errors.NotCapable(
+    `Cannot make this program restartable without ${missing.join(" ")}: run it with ` +
+      `${
+        missing.length === 1 ? "that flag" : "these flags"
+      } beside its own or with -A, or with GRACEFUL=off as without the preload module`,
+  );
+}
