@@ -1,5 +1,5 @@
 /**
- * The words of a `deno run` command line: flags, the script, its arguments.
+ * The words of a `deno run` or `deno serve` command line: flags, the script, its arguments.
  *
  * @module
  */
@@ -26,7 +26,7 @@ export interface CommandLine {
 /** A wrong argument. */
 export class FlagError extends Error {}
 
-/** Flags whose value may be the next word (`deno run --help=full` of Deno 2.4 to 2.9). */
+/** Flags whose value may be the next word (`deno run` and `deno serve` with `--help=full`, Deno 2.4 to 2.9). */
 const withValue = new Set([
   "--cert",
   "--conditions",
@@ -35,6 +35,7 @@ const withValue = new Set([
   "--cpu-prof-interval",
   "--cpu-prof-name",
   "--ext",
+  "--host",
   "--import",
   "--import-map",
   "--inspect-publish-uid",
@@ -43,6 +44,7 @@ const withValue = new Set([
   "--min-dep-age",
   "--minimum-dependency-age",
   "--node-modules-linker",
+  "--port",
   "--preload",
   "--require",
   "--seed",
@@ -79,6 +81,8 @@ const withoutValue = new Set([
   "--no-prompt",
   "--no-remote",
   "--node-modules-dir",
+  "--open",
+  "--parallel",
   "--permission-set",
   "--quiet",
   "--reload",
@@ -98,10 +102,9 @@ const letters = "AEINPRSWhqr";
  * Splits the words as Deno does. Words behind the script are the program's, `--` in front of the script is dropped:
  * Deno 2.9 does not take it there.
  *
- * @param own Further flags that take a value, and none of Deno's.
  * @throws {FlagError} When a flag is not known, and the next word may be its value or the script.
  */
-export function split(words: readonly string[], own: readonly string[]): CommandLine {
+export function split(words: readonly string[]): CommandLine {
   const flags: Flag[] = [];
   let i = 0;
   for (; i < words.length && words[i].startsWith("-") && words[i] !== "-"; i++) {
@@ -116,9 +119,7 @@ export function split(words: readonly string[], own: readonly string[]): Command
     if (flag.value !== undefined || next === undefined) continue;
     const name = flag.names.at(-1)!;
     const isNextFlag = next.startsWith("-");
-    if (
-      withValue.has(name) || own.includes(name) || name === withOptionalValue && !isNextFlag
-    ) {
+    if (withValue.has(name) || name === withOptionalValue && !isNextFlag) {
       flag.value = next;
       flag.words.push(next);
       i++;

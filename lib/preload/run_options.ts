@@ -81,8 +81,7 @@ export function parseRun(
   words: readonly string[],
   context: RunContext,
 ): DenoCommand | undefined {
-  const own = command === "serve" ? ["--port", "--host"] : [];
-  const line = split(words, own);
+  const line = split(words);
   const named = (...names: string[]) =>
     line.flags.flatMap((flag) => flag.names).find((name) => names.includes(name));
   if (named("--help", "-h")) return undefined;
@@ -94,13 +93,13 @@ export function parseRun(
         `"${command} -A"; cli.ts itself has not all of them, which the program would get otherwise`,
     );
   }
-  const forDeno = line.flags.filter(({ names }) => !own.includes(names[0]));
+  const forDeno = line.flags.filter(({ names }) => !["--port", "--host"].includes(names[0]));
   return {
     args: [
       "run",
-      ...line.flags.some(isPermission) ? [] : ["-A"],
       // In front of the preload modules of the program: they may make servers.
       `--preload=${context.preload}`,
+      ...line.flags.some(isPermission) ? [] : ["-A"],
       ...forDeno.flatMap(({ words }) => words),
       script,
       ...line.args,

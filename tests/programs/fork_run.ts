@@ -1,0 +1,12 @@
+/**
+ * Starts the words of its arguments by node's `fork()`, and prints the message that the child sends.
+ *
+ * @module
+ */
+
+import { fork } from "node:child_process";
+
+const [script, ...args] = Deno.args;
+const child = fork(script, args, { execPath: Deno.execPath(), execArgv: ["run", "-A"] });
+child.on("message", (message: unknown) => console.log(`message: ${message}`));
+child.on("exit", (code: number) => console.log(`exit: ${code}`));
