@@ -1,5 +1,5 @@
 /**
- * Starts the words of its arguments by node's `fork()`, and prints the message that the child sends.
+ * Starts the words of its arguments by node's `fork()`, and prints the message and the exit code of the child.
  *
  * @module
  */
@@ -8,5 +8,8 @@ import { fork } from "node:child_process";
 
 const [script, ...args] = Deno.args;
 const child = fork(script, args, { execPath: Deno.execPath(), execArgv: ["run", "-A"] });
-child.on("message", (message: unknown) => console.log(`message: ${message}`));
+child.on("message", (message: unknown) => {
+  console.log(`message: ${message}`);
+  child.disconnect();
+});
 child.on("exit", (code: number) => console.log(`exit: ${code}`));

@@ -37,7 +37,6 @@ console.log(JSON.stringify({
   signals: self("status").match(/^(Name|SigBlk|SigIgn|SigCgt|NoNewPrivs):.*/gm),
   limits: self("limits"),
   inherited: inherited(),
-  isAllowed: Deno.permissions.querySync({ name: "write" }).state === "granted",
   preloaded,
   isGeneration: Symbol.for("graceful") in globalThis,
 }));
