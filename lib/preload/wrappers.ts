@@ -181,7 +181,7 @@ function pick(options: Options, names: readonly string[]): Options {
 }
 
 /** The permissions of a socket's file: those that bind(2) gives it, where the library's own default is the user alone. */
-function modeOf({ path }: Options): { mode?: number } {
+export function modeOf({ path }: { path?: unknown }): { mode?: number } {
   return path === undefined ? {} : { mode: 0o777 & ~umask() };
 }
 
