@@ -60,12 +60,12 @@ class UsageError extends Error {}
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
   const [command, ...rest] = args;
-  if (command === "run" || command === "serve") {
-    return runProgram(command, rest, besideMain("auto.ts", import.meta.url));
-  }
   if (command === "hold") return await hold(rest);
   if (command === "doctor") return await doctor(rest);
   try {
+    if (command === "run" || command === "serve") {
+      return runProgram(command, rest, besideMain("auto.ts", import.meta.url));
+    }
     if (args.includes("--help") || args.includes("-h")) {
       print(usage);
       return 0;
