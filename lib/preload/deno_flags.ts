@@ -16,6 +16,7 @@ export interface Flag {
 
 /** The parts of a command line. */
 export interface CommandLine {
+  /** Those in front of the script. */
   flags: Flag[];
   /** The path, URL or specifier of the program; undefined when no word is left for it. */
   script: string | undefined;
