@@ -9,7 +9,7 @@ import { c, errnos, structs } from "./abi.ts";
 import { check, errno, systemError, uninterrupted } from "./errno.ts";
 import { closeAll, dup } from "./fd.ts";
 import { readDirectory } from "./file.ts";
-import { addressOf, cString, libc } from "./libc.ts";
+import { cString, libc, StringArray } from "./libc.ts";
 import { fromBinary, processStat } from "./proc.ts";
 
 /** The number of the first descriptor that is passed: those below are the standard streams. */
@@ -66,25 +66,6 @@ export function spawn(program: string, { args, env, descriptors }: SpawnOptions)
     closeAll(sources);
     lib.posix_spawn_file_actions_destroy(actions);
     lib.posix_spawnattr_destroy(attributes);
-  }
-}
-
-/** A `char *const []`: C strings and the pointers to them, which end with a null. */
-class StringArray {
-  readonly #text: Uint8Array<ArrayBuffer>;
-  readonly pointers: Uint8Array<ArrayBuffer>;
-
-  constructor(strings: Uint8Array[]) {
-    this.#text = new Uint8Array(strings.reduce((sum, { length }) => sum + length + 1, 0));
-    const pointers = new BigUint64Array(strings.length + 1);
-    const base = addressOf(this.#text);
-    let at = 0;
-    strings.forEach((string, i) => {
-      this.#text.set(string, at);
-      pointers[i] = base + BigInt(at);
-      at += string.length + 1;
-    });
-    this.pointers = new Uint8Array(pointers.buffer);
   }
 }
 

@@ -69,6 +69,8 @@ const symbols = {
   posix_spawnattr_setsigdefault: { parameters: ["buffer", "buffer"], result: "i32" },
   // int posix_spawnattr_destroy(posix_spawnattr_t *attr);
   posix_spawnattr_destroy: { parameters: ["buffer"], result: "i32" },
+  // int execv(const char *path, char *const argv[]);
+  execv: { parameters: ["buffer", "buffer"], result: "i32" },
   // int close(int fd);
   close: { parameters: ["i32"], result: "i32" },
   // int close_range(unsigned int first, unsigned int last, int flags);    since glibc 2.34
@@ -158,6 +160,8 @@ const symbols = {
   memmove: { parameters: ["buffer", "buffer", "usize"], result: "usize" },
   // char *getenv(const char *name);
   getenv: { parameters: ["buffer"], result: "usize" },
+  // int setenv(const char *name, const char *value, int overwrite);
+  setenv: { parameters: ["buffer", "buffer", "i32"], result: "i32" },
   // int unsetenv(const char *name);
   unsetenv: { parameters: ["buffer"], result: "i32" },
   // size_t strlen(const char *s);
@@ -191,6 +195,27 @@ export function addressOf(bytes: Uint8Array<ArrayBuffer>): bigint {
 /** Converts a path to a C string. */
 export function cString(path: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(`${path}\0`);
+}
+
+/** A `char *const []`: C strings and the pointers to them, which end with a null. */
+export class StringArray {
+  readonly #text: Uint8Array<ArrayBuffer>;
+  /** The pointers, which are valid while this object lives. */
+  readonly pointers: Uint8Array<ArrayBuffer>;
+
+  /** @param strings Their bytes, without the NUL at the end. */
+  constructor(strings: Uint8Array[]) {
+    this.#text = new Uint8Array(strings.reduce((sum, { length }) => sum + length + 1, 0));
+    const pointers = new BigUint64Array(strings.length + 1);
+    const base = addressOf(this.#text);
+    let at = 0;
+    strings.forEach((string, i) => {
+      this.#text.set(string, at);
+      pointers[i] = base + BigInt(at);
+      at += string.length + 1;
+    });
+    this.pointers = new Uint8Array(pointers.buffer);
+  }
 }
 
 function open(): Libc {

@@ -63,6 +63,11 @@ export function currentVariable(name: string): string | undefined {
   return new TextDecoder().decode(value);
 }
 
+/** Sets an environment variable, for this process and those that it starts from here on. */
+export function setVariable(name: string, value: string): void {
+  libc().setenv(cString(name), cString(value), 1);
+}
+
 /** Removes an environment variable: neither this process nor those that it starts have it from here on. */
 export function removeVariable(name: string): void {
   libc().unsetenv(cString(name));

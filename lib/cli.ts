@@ -1,5 +1,5 @@
 /**
- * The command line of a service: shows its status, restarts it, stops it, or holds it.
+ * The command line of a service: runs a program as one, shows its status, restarts it, stops it, or holds it.
  *
  *     deno run -A lib/cli.ts status /run/app.sock
  *
@@ -19,11 +19,15 @@ import { HandoverError } from "./errors.ts";
 import { hold } from "./hold/hold.ts";
 import type { Frame, GenerationStatus } from "./generation/protocol.ts";
 import { printError } from "./logger.ts";
+import { besideMain, runProgram } from "./preload/command.ts";
 
-const usage = `Shows the status of a running service, restarts it, stops it, or holds it.
+const usage =
+  `Runs a program as a service; shows the status of a service, restarts it, stops it, or holds it.
 
 Usage: deno run -A cli.ts COMMAND PATH [options]
 
+  run SCRIPT    runs a program that need not know of this library: see run --help
+  serve SCRIPT  serves a program with \`export default { fetch }\`: see serve --help
   status PATH   shows the generation that runs, its sockets, and what it keeps
   restart PATH  starts the next generation, and waits until its probation is over
   stop PATH     drains the service, and waits until its process has ended
@@ -55,9 +59,13 @@ class UsageError extends Error {}
 
 /** Runs the command line; resolves to the exit code. */
 async function main(args: string[]): Promise<number> {
-  if (args[0] === "hold") return await hold(args.slice(1));
-  if (args[0] === "doctor") return await doctor(args.slice(1));
+  const [command, ...rest] = args;
+  if (command === "hold") return await hold(rest);
+  if (command === "doctor") return await doctor(rest);
   try {
+    if (command === "run" || command === "serve") {
+      return runProgram(command, rest, besideMain("auto.ts", import.meta.url));
+    }
     if (args.includes("--help") || args.includes("-h")) {
       print(usage);
       return 0;

@@ -331,7 +331,7 @@ test("wrong arguments are errors that name them and refer to --help, which print
   for (const line of ["--help", "-h", "status --help", "restart -h"]) {
     const { code, stdout } = await run(...line.split(" "));
     assertEquals(code, 0);
-    assertMatch(stdout, /^Shows the status of a running service.*\nUsage: /s);
+    assertMatch(stdout, /^Runs a program as a service.*\nUsage: /s);
   }
 });
 

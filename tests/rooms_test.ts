@@ -33,6 +33,7 @@ const pure = [
   "lib/doctor/crash_rules.ts",
   "lib/doctor/sandbox_rules.ts",
   "lib/hold/notification.ts",
+  "lib/preload/deno_flags.ts",
   "lib/systemd/store_name.ts",
 ];
 

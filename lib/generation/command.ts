@@ -181,7 +181,7 @@ function isOverwritten(args: string[]): boolean {
 const deleted = / \(deleted\)$/;
 
 /** The name by which this program was started, if it leads to the file of the running program. */
-function programNamed(name: string | undefined): string | undefined {
+export function programNamed(name: string | undefined): string | undefined {
   if (!name) return undefined;
   const path = findProgram(name, variable("PATH"));
   return path && isSame(pathStatus(path), pathStatus("/proc/self/exe")) ? name : undefined;

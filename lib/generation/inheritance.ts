@@ -246,6 +246,11 @@ export class Inheritance implements Disposable {
     });
   }
 
+  /** Whether a path leads to one of the sockets that are left. */
+  hasPath(path: string): boolean {
+    return (["listener", "datagram"] as const).some((kind) => this.#atPath(kind, path));
+  }
+
   /** The sockets by rules 2 to 4. */
   #byNameOrAddress(kind: "listener" | "datagram", address: AnyListenAddress): Inherited[] {
     const queue = (index: string) => this.#left.get(kind)?.get(index) ?? [];

@@ -114,7 +114,8 @@ export class ReadyWarnings {
 
   /** Closes the inherited descriptors that the program has not asked for, and warns of them. */
   closeUnclaimed(): void {
-    const { inheritance, logger, path, predecessor, settings: { inheritFrom } } = this.#host;
+    const { inheritance, logger, path, predecessor, settings } = this.#host;
+    const { inheritFrom, isPreloaded } = settings;
     try {
       const unclaimed = inheritance.clear();
       const words = (isFile: boolean) =>
@@ -134,10 +135,11 @@ export class ReadyWarnings {
       logger.warn?.(
         `Closed what ${from} had handed over and this generation has not asked for: ${
           listed(others)
-        }. Where this release has dropped it on purpose, nothing is to be done; where it has not, call ` +
-          `serve(), listen() or take() before ready()${
-            hasSocket ? `. ${adviceForTwoServices(path)}` : ""
-          }`,
+        }. Where this release has dropped it on purpose, nothing is to be done; where it has not, ${
+          isPreloaded
+            ? "it came after the probation: set GRACEFUL_PROBATION or GRACEFUL_SETTLE to more milliseconds, or GRACEFUL_READY=explicit"
+            : "call serve(), listen() or take() before ready()"
+        }${hasSocket ? `. ${adviceForTwoServices(path)}` : ""}`,
       );
     } catch (error) {
       logger.error?.("Cannot close what was inherited and not asked for", error);

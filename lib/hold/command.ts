@@ -46,7 +46,7 @@ export class HeldCommand {
 
   constructor(
     words: readonly [string, ...string[]],
-    { notifySocket, pidFile }: { notifySocket: string; pidFile: string },
+    { path, notifySocket, pidFile }: { path: string; notifySocket: string; pidFile: string },
   ) {
     this.#words = words;
     const variables = new Map(environment("self", "Cannot read the environment") ?? []);
@@ -54,6 +54,8 @@ export class HeldCommand {
     const encode = (text: string) => toBinary(new TextEncoder().encode(text));
     variables.set(notifyVariable, encode(notifySocket));
     variables.set("PIDFILE", encode(pidFile));
+    // For the preload module: other programs name the path themselves.
+    variables.set("GRACEFUL_CONTROL", encode(path));
     variables.set("INVOCATION_ID", crypto.randomUUID().replaceAll("-", ""));
     this.#variables = variables;
   }

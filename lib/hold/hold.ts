@@ -53,7 +53,7 @@ async function supervise(
   const path = given.startsWith("/") ? given : `${Deno.cwd()}/${given}`;
   checkDirectory(path);
   const [notifySocket, pidFile] = [`${path}.notify`, `${path}.pid`];
-  const command = new HeldCommand(words, { notifySocket, pidFile });
+  const command = new HeldCommand(words, { path, notifySocket, pidFile });
   command.check();
   adoptOrphans();
   using descriptors = new Descriptors(listen, listenFds({ logger: { warn: log } }), log);

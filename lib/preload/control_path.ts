@@ -4,7 +4,7 @@
  * @module
  */
 
-import { pathStatus } from "../../ffi/file.ts";
+import { pathStatus, readLink } from "../../ffi/file.ts";
 import { effectiveUser } from "../../ffi/peer.ts";
 import { argumentsOfDeno, identify, variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
@@ -57,17 +57,17 @@ function temporary(user: number): string {
  * The name of the service of a program, from its command: another program at the same control path is refused. What names
  * a release in the path is left out, so that the next release is the same service.
  */
-export function serviceName(): string {
-  const script = scriptOf(argumentsOfDeno());
-  const name = script.split("/").map((part) => isRelease(part) ? "*" : part).join("/");
+export function serviceName(args: string[] = argumentsOfDeno(), directory?: string): string {
+  const name = scriptOf(args, directory).split("/").map((part) => isRelease(part) ? "*" : part)
+    .join("/");
   return name.slice(-maxServiceName) || "deno";
 }
 
 /** The program in the arguments of Deno: the last of them, behind which are its own. */
-function scriptOf(args: string[]): string {
+function scriptOf(args: string[], directory?: string): string {
   const script = args.at(-1) ?? "";
-  if (/^[a-z][a-z\d+.-]*:/i.test(script)) return script;
-  return script.startsWith("/") ? script : `${Deno.cwd()}/${script.replace(/^(\.\/)+/, "")}`;
+  if (script.startsWith("/") || /^[a-z][a-z\d+.-]*:/i.test(script)) return script;
+  return `${directory ?? readLink("/proc/self/cwd")}/${script.replace(/^(\.\/)+/, "")}`;
 }
 
 /** Whether a part of a path names one of several releases: a number, version, date or hash. */

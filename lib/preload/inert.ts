@@ -6,6 +6,7 @@
 
 import { argumentsOfDeno, denoSubcommand, variable } from "../../ffi/proc.ts";
 import { noDescriptors } from "../../ffi/system.ts";
+import { checkPermissions } from "./permissions.ts";
 
 /** The subcommands whose programs are no services. */
 const inertSubcommands = ["test", "bench", "repl", "eval", "jupyter", "coverage", "doc", "task"];
@@ -16,8 +17,20 @@ export interface Inert {
   warning?: string;
 }
 
-/** Gives why nothing is to be done; undefined where the program is to be restartable. */
+/**
+ * Gives why nothing is to be done; undefined where the program is to be restartable.
+ *
+ * @throws {Deno.errors.NotCapable} When flags are missing.
+ */
 export function whyInert(): Inert | undefined {
+  const unsupported = noDescriptors();
+  if (unsupported) {
+    return {
+      warning: `${unsupported.message}: the program runs as without the preload module`,
+    };
+  }
+  // The C library, by which the rest is read.
+  checkPermissions();
   const args = argumentsOfDeno();
   if (variable("GRACEFUL") === "off") return {};
   if (inertSubcommands.includes(denoSubcommand() ?? "")) return {};
@@ -33,12 +46,6 @@ export function whyInert(): Inert | undefined {
       warning:
         "`deno serve --parallel` cannot be handed over: each of its threads would take over from " +
         "the others. The program runs as without the preload module; run it without --parallel",
-    };
-  }
-  const unsupported = noDescriptors();
-  if (unsupported) {
-    return {
-      warning: `${unsupported.message}: the program runs as without the preload module`,
     };
   }
   return undefined;

@@ -11,16 +11,25 @@ const needed: readonly [Deno.PermissionDescriptor, string][] = [
   [{ name: "net", host: "127.0.0.1:0" }, "--allow-net=127.0.0.1:0"],
 ];
 
+/** Whether the program is not to be restartable, as far as that may be read without the C library. */
+export function isOff(): boolean {
+  const variable = "GRACEFUL";
+  return isGranted({ name: "env", variable }) && Deno.env.get(variable) === "off";
+}
+
 /** @throws {Deno.errors.NotCapable} When flags are missing; the message names them. */
 export function checkPermissions(): void {
-  const missing = needed.filter(([permission]) =>
-    Deno.permissions.querySync(permission).state !== "granted"
-  ).map(([, flag]) => flag);
+  const missing = needed.filter(([permission]) => !isGranted(permission)).map(([, flag]) => flag);
   if (missing.length === 0) return;
   throw new Deno.errors.NotCapable(
     `Cannot make this program restartable without ${missing.join(" ")}: run it with ` +
       `${
         missing.length === 1 ? "that flag" : "these flags"
-      } beside its own or with -A, or with GRACEFUL=off as without the preload module`,
+      } beside its own, or with -A; or as without the preload ` +
+      "module, with GRACEFUL=off and --allow-env=GRACEFUL",
   );
+}
+
+function isGranted(permission: Deno.PermissionDescriptor): boolean {
+  return Deno.permissions.querySync(permission).state === "granted";
 }

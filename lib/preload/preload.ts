@@ -14,20 +14,19 @@ import { printError } from "../logger.ts";
 import { ownControlPath, serviceName } from "./control_path.ts";
 import { whyInert } from "./inert.ts";
 import { type PreloadOptions, preloadVariables, readOptions, unknownVariables } from "./options.ts";
-import { checkPermissions } from "./permissions.ts";
+import { isOff } from "./permissions.ts";
 import { type Preloaded, PreloadedProgram } from "./preloaded_program.ts";
 
 /** Makes the program restartable, unless it is not to be. */
 export async function preload(): Promise<void> {
   const global = globalThis as unknown as Record<symbol, Preloaded | undefined>;
   const key = Symbol.for("graceful");
-  if (global[key]) return;
+  if (global[key] || isOff()) return;
   const inert = whyInert();
   if (inert) {
     if (inert.warning) printError(inert.warning);
     return;
   }
-  checkPermissions();
   const options = readOptions();
   const path = options.control ?? ownControlPath();
   checkPath(path);

@@ -5,6 +5,7 @@
  */
 
 import { type Generation, partsOf } from "../generation/generation.ts";
+import type { AnyListenAddress } from "../generation/inheritance.ts";
 import type { Settings } from "../generation/options.ts";
 import { exit } from "../generation/own_process.ts";
 import type { Parts } from "../generation/parts.ts";
@@ -13,6 +14,7 @@ import { AddressesInUse } from "./addresses_in_use.ts";
 import type { PreloadOptions } from "./options.ts";
 import { ProgramSignals } from "./program_signals.ts";
 import { ReadyRule } from "./ready_rule.ts";
+import { SocketPaths } from "./socket_paths.ts";
 import { installWrappers, type WrappersHost } from "./wrappers.ts";
 
 /** What a program may use that knows of it: `globalThis[Symbol.for("graceful")]`. */
@@ -31,6 +33,7 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
   readonly #settings: Settings;
   readonly #signals = new ProgramSignals();
   readonly #rule: ReadyRule;
+  readonly #paths: SocketPaths;
 
   /** @param settings Those that were asked for: the generation itself listens to no signal, and does not exit. */
   constructor(generation: Generation, settings: Settings, { settle, isExplicit }: PreloadOptions) {
@@ -40,6 +43,11 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
     this.inUse = new AddressesInUse(generation);
     const host = { unclaimed: () => this.unclaimed(), ready: () => this.#accept() };
     this.#rule = new ReadyRule(host, settle, isExplicit);
+    const { inheritance } = this.#parts;
+    this.#paths = new SocketPaths({
+      isInherited: (path) => inheritance.hasPath(path),
+      isReplaced: () => this.#parts.isReplaced,
+    });
   }
 
   /** Gives the program its functions, and listens to signals. */
@@ -47,6 +55,7 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
     const { takeover, control, inheritance, manager } = this.#parts;
     this.#listen();
     installWrappers(this);
+    this.#paths.install();
     takeover?.alone.catch(() => {
       // It is logged: the predecessor goes on, and this process has no other purpose.
       if (this.#parts.lifecycle.state === "starting") exit(this.#settings.logger, 1);
@@ -106,7 +115,8 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
   }
 
   /** {@linkcode WrappersHost.socketMade} */
-  socketMade(): void {
+  socketMade(address: AnyListenAddress): void {
+    if ("path" in address) this.#paths.add(address.path);
     this.#rule.socketMade();
   }
 

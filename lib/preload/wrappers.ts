@@ -21,7 +21,7 @@ export interface WrappersHost {
   /** How many inherited sockets the program has not asked for. */
   unclaimed(): number;
   /** Called when a socket was made. */
-  socketMade(): void;
+  socketMade(address: AnyListenAddress): void;
 }
 
 /** The options of an address that Deno's functions take, by transport; others are ignored, as Deno does. */
@@ -153,7 +153,7 @@ export function make<T>(
     throw error;
   }
   inUse.delete(address);
-  host.socketMade();
+  host.socketMade(address);
   return made;
 }
 
@@ -181,7 +181,7 @@ function pick(options: Options, names: readonly string[]): Options {
 }
 
 /** The permissions of a socket's file: those that bind(2) gives it, where the library's own default is the user alone. */
-function modeOf({ path }: Options): { mode?: number } {
+export function modeOf({ path }: { path?: unknown }): { mode?: number } {
   return path === undefined ? {} : { mode: 0o777 & ~umask() };
 }
 

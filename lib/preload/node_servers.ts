@@ -1,0 +1,138 @@
+/**
+ * The servers of node in a preloaded program: `listen()` of node:net, which all of them inherit, gives them sockets of the
+ * generation.
+ *
+ * `listen()` calls `this._listen2(address, port, addressType, backlog, fd, flags)`, a legacy name of node's own, when the
+ * arguments are sorted out and the host is resolved.
+ *
+ * @module
+ */
+
+import type { ListenAddress } from "../listen_address.ts";
+import type { Logger } from "../logger.ts";
+import type { NodeServer } from "../native/objects.ts";
+import { make, modeOf, type WrappersHost } from "./wrappers.ts";
+
+/** What the wrapper needs beside what those of Deno's functions need. */
+export interface NodeServersHost extends WrappersHost {
+  readonly logger: Logger;
+  /** Has a server of node listen on a socket of the generation. */
+  listenNode(server: NodeServer, address: ListenAddress): void;
+}
+
+/** `_listen2`; a path has the port -1, no host the address null. */
+type Listen = (
+  this: NodeServer & { emit(event: string, ...args: unknown[]): void },
+  address: string | null,
+  port: number | null,
+  addressType: number | null,
+  backlog: number,
+  fd?: number | null,
+  flags?: number,
+) => void;
+
+const method = "_listen2";
+
+/** Replaces `_listen2` as soon as the program loads node:net. */
+export function installNodeServers(host: NodeServersHost): void {
+  const [, minor] = /^2\.(\d+)\./.exec(Deno.version.deno) ?? [];
+  if (minor !== undefined && Number(minor) < 8) return warnBefore28(host);
+  const wrap = (prototype: object, listen: Listen) => {
+    Object.defineProperty(prototype, method, {
+      value: wrapped(host, listen),
+      configurable: true,
+      writable: true,
+    });
+  };
+  if (minor === "8") {
+    // Node's modules are in the snapshot of Deno 2.8: reading them takes 6 ms.
+    const { prototype } = builtin("node:net").Server;
+    return wrap(prototype, prototype[method] as Listen);
+  }
+  // From Deno 2.9 on they are evaluated when the program loads them, for 17 ms: then `Server.prototype._listen2 = ...` calls
+  // this setter, which is inherited until there is a property. No other hook is called before the program's own code.
+  Object.defineProperty(Object.prototype, method, {
+    configurable: true,
+    set(this: object, listen: Listen) {
+      delete (Object.prototype as Record<string, unknown>)[method];
+      wrap(this, listen);
+    },
+  });
+}
+
+function wrapped(host: NodeServersHost, listen: Listen): Listen {
+  return function (...args) {
+    const [address, port, , backlog, fd] = args;
+    const native = () => listen.apply(this, args);
+    // A descriptor is one of the generation, or the program's own.
+    if (typeof fd === "number" && fd >= 0) return native();
+    const wanted: ListenAddress = port === -1
+      ? { path: address!, ...modeOf({ path: address }) }
+      : { hostname: address ?? "::", port: port ?? 0 };
+    if (backlog > 0) wanted.backlog = backlog;
+    try {
+      make(host, wanted, native, () => listenAnywhere(host, this, wanted, address === null));
+    } catch (error) {
+      // As node reports it: the program may have set its listener of "error" after listen().
+      const report = () => this.emit("error", asNodeError(error as Error, address, port));
+      builtin("node:process").nextTick(report);
+    }
+  };
+}
+
+/** Listens; on every address of IPv4 where there is no IPv6 and no host was given, as node does. */
+function listenAnywhere(
+  host: NodeServersHost,
+  server: NodeServer,
+  address: ListenAddress,
+  isAnyHost: boolean,
+): void {
+  try {
+    host.listenNode(server, address);
+  } catch (error) {
+    if (!isAnyHost || "path" in address || error instanceof Deno.errors.AddrInUse) throw error;
+    host.listenNode(server, { ...address, hostname: "0.0.0.0" });
+  }
+}
+
+/** An error with the properties that node gives it. */
+function asNodeError(error: Error, address: string | null, port: number | null): Error {
+  if (!(error instanceof Deno.errors.AddrInUse)) return error;
+  const isPath = port === -1;
+  return Object.assign(new Error(`listen EADDRINUSE: ${error.message}`, { cause: error }), {
+    code: "EADDRINUSE",
+    errno: -98,
+    syscall: "listen",
+    address: address ?? "::",
+    ...!isPath && { port },
+  });
+}
+
+/** Says for each server of node that its socket stays here: before Deno 2.8 it cannot listen on a descriptor. */
+function warnBefore28({ logger }: NodeServersHost): void {
+  const warned = new Set<string>();
+  // Before 2.7, servers of node:http are none of node:net.
+  for (const name of ["node:net", "node:http"] as const) {
+    const { prototype } = builtin(name).Server;
+    const { listen } = prototype;
+    if (!Object.hasOwn(prototype, "listen")) continue;
+    prototype.listen = function (this: NodeServer, ...args: unknown[]) {
+      const words = args.filter((arg) => typeof arg === "number" || typeof arg === "string");
+      const where = words.join(" ") || "an address of its own";
+      if (!warned.has(where)) {
+        warned.add(where);
+        logger.warn?.(
+          `A server of node listens at ${where}, and stays with this process: it takes Deno 2.8 or later to ` +
+            `hand it over, and this is ${Deno.version.deno}. A restart fails while the next generation listens there too`,
+        );
+      }
+      return listen.apply(this, args);
+    };
+  }
+}
+
+// deno-lint-ignore no-explicit-any -- node's own types are for programs that import them
+function builtin(name: string): any {
+  return (globalThis as unknown as { process: { getBuiltinModule(name: string): unknown } }).process
+    .getBuiltinModule(name);
+}
