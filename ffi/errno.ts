@@ -102,14 +102,3 @@ function describe(code: number): string {
   libc().__xpg_strerror_r(code, text, 256n);
   return new TextDecoder().decode(text.subarray(0, text.indexOf(0)));
 }
-
-/** The error of node's `listen()` for an address in use, with the properties that node gives it. */
-export function listenInUse(cause: Error, address: string, port?: number | null): Error {
-  return Object.assign(new Error(`listen EADDRINUSE: ${cause.message}`, { cause }), {
-    code: "EADDRINUSE",
-    errno: -errnos.EADDRINUSE,
-    syscall: "listen",
-    address,
-    ...typeof port === "number" && { port },
-  });
-}

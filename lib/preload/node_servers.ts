@@ -8,7 +8,7 @@
  * @module
  */
 
-import { listenInUse } from "../../ffi/errno.ts";
+import { listenInUse } from "../../ffi/node_error.ts";
 import type { ListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { NodeServer } from "../native/objects.ts";
