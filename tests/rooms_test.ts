@@ -13,6 +13,7 @@ const floors: string[][] = [
   ["lib/unix/"],
   ["lib/native/"],
   ["lib/passing/", "lib/http/", "lib/systemd/"],
+  ["lib/node/"],
   ["lib/generation/"],
   ["lib/doctor/", "lib/hold/", "lib/preload/"],
   ["lib/auto.ts", "lib/cli.ts", "mod.ts"],

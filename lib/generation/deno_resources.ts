@@ -14,6 +14,8 @@ import { forceCloseGrace, settlesBy } from "../http/drain.ts";
 import type { SocketStatus } from "./protocol.ts";
 import { internalServerError, type ServeHttpOptions } from "../http/serve.ts";
 import { closeNative } from "../native/close.ts";
+import type { NodeServer } from "../native/objects.ts";
+import { checkNodeServer } from "../node/node_objects.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import { type HttpHandler, HttpTracker } from "../http/tracker.ts";
 import { listenTcp, listenUdp } from "./bind.ts";
@@ -158,6 +160,30 @@ export class DenoResources implements Resources {
       ended.resolve();
     });
     return listener;
+  }
+
+  /** Has a server of node listen at `address`: it accepts at once. */
+  node(address: ListenAddress, server: NodeServer): void {
+    checkNodeServer(server);
+    const hostname = "hostname" in address ? address.hostname ?? "0.0.0.0" : undefined;
+    // It binds in this turn: a path or an address of IP is not looked up.
+    this.#bind(address, () => {
+      server.listen("path" in address ? { path: address.path } : { ...address, host: hostname });
+    }, () => server.close());
+    const bound = server.address();
+    const drop = this.#add({
+      kind: "listener",
+      name: typeof bound === "object" && bound
+        ? formatAddress({ transport: "tcp", hostname: bound.address, port: bound.port })
+        : formatPath(bound ?? ""),
+      connections: () => 0,
+      drain: async ({ drainTimeout, hurry }) => {
+        const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+        const limit = hurry.aborted ? 0 : drainTimeout;
+        await settlesBy(closed, performance.now() + limit);
+      },
+    });
+    server.once("close", drop);
   }
 
   /** Receives datagrams at `address`; `receive()` waits for `open()`. */

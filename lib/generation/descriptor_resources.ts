@@ -21,6 +21,11 @@ import { serveHttp, type ServeHttpOptions, trackerOf } from "../http/serve.ts";
 import type { HttpHandler } from "../http/tracker.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import { fdListener, fdPacketConn, type TlsOptions } from "../native/adopt.ts";
+import type { NodeServer } from "../native/objects.ts";
+import { NodeHttpTracker } from "../node/http_tracker.ts";
+import { listenOn } from "../node/listen.ts";
+import { checkNodeServer, isHttpServer } from "../node/node_objects.ts";
+import { upgradesOf } from "../node/upgrades.ts";
 import { pause } from "../time.ts";
 import {
   bindSocket,
@@ -85,6 +90,21 @@ export class DescriptorResources implements Resources {
     return this.#create("listener", address, (fd) => {
       const listener = tls ? fdListener(fd, tls) : fdListener(fd);
       return { object: listener, close: () => listener.close() };
+    });
+  }
+
+  /** Has a server of node listen on the socket at `address`, inherited or new. */
+  node(address: ListenAddress, server: NodeServer): void {
+    checkNodeServer(server);
+    this.#create("listener", address, (fd) => {
+      const bound = localAddress(fd.raw);
+      listenOn(server, fd, "path" in address ? address.path : undefined);
+      const upgraded = upgradesOf(server, this.#options.webSockets);
+      return {
+        object: server,
+        tracker: isHttpServer(server) ? new NodeHttpTracker(server, bound, upgraded) : undefined,
+        close: () => void server.close(),
+      };
     });
   }
 

@@ -19,7 +19,7 @@ import {
   type UnixListenAddress,
 } from "../listen_address.ts";
 import type { TlsOptions } from "../native/adopt.ts";
-import type { ConnLike } from "../native/objects.ts";
+import type { ConnLike, NodeServer } from "../native/objects.ts";
 import { findConn, type FoundConn } from "../native/conn_descriptor.ts";
 import { pause } from "../time.ts";
 import type { Channel } from "./channel.ts";
@@ -139,6 +139,37 @@ export class Generation implements AsyncDisposable {
       { tcp: ["cert", "key", "keyFormat", "alpnProtocols"] },
     );
     return this.#parts.resources.listener(address, rest);
+  }
+
+  /**
+   * Has a server of node:net, http, https or http2 listen, on the inherited listener at the address or on a new one. It
+   * accepts from `ready()` on, and drains as the servers of `serve()` do; WebSockets of npm:ws get close frames. Returns
+   * the server, which emits "listening" as after `listen()`. It takes Deno 2.8 or later.
+   *
+   * ```ts
+   * import { createServer } from "node:http";
+   * import { start } from "@graceful/deno";
+   *
+   * const app = await start(`${await Deno.makeTempDir()}/app.sock`);
+   * const server = createServer((_request, response) => response.end("hello"));
+   * app.listenNode(server, { hostname: "127.0.0.1", port: 0 }); // Express: createServer(express())
+   * await app.ready();
+   * const { port } = server.address() as { port: number };
+   * console.log(await (await fetch(`http://127.0.0.1:${port}`)).text());
+   * await app.stop();
+   * ```
+   *
+   * @throws {Deno.errors.AddrInUse} When a socket of another process listens there.
+   * @throws {TypeError} When it is no server of node's, or listens already.
+   * @throws {UnsupportedRuntimeError} Before Deno 2.8.
+   */
+  listenNode<S extends NodeServer>(server: S, options: ListenAddress): S {
+    const { address } = splitListenAddress<ListenAddress>("Cannot listen", options, {
+      tcp: [],
+      unix: [],
+    });
+    this.#parts.resources.node(address, server);
+    return server;
   }
 
   /** Receives UDP or unix datagrams, from `ready()` on; needs `--unstable-net`. */

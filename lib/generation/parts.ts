@@ -96,6 +96,7 @@ export class Parts {
     const make = origin.resources ?? ((options) => new DescriptorResources(inheritance, options));
     this.resources = make({
       logger: this.logger,
+      webSockets: this.webSockets,
       onSocket: (address, isInherited) => {
         this.warnings.socketMade(address, isInherited);
         this.manager.store();

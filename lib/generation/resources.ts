@@ -8,9 +8,11 @@
 import type { Fd } from "../../ffi/fd.ts";
 import type { ServeHttpOptions } from "../http/serve.ts";
 import type { HttpHandler } from "../http/tracker.ts";
+import type { WebSockets } from "../http/websockets.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { TlsOptions } from "../native/adopt.ts";
+import type { NodeServer } from "../native/objects.ts";
 import type { OfferedItem, SocketStatus } from "./protocol.ts";
 
 /** Listeners, datagram sockets and files of one generation: no connection is answered before `open()`. */
@@ -20,6 +22,8 @@ export interface Resources {
   /** Listens at `address`, for TLS connections if `tls` is given. */
   listener(address: ListenAddress): Deno.Listener;
   listener(address: TcpListenAddress, tls: TlsOptions): Deno.TlsListener;
+  /** Has a server of node listen at `address`. */
+  node(address: ListenAddress, server: NodeServer): void;
   /** Receives datagrams at `address`. */
   datagram(address: DatagramListenAddress): Deno.DatagramConn;
   /** Opens the file at `path`. */
@@ -75,6 +79,8 @@ export interface ResourceOptions {
    * call cannot bind their addresses.
    */
   keepsClosed: () => boolean;
+  /** The WebSockets of the generation, for those of node's servers. */
+  webSockets: WebSockets;
   /** Advice for the error about an address in use. @default {none} */
   inUseAdvice?: string;
   /** Called with the address of each new listener and datagram socket. */

@@ -13,7 +13,7 @@ import { limitBlocking, setAcceptQueueLength, setMulticastLoop } from "../../ffi
 import { DisposableStack } from "../disposable_stack.ts";
 import type { AcceptingListener, Connections } from "../http/connections.ts";
 import { drainConnections } from "../http/drain.ts";
-import type { HttpTracker } from "../http/tracker.ts";
+import type { DrainedServer } from "../http/drained_server.ts";
 import type { Logger } from "../logger.ts";
 import { Gate } from "../native/accept_switch.ts";
 import { UnixListener } from "../unix/listener.ts";
@@ -33,7 +33,7 @@ export interface NativeObject<T extends object = object> {
   /** Closes the object when it is aborted. */
   signal?: AbortSignal;
   /** The requests and answers of an HTTP server. */
-  tracker?: HttpTracker;
+  tracker?: DrainedServer;
 }
 
 /** Milliseconds between two looks at whether clients still wait at a replaced socket. */
@@ -46,7 +46,7 @@ export class SocketResource implements AcceptingListener, Disposable {
   /** The socket. */
   readonly fd: Fd;
   /** The requests and answers of an HTTP server. */
-  readonly tracker?: HttpTracker;
+  readonly tracker?: DrainedServer;
   /** Whether the predecessor has handed it over. */
   readonly isInherited: boolean;
   /** Whether the socket is reached only in another network namespace than that of this process. */

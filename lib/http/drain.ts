@@ -20,7 +20,7 @@ import {
 } from "./connections.ts";
 import { IdleReaper } from "./idle_reaper.ts";
 import { stopAccepting, trackerOf } from "./serve.ts";
-import type { BusyConnections, HttpTracker } from "./tracker.ts";
+import type { Busy, DrainedServer } from "./drained_server.ts";
 
 /** Options of {@linkcode drain}. */
 export interface DrainOptions {
@@ -93,7 +93,7 @@ export interface DrainConnectionsOptions extends DrainOptions {
  * that were still open after `drainTimeout`.
  */
 export async function drainConnections(
-  tracker: HttpTracker,
+  tracker: DrainedServer,
   connections: Connections,
   options: DrainConnectionsOptions = {},
 ): Promise<number> {
@@ -112,7 +112,7 @@ export const forceCloseGrace = 1000;
 
 /** The three steps of one drain, to be taken in this order. */
 class HttpDrain {
-  readonly #tracker: HttpTracker;
+  readonly #tracker: DrainedServer;
   readonly #connections: Connections;
   readonly #options: DrainConnectionsOptions;
   readonly #forceCloseAfter: number;
@@ -122,13 +122,13 @@ class HttpDrain {
   /** How many connections step 1 left open. */
   #stillOpen = 0;
   /** The requests that were in flight at the deadline. */
-  #inFlightAtDeadline: Set<Request> | undefined;
+  #inFlightAtDeadline: Set<object> | undefined;
   /** When the last connection was closed. */
   #emptySince: number | undefined;
   #shutdown: Promise<void> | undefined;
   #isShutDown = false;
 
-  constructor(tracker: HttpTracker, connections: Connections, options: DrainConnectionsOptions) {
+  constructor(tracker: DrainedServer, connections: Connections, options: DrainConnectionsOptions) {
     const { drainTimeout = 60_000, forceCloseAfter = 30_000 } = options;
     this.#tracker = tracker;
     this.#connections = connections;
@@ -209,7 +209,7 @@ class HttpDrain {
    * h2, issue 885, up to Deno 2.9). So it is made when no request is in flight: before the deadline if HTTP/2
    * alone is left. If that moment does not come, `#isLate()` decides; during an upload it is not made at all.
    */
-  #mayShutDown(now: number, busy: BusyConnections, isReaping: boolean): boolean {
+  #mayShutDown(now: number, busy: Busy, isReaping: boolean): boolean {
     if (this.#shutdown) return false;
     // The WebSockets of this server, if it has any, are among the connections that step 1 left open.
     if (this.#stillOpen > 0 && this.#options.isClosingWebSockets?.()) return false;

@@ -7,7 +7,7 @@
 import { shutdownRead, traffic, unreadBytes, unsentBytes } from "../../ffi/socket_options.ts";
 import { pause } from "../time.ts";
 import { type Connection, type Connections, pollIntervalFor } from "./connections.ts";
-import type { BusyConnections, HttpTracker } from "./tracker.ts";
+import type { Busy, DrainedServer } from "./drained_server.ts";
 
 /** Milliseconds without traffic after which a connection is idle. */
 const idleTime = 100;
@@ -23,12 +23,12 @@ const hangUpRate = 4;
  * have arrived by then, reads EOF, and closes the connection.
  */
 export class IdleReaper {
-  readonly #tracker: HttpTracker;
+  readonly #tracker: DrainedServer;
   /** The cookies of the connections that were hung up on. */
   readonly #hungUp = new Set<bigint>();
   #lastReap = performance.now();
 
-  constructor(tracker: HttpTracker) {
+  constructor(tracker: DrainedServer) {
     this.#tracker = tracker;
   }
 
@@ -36,7 +36,7 @@ export class IdleReaper {
    * Hangs up on a few of the connections that are idle, as many as {@linkcode hangUpRate} allows. Returns
    * whether any connection is not closed yet that was hung up on, or will be once it is idle.
    */
-  reap(open: Connection[], busy: BusyConnections, isPastDeadline: boolean): boolean {
+  reap(open: Connection[], busy: Busy, isPastDeadline: boolean): boolean {
     const now = performance.now();
     let budget = Math.ceil(hangUpRate * (now - this.#lastReap)) || 1;
     this.#lastReap = now;
@@ -90,7 +90,7 @@ export class IdleReaper {
  * serve on: until `isOver`, or until the close is withdrawn and no such client is left.
  */
 export async function reapToldToClose(
-  tracker: HttpTracker,
+  tracker: DrainedServer,
   connections: Connections,
   isOver: () => boolean,
 ): Promise<void> {

@@ -9,6 +9,7 @@ import type { Address } from "../../ffi/sockaddr.ts";
 import { printError } from "../logger.ts";
 import { asUpgrade, hasBody, isSendable, isUpgraded, withConnectionClose } from "./answers.ts";
 import { clientKey, type Connection } from "./connections.ts";
+import type { Busy, DrainedServer } from "./drained_server.ts";
 import { ClientProtocols, hasHttp1HeaderNames, type Protocol } from "./protocols.ts";
 
 /** Answers one request, as in `Deno.serve`. */
@@ -38,7 +39,7 @@ export interface HttpTrackerOptions {
 }
 
 /** One HTTP server, and the handlers that `Deno.serve` calls in place of the program's. */
-export class HttpTracker {
+export class HttpTracker implements DrainedServer {
   /** The server. */
   readonly server: Deno.HttpServer;
   /** Whether the server speaks TLS. */
@@ -137,13 +138,13 @@ export class HttpTracker {
   }
 
   /** Whether any of these requests is still in flight. */
-  isAnyInFlight(requests: Set<Request>): boolean {
-    for (const request of requests) if (this.#inFlight.has(request)) return true;
+  isAnyInFlight(requests: Set<object>): boolean {
+    for (const request of requests) if (this.#inFlight.has(request as Request)) return true;
     return false;
   }
 
   /** The connections that have a request in flight now; `isAny` and `hasUpload` are about `connections` alone. */
-  busyConnections(connections: Connection[]): BusyConnections {
+  busyConnections(connections: Connection[]): Busy {
     return new BusyConnections(this.#inFlight, this.#protocols, connections);
   }
 
@@ -272,7 +273,7 @@ export class HttpTracker {
 }
 
 /** The connections that have a request in flight at one moment. */
-export class BusyConnections {
+class BusyConnections implements Busy {
   readonly #clients = new Set<string | undefined>();
   /** Whether one of the connections in question is busy. */
   readonly isAny: boolean = false;

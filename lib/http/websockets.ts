@@ -28,11 +28,21 @@ export interface CloseOptions {
   hurry: AbortSignal;
 }
 
+/** A WebSocket of Deno's or of a library for node. */
+export interface ClosableWebSocket {
+  /** The bytes that are not sent yet. */
+  readonly bufferedAmount: number;
+  /** Sends a Close frame. */
+  close(code: number, reason: string): void;
+  /** Calls the listener when the connection has ended. */
+  addEventListener(event: "close", listener: () => void): void;
+}
+
 /** The WebSockets of one generation. */
 export class WebSockets {
-  readonly #open = new Set<WebSocket>();
+  readonly #open = new Set<ClosableWebSocket>();
   /** The sockets whose Close frame is not sent yet, or not answered. */
-  readonly #closing = new Set<WebSocket>();
+  readonly #closing = new Set<ClosableWebSocket>();
   /** Set by `closeAll()`. */
   #closeOptions: Omit<CloseOptions, "spread"> & { until: number } | undefined;
 
@@ -42,12 +52,15 @@ export class WebSockets {
     const { socket } = upgrade;
     awaitCloseFrame(socket);
     // Only from here on: a handshake may fail without any event.
-    socket.addEventListener("open", () => {
-      this.#open.add(socket);
-      if (this.#closeOptions) this.#closeSoon(socket);
-    });
-    socket.addEventListener("close", () => this.#open.delete(socket));
+    socket.addEventListener("open", () => this.add(socket));
     return upgrade;
+  }
+
+  /** Adds a socket that is open; it is forgotten when its connection has ended. */
+  add(socket: ClosableWebSocket): void {
+    this.#open.add(socket);
+    socket.addEventListener("close", () => this.#open.delete(socket));
+    if (this.#closeOptions) this.#closeSoon(socket);
   }
 
   /** Closes all sockets, and those that are opened later. */
@@ -61,7 +74,7 @@ export class WebSockets {
     return this.#closing.size > 0;
   }
 
-  #closeSoon(socket: WebSocket): void {
+  #closeSoon(socket: ClosableWebSocket): void {
     const { until, code, reason, forceCloseAfter, hurry } = this.#closeOptions!;
     const left = hurry.aborted ? 0 : Math.max(0, until - performance.now());
     this.#closing.add(socket);

@@ -8,6 +8,7 @@
  * @module
  */
 
+import { listenInUse } from "../../ffi/node_error.ts";
 import type { ListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { NodeServer } from "../native/objects.ts";
@@ -74,8 +75,10 @@ function wrapped(host: NodeServersHost, listen: Listen): Listen {
       make(host, wanted, native, () => listenAnywhere(host, this, wanted, address === null));
     } catch (error) {
       // As node reports it: the program may have set its listener of "error" after listen().
-      const report = () => this.emit("error", asNodeError(error as Error, address, port));
-      builtin("node:process").nextTick(report);
+      const reported = error instanceof Deno.errors.AddrInUse
+        ? listenInUse(error, address ?? "::", port === -1 ? undefined : port)
+        : error;
+      builtin("node:process").nextTick(() => this.emit("error", reported));
     }
   };
 }
@@ -93,19 +96,6 @@ function listenAnywhere(
     if (!isAnyHost || "path" in address || error instanceof Deno.errors.AddrInUse) throw error;
     host.listenNode(server, { ...address, hostname: "0.0.0.0" });
   }
-}
-
-/** An error with the properties that node gives it. */
-function asNodeError(error: Error, address: string | null, port: number | null): Error {
-  if (!(error instanceof Deno.errors.AddrInUse)) return error;
-  const isPath = port === -1;
-  return Object.assign(new Error(`listen EADDRINUSE: ${error.message}`, { cause: error }), {
-    code: "EADDRINUSE",
-    errno: -98,
-    syscall: "listen",
-    address: address ?? "::",
-    ...!isPath && { port },
-  });
 }
 
 /** Says for each server of node that its socket stays here: before Deno 2.8 it cannot listen on a descriptor. */

@@ -9,13 +9,17 @@ import type { AnyListenAddress } from "../generation/inheritance.ts";
 import type { Settings } from "../generation/options.ts";
 import { exit } from "../generation/own_process.ts";
 import type { Parts } from "../generation/parts.ts";
+import type { ListenAddress } from "../listen_address.ts";
+import type { Logger } from "../logger.ts";
+import type { NodeServer } from "../native/objects.ts";
 import { longestPause } from "../time.ts";
 import { AddressesInUse } from "./addresses_in_use.ts";
+import { installNodeServers, type NodeServersHost } from "./node_servers.ts";
 import type { PreloadOptions } from "./options.ts";
 import { ProgramSignals } from "./program_signals.ts";
 import { ReadyRule } from "./ready_rule.ts";
 import { SocketPaths } from "./socket_paths.ts";
-import { installWrappers, type WrappersHost } from "./wrappers.ts";
+import { installWrappers } from "./wrappers.ts";
 
 /** What a program may use that knows of it: `globalThis[Symbol.for("graceful")]`. */
 export interface Preloaded {
@@ -26,9 +30,10 @@ export interface Preloaded {
 }
 
 /** One preloaded program. */
-export class PreloadedProgram implements Preloaded, WrappersHost {
+export class PreloadedProgram implements Preloaded, NodeServersHost {
   readonly generation: Generation;
   readonly inUse: AddressesInUse;
+  readonly logger: Logger;
   readonly #parts: Parts;
   readonly #settings: Settings;
   readonly #signals = new ProgramSignals();
@@ -39,6 +44,7 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
   constructor(generation: Generation, settings: Settings, { settle, isExplicit }: PreloadOptions) {
     this.generation = generation;
     this.#settings = settings;
+    this.logger = settings.logger;
     this.#parts = partsOf(generation);
     this.inUse = new AddressesInUse(generation);
     const host = { unclaimed: () => this.unclaimed(), ready: () => this.#accept() };
@@ -55,6 +61,7 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
     const { takeover, control, inheritance, manager } = this.#parts;
     this.#listen();
     installWrappers(this);
+    installNodeServers(this);
     this.#paths.install();
     takeover?.alone.catch(() => {
       // It is logged: the predecessor goes on, and this process has no other purpose.
@@ -102,6 +109,11 @@ export class PreloadedProgram implements Preloaded, WrappersHost {
       logger.error?.("This generation cannot accept, and its process ends", error);
       exit(logger, 1);
     }
+  }
+
+  /** {@linkcode NodeServersHost.listenNode} */
+  listenNode(server: NodeServer, address: ListenAddress): void {
+    this.generation.listenNode(server, address);
   }
 
   /** {@linkcode WrappersHost.hasLeft} */

@@ -8,6 +8,7 @@ import { readText } from "../../ffi/file.ts";
 import type { Generation } from "../generation/generation.ts";
 import type { AnyListenAddress } from "../generation/inheritance.ts";
 import { formatListenAddress } from "../generation/bind.ts";
+import type { ServeTcpOptions } from "../generation/serve.ts";
 import { serveHttpOptions } from "../http/serve.ts";
 import { runtime } from "../runtime.ts";
 import type { AddressesInUse } from "./addresses_in_use.ts";
@@ -32,6 +33,12 @@ const addressOptions: Record<string, readonly string[]> = {
   unixpacket: ["path"],
 };
 
+/** The other options of `Deno.serve`; on a unix path it drops those of TLS. */
+const serveOptions = {
+  tcp: serveHttpOptions,
+  unix: ["onListen", "onError", "signal", "automaticCompression"],
+};
+
 type Options = Record<string, unknown>;
 
 /** Replaces the functions. */
@@ -49,18 +56,12 @@ export function installWrappers(host: WrappersHost): void {
       const transport = transportOf(options);
       // Deno's own function has the right error, or a transport that is not handed over.
       if (typeof handler !== "function" || transport === undefined) return native();
-      const known = [...addressOptions[transport], ...serveHttpOptions];
-      const given = { ...pick(options, known), ...modeOf(options) };
-      const { port } = options;
-      const address = { port: 8000, ...pick(options, addressOptions[transport]) };
-      if (port !== undefined && !isPort(port)) return native();
-      // deno-lint-ignore no-explicit-any -- as above
-      return make(
-        host,
-        address as AnyListenAddress,
-        native,
-        () => generation.serve(given as any, handler),
-      );
+      if (!hasAddress(options)) return native();
+      const where = pick(options, addressOptions[transport]);
+      const address = transport === "unix" ? where : { port: 8000, ...where };
+      const given = { ...where, ...modeOf(options), ...pick(options, serveOptions[transport]) };
+      const own = () => generation.serve(given as ServeTcpOptions, handler);
+      return make<Deno.HttpServer>(host, address as AnyListenAddress, native, own);
     },
 
     listen(options: Options): Deno.Listener {

@@ -1,0 +1,42 @@
+/**
+ * Has a server of node listen on a socket that was received from another process.
+ *
+ * @module
+ */
+
+import { closeAll, type Fd, rawOf, setNonblocking } from "../../ffi/fd.ts";
+import { lookAfter } from "../event_loop/nonblocking_guard.ts";
+import { listenerKind } from "../native/kind.ts";
+import { growAcceptQueue } from "../native/adopt.ts";
+import { remember } from "../native/registry.ts";
+import { checkNodeServer, type ListeningServer } from "./node_objects.ts";
+
+/** The length of the accept queue without a `backlog`, as that of node. */
+const nodeBacklog = 511;
+
+/**
+ * Has a server listen on `fd`, which is the server's from then on. It accepts at once, and emits "listening" in the next
+ * tick, as with `listen(port)`.
+ *
+ * @param path The path that `address()` gives, of a unix socket.
+ * @throws {TypeError} When it listens already.
+ * @throws {UnsupportedRuntimeError} Before Deno 2.8.
+ */
+export function listenOn(server: ListeningServer, fd: Fd, path?: string): void {
+  checkNodeServer(server);
+  if (server._handle) throw new TypeError("Cannot listen: this server of node listens already");
+  const kind = listenerKind(rawOf(fd));
+  growAcceptQueue(fd.raw, kind);
+  lookAfter(fd, fd.raw);
+  setNonblocking(fd.raw, true);
+  if (path !== undefined) server._pipeName = path;
+  const raw = fd.take();
+  server._listen2(null, null, null, nodeBacklog, raw, 0);
+  if (!server._handle) {
+    closeAll([raw]);
+    throw new Deno.errors.NotSupported(
+      `Cannot listen: node's server of Deno ${Deno.version.deno} does not take descriptor ${raw}`,
+    );
+  }
+  remember(server, raw);
+}
