@@ -6,7 +6,7 @@
 
 import { RawWebSocket, textOf } from "../support/raw_websocket.ts";
 import { type Kind, Limit } from "./matrix_kind.ts";
-import { dialTcp, expect, get, sendText } from "./matrix_use.ts";
+import { dialTcp, dialUnix, expect, get, sendText } from "./matrix_use.ts";
 import { programOf } from "./programs_list.ts";
 import { ProgramService } from "./programs_service.ts";
 import { eventually } from "./faults_service.ts";
@@ -18,6 +18,7 @@ type Use = (service: ProgramService) => Promise<string>;
 export const kindsPreload: Kind[] = [
   restarted("`Deno.serve`", "three_lines.ts", ask),
   restarted("`export default { fetch }`", "export_default.ts", ask),
+  restarted("`Deno.serve`, unix path", "admin_deno.ts", askAdmin),
   restarted("TCP, `Deno.listen`", "echo_deno.ts", talk),
   {
     kind: "`Deno.upgradeWebSocket`",
@@ -40,6 +41,7 @@ export const kindsPreload: Kind[] = [
     },
   },
   restarted("`node:http`", "node_http.ts", ask, nodeLimit),
+  restarted("`node:http`, unix path", "admin_node.ts", askAdmin, nodeLimit),
   restarted("TCP, `node:net`", "echo_node.ts", talk, nodeLimit),
 ];
 
@@ -89,10 +91,12 @@ function isBefore(major: number, minor: number): boolean {
 /** Uses a program that is starting. */
 async function answered(service: ProgramService, use: Use): Promise<string> {
   return await eventually("the program answers", async () => {
+    service.checkRunning();
     try {
       return await use(service);
     } catch (error) {
-      if (error instanceof Deno.errors.ConnectionRefused) return undefined;
+      const { ConnectionRefused, NotFound } = Deno.errors;
+      if (error instanceof ConnectionRefused || error instanceof NotFound) return undefined;
       throw error;
     }
   });
@@ -100,6 +104,10 @@ async function answered(service: ProgramService, use: Use): Promise<string> {
 
 async function ask({ port }: ProgramService): Promise<string> {
   return await get(dialTcp(port));
+}
+
+async function askAdmin({ admin }: ProgramService): Promise<string> {
+  return await get(dialUnix(admin));
 }
 
 async function talk({ port }: ProgramService): Promise<string> {

@@ -91,7 +91,10 @@ async function firstPid(service: ProgramService): Promise<number> {
   try {
     const [pid] = await eventually(
       () => `${service.program.file} answers: ${[...load.failures.keys()].join("; ")}`,
-      () => load.answered.size > 0 && [...load.answered.keys()],
+      () => {
+        service.checkRunning();
+        return load.answered.size > 0 && [...load.answered.keys()];
+      },
     );
     return pid;
   } finally {

@@ -48,12 +48,14 @@ export class ProgramService implements AsyncDisposable {
   readonly #directory = new Directory();
   readonly #options: ServiceOptions;
   #running: Generations | undefined;
+  /** Resolves when every process has ended: all of them write to the output of the first. */
+  #ending: Promise<void> = Promise.resolve();
 
   /** Starts it. */
   constructor(program: Program, options: ServiceOptions = {}) {
     this.program = program;
     this.#options = options;
-    this.#running = this.#start();
+    this.#start();
   }
 
   /** The path of the admin socket. */
@@ -66,7 +68,7 @@ export class ProgramService implements AsyncDisposable {
     return this.#directory.join("control.sock");
   }
 
-  #start(): Generations {
+  #start(): void {
     const { isPlain = false, deno, env } = this.#options;
     const { by = "preload", clients } = this.program;
     const address = { PORT: String(this.port), ADMIN: this.admin };
@@ -85,7 +87,20 @@ export class ProgramService implements AsyncDisposable {
       },
       ...env,
     };
-    return new Generations(fileOf(this.program), [], { program: deno, deno: args, env: whole });
+    const options = { program: deno, deno: args, env: whole };
+    const running = new Generations(fileOf(this.program), [], options);
+    this.#running = running;
+    this.#ending = running.ended().then(async ({ stdout, stderr }) => {
+      this.#running = undefined;
+      this.stdout.push(...stdout);
+      this.stderr += stderr.replaceAll(this.program.prints ?? /(?!)/g, "");
+      await running[Symbol.asyncDispose]();
+    });
+  }
+
+  /** @throws {Error} When every process has ended. */
+  checkRunning(): void {
+    if (!this.#running) throw new Error(`${this.program.file} has ended: ${this.stderr}`);
   }
 
   /** Restarts the process `pid`; resolves when it has ended. The next process may not answer yet. */
@@ -101,28 +116,19 @@ export class ProgramService implements AsyncDisposable {
       await eventually(`process ${pid} has ended`, () => hasEnded(old));
       return;
     }
-    await this.#ended();
-    this.#running = this.#start();
+    await this.#ending;
+    this.#start();
   }
 
   /** Stops the process `pid` by SIGTERM, and waits until every process has ended. */
   async stop(pid: number): Promise<void> {
     sendSignal(pid, "SIGTERM");
-    await this.#ended();
-  }
-
-  /** Waits for the end of all processes, and keeps what they have printed. */
-  async #ended(): Promise<void> {
-    const running = this.#running!;
-    const { stdout, stderr } = await running.ended();
-    this.stdout.push(...stdout);
-    this.stderr += stderr.replaceAll(this.program.prints ?? /(?!)/g, "");
-    this.#running = undefined;
-    await running[Symbol.asyncDispose]();
+    await this.#ending;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#running?.[Symbol.asyncDispose]();
+    await this.#ending;
     this.#directory[Symbol.dispose]();
   }
 }
