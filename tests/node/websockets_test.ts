@@ -48,13 +48,15 @@ test("a client of npm:ws gets what was answered, and then the code 1012", async 
   const path = directory.join("app.sock");
   let current = await serving(path, echo);
   for (let i = 0; i < 2; i++) {
-    using client = await RawWebSocket.connect(current.port);
+    const client = await RawWebSocket.connect(current.port);
     await client.send("a", "b", "c");
     for (const letter of "abc") assertEquals(textOf((await client.next())!), `echo ${letter}`);
     const next = await serving(path, echo, current.port);
     const frame = (await client.next())!;
     assertEquals([frame.opcode, codeOf(frame)], [opcodes.close, 1012]);
     await client.sendClose(1012);
+    await client.ended();
+    client[Symbol.dispose]();
     await current.app.finished;
     current = next;
   }
@@ -64,10 +66,12 @@ test("a client of npm:ws gets what was answered, and then the code 1012", async 
 test("at a stop the code is 1001", async () => {
   using directory = new Directory();
   const { app, port } = await serving(directory.join("app.sock"), echo);
-  using client = await RawWebSocket.connect(port);
+  const client = await RawWebSocket.connect(port);
   const stopped = app.stop();
   assertEquals(codeOf((await client.next())!), 1001);
   await client.sendClose(1001);
+  await client.ended();
+  client[Symbol.dispose]();
   await stopped;
 });
 
@@ -90,10 +94,12 @@ test("the sockets of another library get a Close frame too", async () => {
   using directory = new Directory();
   const path = directory.join("app.sock");
   const old = await serving(path, bare);
-  using client = await RawWebSocket.connect(old.port);
+  const client = await RawWebSocket.connect(old.port);
   const next = await serving(path, bare, old.port);
   assertEquals(codeOf((await client.next())!), 1012);
   await client.sendClose(1012);
+  await client.ended();
+  client[Symbol.dispose]();
   await old.app.finished;
   await next.app.stop();
 });
