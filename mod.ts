@@ -90,7 +90,8 @@ export {
   sendPacketConn,
   sequenceHandler,
 } from "./lib/passing/handler.ts";
-export { drain, type DrainOptions } from "./lib/http/drain.ts";
+export type { DrainOptions } from "./lib/http/drain.ts";
+export { drain } from "./lib/node/drain.ts";
 export { serveHttp, type ServeHttpOptions } from "./lib/http/serve.ts";
 export type { HttpHandler } from "./lib/http/tracker.ts";
 export type { GenerationStatus, SocketStatus } from "./lib/generation/protocol.ts";

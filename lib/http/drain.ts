@@ -9,7 +9,6 @@
  * @module
  */
 
-import { noDescriptors } from "../../ffi/system.ts";
 import { checkDuration, longestPause, pause, unlessAborted } from "../time.ts";
 import {
   type Connection,
@@ -19,10 +18,9 @@ import {
   threadSockets,
 } from "./connections.ts";
 import { IdleReaper } from "./idle_reaper.ts";
-import { stopAccepting, trackerOf } from "./serve.ts";
 import type { Busy, DrainedServer } from "./drained_server.ts";
 
-/** Options of {@linkcode drain}. */
+/** Options of `drain()`. */
 export interface DrainOptions {
   /**
    * How long clients have to close their connections, in milliseconds. Connections that are idle for longer
@@ -39,34 +37,24 @@ export interface DrainOptions {
   signal?: AbortSignal;
 }
 
+/** A server that {@linkcode drainServer} drains. */
+export interface Drainable {
+  tracker: DrainedServer;
+  /** Stops accepting. */
+  stopAccepting(): void;
+}
+
 /**
- * Shuts down a server of {@linkcode serveHttp} without losing a request, once another process accepts on the
- * same listener: stops accepting, answers with `Connection: close` so that the clients close their connections,
- * waits until they have, and shuts the server down. Resolves to the number of connections that were still open
- * after `drainTimeout`.
- *
- * `server.shutdown()` alone closes idle connections while a request may be on its way on them.
- *
- * ```ts
- * import { drain, serveHttp } from "@graceful/deno";
- *
- * const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
- * const server = serveHttp(listener, () => new Response("hello"));
- * console.log(await drain(server), "connections had to be closed");
- * ```
- *
- * @throws {TypeError} When the server is not one of serveHttp's.
- * @throws {RangeError} When `drainTimeout` or `forceCloseAfter` is negative or not a number.
+ * Stops accepting, answers with `Connection: close`, waits until the clients have closed their connections, and shuts the
+ * server down. Resolves to the number of connections that were still open after `drainTimeout`.
  */
-export async function drain(server: Deno.HttpServer, options: DrainOptions = {}): Promise<number> {
-  const tracker = trackerOf(server);
-  if (!tracker) {
-    throw noDescriptors() ??
-      new TypeError("Cannot drain a server that serveHttp() did not make");
-  }
+export async function drainServer(
+  { tracker, stopAccepting }: Drainable,
+  options: DrainOptions,
+): Promise<number> {
   options.signal?.throwIfAborted();
   checkDrainOptions(options);
-  if (!tracker.isAnnouncingClose) stopAccepting(server);
+  if (!tracker.isAnnouncingClose) stopAccepting();
   tracker.announceClose();
   const listener = { address: tracker.address, tracker };
   const [connections] = await findConnections([listener], threadSockets());

@@ -145,7 +145,7 @@ export class NodeHttpTracker implements DrainedServer {
   /** The connections that speak HTTP/1. */
   #sockets(): HttpSocket[] {
     const connections = bySymbol<HttpConnections>(this.#server, "http.server.connections");
-    return [...connections?._all ?? []].flatMap(({ socket }) => socket ?? []);
+    return [...connections?._all ?? []];
   }
 
   /**
@@ -153,29 +153,13 @@ export class NodeHttpTracker implements DrainedServer {
    * once; that of node:net, which it overrides, closes none.
    */
   async #shutdown(): Promise<void> {
-    for (const session of this.#sessions) leave(session);
+    // GOAWAY: streams under way go on; a later one is refused, and the client may repeat it (RFC 9113, 6.8).
+    for (const session of this.#sessions) if (!session.closed) session.close();
     await new Promise<void>((resolve) => {
       // An error says that the program has closed it.
       netServerPrototype(this.#server).close.call(this.#server, () => resolve());
     });
   }
-}
-
-/** The last stream that a client may open: every one (RFC 9113, 6.8). */
-const anyStream = 2 ** 31 - 1;
-
-/** Milliseconds in which streams that the client has opened before it reads the first GOAWAY arrive. */
-const goawayTime = 100;
-
-/** Ends a session without refusing a stream: the client is told first, and the session is closed when it knows (RFC 9113, 6.8). */
-function leave(session: Http2Session): void {
-  if (session.closed) return;
-  try {
-    session.goaway(0, anyStream);
-  } catch {
-    // It has ended meanwhile.
-  }
-  setTimeout(() => session.closed || session.close(), goawayTime);
 }
 
 /** The `clientKey` of the peer of a socket. */

@@ -68,13 +68,12 @@ export interface HttpResponse {
 export interface Http2Session extends Emitter {
   readonly socket?: HttpSocket;
   readonly closed: boolean;
-  goaway(code: number, lastStream: number): void;
   close(): void;
 }
 
-/** The connections of an HTTP server: the parser of each knows its socket. */
+/** The connections of an HTTP server that speak HTTP/1: those that were upgraded are none of them any more. */
 export interface HttpConnections {
-  _all?: Iterable<{ socket?: HttpSocket | null }>;
+  _all?: Iterable<HttpSocket>;
 }
 
 /** The first version of Deno whose node servers listen on a descriptor, accept there, and can be taken off it. */

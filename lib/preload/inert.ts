@@ -34,7 +34,7 @@ export function whyInert(): Inert | undefined {
   const args = argumentsOfDeno();
   if (variable("GRACEFUL") === "off") return {};
   if (inertSubcommands.includes(denoSubcommand() ?? "")) return {};
-  if (args.some((arg) => arg.startsWith("--watch"))) return {};
+  if (args.some((arg) => arg.startsWith("--watch") || arg.startsWith("--hmr"))) return {};
   if (typeof (globalThis as { WorkerGlobalScope?: unknown }).WorkerGlobalScope === "function") {
     return {
       warning: "A worker cannot be handed over: its sockets stay with this process, and the next " +

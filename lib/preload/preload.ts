@@ -6,7 +6,7 @@
  * @module
  */
 
-import { removeVariable } from "../../ffi/proc.ts";
+import { currentVariable, removeVariable } from "../../ffi/proc.ts";
 import { listed, quoted } from "../../ffi/quote.ts";
 import { checkPath, type Settings, withDefaults } from "../generation/options.ts";
 import { startWith } from "../generation/start.ts";
@@ -32,8 +32,11 @@ export async function preload(): Promise<void> {
   checkPath(path);
   const settings = settingsOf(options, path);
   warnOfUnknownVariables(settings);
-  // The path is for the next generation alone: the processes that this one starts are other programs.
+  // These are for the next generation alone, which has the environment of the start: the processes that this one starts are
+  // other programs.
   removeVariable("GRACEFUL_CONTROL");
+  const isAutoServe = currentVariable("DENO_AUTO_SERVE") !== undefined;
+  removeVariable("DENO_AUTO_SERVE");
   const generation = await startWith(path, {
     ...settings,
     isPreloaded: true,
@@ -42,7 +45,7 @@ export async function preload(): Promise<void> {
     restartOn: [],
     exitTimeout: false,
   });
-  const program = new PreloadedProgram(generation, settings, options);
+  const program = new PreloadedProgram(generation, settings, { ...options, isAutoServe });
   global[key] = program;
   program.begin();
 }

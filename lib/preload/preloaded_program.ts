@@ -4,6 +4,7 @@
  * @module
  */
 
+import { removeVariable } from "../../ffi/proc.ts";
 import { type Generation, partsOf } from "../generation/generation.ts";
 import type { AnyListenAddress } from "../generation/inheritance.ts";
 import type { Settings } from "../generation/options.ts";
@@ -35,13 +36,20 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
   readonly inUse: AddressesInUse;
   readonly logger: Logger;
   readonly #parts: Parts;
+  /** Whether Deno serves the program's default export, at the address of a variable. */
+  readonly #isAutoServe: boolean;
   readonly #settings: Settings;
   readonly #signals = new ProgramSignals();
   readonly #rule: ReadyRule;
   readonly #paths: SocketPaths;
 
   /** @param settings Those that were asked for: the generation itself listens to no signal, and does not exit. */
-  constructor(generation: Generation, settings: Settings, { settle, isExplicit }: PreloadOptions) {
+  constructor(
+    generation: Generation,
+    settings: Settings,
+    { settle, isExplicit, isAutoServe }: PreloadOptions & { isAutoServe: boolean },
+  ) {
+    this.#isAutoServe = isAutoServe;
     this.generation = generation;
     this.#settings = settings;
     this.logger = settings.logger;
@@ -128,6 +136,8 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
 
   /** {@linkcode WrappersHost.socketMade} */
   socketMade(address: AnyListenAddress): void {
+    // As DENO_AUTO_SERVE: it was for this server.
+    if (this.#isAutoServe) removeVariable("DENO_SERVE_ADDRESS");
     if ("path" in address) this.#paths.add(address.path);
     this.#rule.socketMade();
   }

@@ -20,6 +20,8 @@ export interface PreloadedOptions {
   env?: Record<string, string>;
   args?: string[];
   through?: string[];
+  /** Another Deno. */
+  program?: string[];
 }
 
 /** The first generation of a program, and those that follow it. */
@@ -32,13 +34,14 @@ export class Preloaded extends Generations {
   constructor(
     directory: Directory,
     source: string,
-    { deno = ["run", "-A", "--preload", auto], env, args, through }: PreloadedOptions = {},
+    { deno = ["run", "-A", "--preload", auto], env, args, through, program }: PreloadedOptions = {},
   ) {
     const main = directory.join("main.ts");
     const control = directory.join("control.sock");
     Deno.writeTextFileSync(main, source);
     super(main, args, {
       deno,
+      program,
       through,
       env: { GRACEFUL_CONTROL: control, GRACEFUL_PROBATION: "100", ...env },
     });

@@ -1,0 +1,105 @@
+/**
+ * WebSockets of npm:ws on a server of node.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import { createServer, type IncomingMessage } from "node:http";
+import { createHash } from "node:crypto";
+import type { Duplex } from "node:stream";
+import * as ws from "npm:ws@8.23.0";
+import { Directory } from "../support/directory.ts";
+import { test } from "../support/guard.ts";
+import { begin } from "../support/in_process.ts";
+import { portOfNode } from "../support/node_servers.ts";
+import { codeOf, opcodes, RawWebSocket, textOf } from "../support/raw_websocket.ts";
+
+/** Starts a generation with a WebSocket server, which `attach` makes. */
+async function serving(
+  path: string,
+  attach: (server: ReturnType<typeof createServer>) => void,
+  port = 0,
+) {
+  const app = await begin(path, { drainTimeout: 200 });
+  const server = createServer();
+  // As ws documents it: before or after listen().
+  if (port === 0) attach(server);
+  app.listenNode(server, { hostname: "127.0.0.1", port });
+  if (port !== 0) attach(server);
+  await app.ready();
+  return { app, server, port: portOfNode(server) };
+}
+
+/** A socket of npm:ws, whose own types are in another package. */
+interface Socket {
+  on(event: "message", listener: (data: Uint8Array) => void): void;
+  send(text: string): void;
+}
+
+function echo(server: ReturnType<typeof createServer>): void {
+  new ws.WebSocketServer({ server }).on("connection", (socket: Socket) => {
+    socket.on("message", (data) => socket.send(`echo ${data}`));
+  });
+}
+
+test("a client of npm:ws gets what was answered, and then the code 1012", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  let current = await serving(path, echo);
+  for (let i = 0; i < 2; i++) {
+    const client = await RawWebSocket.connect(current.port);
+    await client.send("a", "b", "c");
+    for (const letter of "abc") assertEquals(textOf((await client.next())!), `echo ${letter}`);
+    const next = await serving(path, echo, current.port);
+    const frame = (await client.next())!;
+    assertEquals([frame.opcode, codeOf(frame)], [opcodes.close, 1012]);
+    await client.sendClose(1012);
+    await client.ended();
+    client[Symbol.dispose]();
+    await current.app.finished;
+    current = next;
+  }
+  await current.app.stop();
+});
+
+test("at a stop the code is 1001", async () => {
+  using directory = new Directory();
+  const { app, port } = await serving(directory.join("app.sock"), echo);
+  const client = await RawWebSocket.connect(port);
+  const stopped = app.stop();
+  assertEquals(codeOf((await client.next())!), 1001);
+  await client.sendClose(1001);
+  await client.ended();
+  client[Symbol.dispose]();
+  await stopped;
+});
+
+/** A WebSocket server without a library, which sends each message back as it is. */
+function bare(server: ReturnType<typeof createServer>): void {
+  server.on("upgrade", (request: IncomingMessage, socket: Duplex) => {
+    const key = request.headers["sec-websocket-key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    const accept = createHash("sha1").update(key).digest("base64");
+    socket.write(
+      "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+        `Sec-WebSocket-Accept: ${accept}\r\n\r\n`,
+    );
+    socket.on("data", (chunk) => {
+      if ((chunk[0] & 0x0f) === opcodes.close) socket.end();
+    });
+  });
+}
+
+test("the sockets of another library get a Close frame too", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await serving(path, bare);
+  const client = await RawWebSocket.connect(old.port);
+  const next = await serving(path, bare, old.port);
+  assertEquals(codeOf((await client.next())!), 1012);
+  await client.sendClose(1012);
+  await client.ended();
+  client[Symbol.dispose]();
+  await old.app.finished;
+  await next.app.stop();
+});
