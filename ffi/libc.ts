@@ -75,6 +75,13 @@ const symbols = {
   close_range: { parameters: ["u32", "u32", "i32"], result: "i32", optional: true },
   // int fcntl(int fd, int cmd, ... /* int arg */);
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  // the same, on a thread of Deno's pool
+  fcntl_elsewhere: {
+    name: "fcntl",
+    parameters: ["i32", "i32", "i32"],
+    result: "i32",
+    nonblocking: true,
+  },
   // int ioctl(int fd, unsigned long request, ... /* int *arg */);
   ioctl: { parameters: ["i32", "usize", "buffer"], result: "i32" },
   // int dup3(int oldfd, int newfd, int flags);
@@ -203,11 +210,18 @@ export function cString(path: string): Uint8Array<ArrayBuffer> {
 function open(): Libc {
   const unsupported = noDescriptors();
   if (unsupported) throw unsupported;
-  const { name, growing } = load();
-  const functions = onDemand(name);
-  warm(functions);
-  growing.then((raw) => functions.close(raw));
-  return functions;
+  let failure: unknown;
+  for (const name of libraryNames()) {
+    try {
+      const functions = onDemand(name);
+      warm(functions);
+      void growTable(functions);
+      return functions;
+    } catch (error) {
+      failure = error;
+    }
+  }
+  throw failure;
 }
 
 /**
@@ -215,7 +229,16 @@ function open(): Libc {
  * each function would take 0.15 ms on the way to the first answer.
  */
 const groups: Name[][] = [
-  ["close", "memcpy", "__errno_location", "__xpg_strerror_r", "fcntl", "dup3", "poll"],
+  [
+    "close",
+    "memcpy",
+    "__errno_location",
+    "__xpg_strerror_r",
+    "fcntl",
+    "fcntl_elsewhere",
+    "dup3",
+    "poll",
+  ],
   ["open", "read", "lseek", "fstat", "fstatat", "readlink", "access"],
   ["flock", "fchmod", "chmod", "link", "unlink"],
   ["socket", "bind", "listen", "connect", "getsockname", "getsockopt"],
@@ -266,28 +289,13 @@ function padded(call: (...args: unknown[]) => unknown): (...args: unknown[]) => 
   return (...args) => call(...args, padding);
 }
 
-/** Opens the first library of the names that exists, and has the descriptor table grow meanwhile. */
-function load(): { name: string; growing: Promise<number> } {
-  let failure: unknown;
-  for (const name of libraryNames()) {
-    try {
-      const { fcntl } = Deno.dlopen(name, early).symbols;
-      const grow = (size: number) => fcntl(0, c.F_DUPFD_CLOEXEC, size - 1);
-      const [largest, ...smaller] = spaciousTables;
-      const growing = smaller.reduce(
-        (grown, size) => grown.then((raw) => raw < 0 ? grow(size) : raw),
-        grow(largest),
-      );
-      return { name, growing };
-    } catch (error) {
-      failure = error;
-    }
+/** Has the descriptor table grow, on another thread. */
+async function growTable({ fcntl_elsewhere, close }: Libc): Promise<void> {
+  for (const size of spaciousTables) {
+    const raw = await fcntl_elsewhere(0, c.F_DUPFD_CLOEXEC, size - 1);
+    if (raw >= 0) return void close(raw);
   }
-  throw failure;
 }
-
-/** The functions that are called on another thread while the others are loaded. */
-const early = { fcntl: { ...symbols.fcntl, nonblocking: true } } as const;
 
 /**
  * The size that the descriptor table gets in advance. When it grows in a process with threads, the kernel waits until
