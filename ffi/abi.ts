@@ -97,6 +97,7 @@ const linux = {
   rlimit,
   timeval: struct({ tv_sec: "i64", tv_usec: "i64" }),
   timespec,
+  itimerspec: struct({ it_interval: timespec, it_value: timespec }),
   linger,
   tcp_info_head,
   /** asm-generic/siginfo.h, the part of SIGCHLD: the union is aligned to 8 bytes. */
@@ -363,6 +364,9 @@ export const c = {
   EFD_CLOEXEC: 0x80000,
   EFD_NONBLOCK: 2048,
   EFD_SEMAPHORE: 1,
+  TFD_CLOEXEC: 0x80000,
+  TFD_NONBLOCK: 2048,
+  CLOCK_MONOTONIC: 1,
   S_IFMT: 0o170000,
   S_IFSOCK: 0o140000,
   DT_UNKNOWN: 0,

@@ -86,12 +86,23 @@ const scalarSizes = {
 // Deno keeps a buffer alive while it is an argument, not what that buffer points at.
 const pointedAt = new WeakMap<Uint8Array, Uint8Array[]>();
 
-/** Lays out `fields`; `maxAlign` is `#pragma pack`: no field is aligned to more. */
+/** Describes a struct of `fields`, in the order of C; `maxAlign` is `#pragma pack`: no field is aligned to more. */
 export function struct<const F extends Fields>(
   fields: F,
   { maxAlign = 8 }: { maxAlign?: 1 | 2 | 4 | 8 } = {},
 ): Struct<F> {
-  const offsets = new Map<keyof F, number>();
+  return new LaidOut(fields, maxAlign);
+}
+
+/** Where the fields of a struct are. */
+interface Layout {
+  readonly offsets: ReadonlyMap<string, number>;
+  readonly size: number;
+  readonly align: number;
+}
+
+function layOut(fields: Fields, maxAlign: number): Layout {
+  const offsets = new Map<string, number>();
   let end = 0;
   let align = 1;
   for (const [name, field] of Object.entries(fields)) {
@@ -101,22 +112,46 @@ export function struct<const F extends Fields>(
     end += sizeOf(field);
     align = Math.max(align, fieldAlign);
   }
-  const size = roundUp(end, align);
+  return { offsets, size: roundUp(end, align), align };
+}
 
-  function offset(field: keyof F): number {
-    const at = offsets.get(field);
+/** A struct that is laid out when it is first used: a process uses a few of them. */
+class LaidOut<const F extends Fields> implements Struct<F> {
+  readonly fields: F;
+  readonly #maxAlign: number;
+  #laidOut: Layout | undefined;
+
+  constructor(fields: F, maxAlign: number) {
+    this.fields = fields;
+    this.#maxAlign = maxAlign;
+  }
+
+  get #layout(): Layout {
+    return this.#laidOut ??= layOut(this.fields, this.#maxAlign);
+  }
+
+  get size(): number {
+    return this.#layout.size;
+  }
+
+  get align(): number {
+    return this.#layout.align;
+  }
+
+  offset(field: keyof F): number {
+    const at = this.#layout.offsets.get(field as string);
     if (at === undefined) throw new TypeError(`No field "${String(field)}" in this struct`);
     return at;
   }
 
-  function pack(values: Values<F>, addressOf?: AddressOf): Uint8Array<ArrayBuffer> {
-    const packed = new Uint8Array(size);
+  pack(values: Values<F>, addressOf?: AddressOf): Uint8Array<ArrayBuffer> {
+    const packed = new Uint8Array(this.size);
     const view = new DataView(packed.buffer);
     for (const name of Object.keys(values)) {
       const value = values[name];
       if (value === undefined || value === null) continue;
-      const at = offset(name);
-      const field: Field = fields[name];
+      const at = this.offset(name);
+      const field: Field = this.fields[name];
       if (field === "pointer") {
         if (!addressOf) throw new TypeError(`Cannot pack pointer "${name}" without addressOf`);
         const target = value as Uint8Array<ArrayBuffer>;
@@ -141,17 +176,15 @@ export function struct<const F extends Fields>(
     return packed;
   }
 
-  function read<K extends keyof F>(from: Uint8Array, name: K, at = 0): Read<F[K]> {
-    const field: Field = fields[name];
-    const start = at + offset(name);
+  read<K extends keyof F>(from: Uint8Array, name: K, at = 0): Read<F[K]> {
+    const field: Field = this.fields[name];
+    const start = at + this.offset(name);
     if (typeof field !== "string") {
       return from.subarray(start, start + sizeOf(field)) as Read<F[K]>;
     }
     const view = new DataView(from.buffer, from.byteOffset, from.byteLength);
     return readScalar(view, start, field) as Read<F[K]>;
   }
-
-  return Object.freeze({ size, align, fields, offset, pack, read });
 }
 
 function sizeOf(field: Field): number {

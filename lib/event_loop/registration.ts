@@ -262,8 +262,7 @@ function findLoop(): Loop {
   try {
     trap = createEpoll();
     let watching = 0;
-    for (const runtime of epolls()) {
-      if (!registrations(runtime).some(({ tfd }) => tfd === raw)) continue;
+    for (const runtime of epollsOf(raw)) {
       watching++;
       const { listener: second } = through(trap, runtime, makeTrial);
       let caught: boolean;
@@ -281,6 +280,22 @@ function findLoop(): Loop {
   } finally {
     listener.close();
   }
+}
+
+/** The epolls that watch `raw`: of the first two, the later one first, because the duplicate is the one to find. */
+function* epollsOf(raw: number): Generator<number> {
+  let first: number | undefined;
+  let count = 0;
+  for (const epoll of epolls()) {
+    if (!registrations(epoll).some(({ tfd }) => tfd === raw)) continue;
+    if (++count === 1) {
+      first = epoll;
+      continue;
+    }
+    yield epoll;
+    if (count === 2) yield first!;
+  }
+  if (count === 1) yield first!;
 }
 
 /** The epolls of this process, those with low numbers first: they were made when the process began. */

@@ -6,6 +6,7 @@
  */
 
 import { formatPath } from "../../ffi/sockaddr.ts";
+import { later, type Timer } from "../event_loop/timer.ts";
 import type { Logger } from "../logger.ts";
 import type { UnixListener } from "../unix/listener.ts";
 import type { Lifecycle } from "./lifecycle.ts";
@@ -28,7 +29,7 @@ export interface PathsHost {
 export class Paths {
   readonly #control: UnixListener | undefined;
   readonly #host: PathsHost;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   /** The problems of the last look that were logged. */
   #logged = "";
 
@@ -41,7 +42,7 @@ export class Paths {
   async restore(delay: number = firstDelay): Promise<void> {
     const control = this.#control;
     const { lifecycle, logger, resources } = this.#host;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     if (lifecycle.hasLeft || !control) return;
     const problems = lifecycle.isServing ? resources.restorePaths() : [];
     // The program may have closed a listener, or a socket was bound anew.
@@ -62,11 +63,8 @@ export class Paths {
       );
     }
     const next = text === "" ? interval : Math.min(delay, interval);
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      void this.restore(text === "" ? firstDelay : 2 * delay);
-    }, next);
-    Deno.unrefTimer(this.#timer);
+    this.#timer?.cancel();
+    this.#timer = later(next, () => void this.restore(text === "" ? firstDelay : 2 * delay));
   }
 
   async #restoreControlPath(control: UnixListener): Promise<void> {
@@ -92,7 +90,7 @@ export class Paths {
 
   /** Stops looking. */
   stop(): void {
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
   }
 
   /** Leaves the control path to the next generation, or removes it when no process listens there. */

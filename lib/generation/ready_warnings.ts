@@ -6,6 +6,7 @@
 
 import { listed } from "../../ffi/quote.ts";
 import { formatPath } from "../../ffi/sockaddr.ts";
+import { later, type Timer } from "../event_loop/timer.ts";
 import type { Logger } from "../logger.ts";
 import { adviceForTwoServices } from "./handover.ts";
 import type { Inheritance } from "./inheritance.ts";
@@ -27,7 +28,7 @@ export interface ReadyWarningsHost {
 export class ReadyWarnings {
   readonly #host: ReadyWarningsHost;
   /** Runs from the first socket on until `ready()`. */
-  #reminder: ReturnType<typeof setTimeout> | undefined;
+  #reminder: Timer | undefined;
   /** When `ready()` was called. */
   #readyAt: number | undefined;
   #hasSocket = false;
@@ -40,13 +41,13 @@ export class ReadyWarnings {
 
   /** Notes that `ready()` was called; gives the time, a `performance.now()`. */
   readyCalled(): number {
-    clearTimeout(this.#reminder);
+    this.#reminder?.cancel();
     return this.#readyAt = performance.now();
   }
 
   /** Ends the reminder: the generation drains. */
   stop(): void {
-    clearTimeout(this.#reminder);
+    this.#reminder?.cancel();
   }
 
   /** Notes that a listener or datagram socket was made; warns if `ready()` was called before. */
@@ -76,7 +77,7 @@ export class ReadyWarnings {
     if (this.#reminder !== undefined) return;
     const { predecessor, logger, settings: { readyTimeout } } = this.#host;
     const began = performance.now();
-    this.#reminder = setTimeout(() => {
+    this.#reminder = later(Math.min(longestSilence, readyTimeout), () => {
       const passed = Math.round(performance.now() - began);
       const until = predecessor && !predecessor.gone
         ? `process ${predecessor.pid}, the previous generation, is the one that accepts`
@@ -89,8 +90,7 @@ export class ReadyWarnings {
           `${until}. Call ready() when the program can serve; where that takes longer, make its ` +
           "listeners later",
       );
-    }, Math.min(longestSilence, readyTimeout));
-    Deno.unrefTimer(this.#reminder);
+    });
   }
 
   /** Warns at `ready()` if the program has asked for no socket: it may ask for the inherited ones too late. */
