@@ -27,7 +27,11 @@ interface Figures {
 const margins = { descriptors: 1.1, threads: 1.1, memory: 1.1, own: 1.1 };
 
 /** Restarts each program so many times; prints what its processes use. Resolves to whether that stays the same. */
-export async function soakPrograms(chosen: Program[], restarts: number): Promise<boolean> {
+export async function soakPrograms(
+  chosen: Program[],
+  restarts: number,
+  preload?: string,
+): Promise<boolean> {
   let isFlat = true;
   for (const program of chosen) {
     const seen: { after: number; figures: Figures }[] = [];
@@ -35,6 +39,7 @@ export async function soakPrograms(chosen: Program[], restarts: number): Promise
     using progress = new Progress(() => `${program.name}: ${done} of ${restarts} restarts`);
     const outcome = await restartUnderLoad(program, {
       restarts,
+      preload,
       enough: 200,
       restarted: ({ pid }) => {
         done++;
