@@ -279,9 +279,9 @@ function onDemand(name: string): Libc {
     const definitions = group.map((symbol): [Name, Definition] => [symbol, symbols[symbol]]);
     const wanted = isCompiled ? definitions : definitions.map(uncompiled);
     const found = Deno.dlopen(name, Object.fromEntries(wanted)).symbols;
-    for (const [symbol, { nonblocking }] of definitions) {
-      const call = found[symbol] as ((...args: unknown[]) => unknown) | null;
-      const value = isCompiled || nonblocking || !call ? call : padded(call);
+    for (const [symbol, { nonblocking, parameters }] of definitions) {
+      const call = found[symbol] as Call | null;
+      const value = isCompiled || nonblocking || !call ? call : padded(call, parameters.length);
       Object.defineProperty(functions, symbol, { value });
     }
   };
@@ -309,9 +309,24 @@ function uncompiled([symbol, definition]: [Name, Definition]): [Name, Definition
 
 const padding = new Uint8Array(1);
 
-/** Calls a function of `uncompiled`. */
-function padded(call: (...args: unknown[]) => unknown): (...args: unknown[]) => unknown {
-  return (...args) => call(...args, padding);
+type Call = (...args: unknown[]) => unknown;
+
+/** Calls a function of `uncompiled`: by its number of parameters, for rest parameters would make an array a call. */
+function padded(call: Call, parameters: number): Call {
+  switch (parameters) {
+    case 0:
+      return () => call(padding);
+    case 1:
+      return (a) => call(a, padding);
+    case 2:
+      return (a, b) => call(a, b, padding);
+    case 3:
+      return (a, b, c) => call(a, b, c, padding);
+    case 4:
+      return (a, b, c, d) => call(a, b, c, d, padding);
+    default:
+      return (a, b, c, d, e) => call(a, b, c, d, e, padding);
+  }
 }
 
 /** Has the descriptor table grow, on another thread. */

@@ -8,6 +8,7 @@ import { formatPath } from "../../ffi/sockaddr.ts";
 import { networkNamespace, ownNetworkNamespace } from "../../ffi/peer.ts";
 import { WebSockets } from "../http/websockets.ts";
 import type { Logger } from "../logger.ts";
+import { detachedPause } from "../time.ts";
 import type { UnixConn } from "../unix/conn.ts";
 import type { UnixListener } from "../unix/listener.ts";
 import type { Channel } from "./channel.ts";
@@ -49,6 +50,9 @@ export interface Origin {
   foreign?: UnixConn;
 }
 
+/** Milliseconds that the start of a preloaded program may take, before its generation does what can wait. */
+const startTime = 100;
+
 /** The parts of one generation, and what they ask of each other. */
 export class Parts {
   readonly path: string;
@@ -78,6 +82,8 @@ export class Parts {
   /** Set while `ready()` is under way. */
   #isCommitting = false;
   #hasServed = false;
+  /** Resolves when the process of a preloaded program has started. */
+  #startTime: Promise<void> | undefined;
 
   constructor(path: string, settings: Settings, origin: Origin) {
     const { control, inheritance, predecessor } = origin;
@@ -159,11 +165,24 @@ export class Parts {
   }
 
   answer(): void {
-    void this.answering.answer();
+    this.#afterStart(() => void this.answering.answer());
   }
 
   restorePaths(): void {
-    void this.paths.restore();
+    this.#afterStart(() => void this.paths.restore());
+  }
+
+  /**
+   * Does it now; in the first generation of a preloaded program, when its process has started: the program is not to wait for
+   * that, and a client of the control socket may.
+   */
+  #afterStart(step: () => void): void {
+    const { isPreloaded } = this.settings;
+    this.#startTime ??= isPreloaded && !this.predecessor ? detachedPause(startTime) : undefined;
+    if (!this.#startTime) return step();
+    void this.#startTime.then(() => {
+      if (!this.lifecycle.hasLeft) step();
+    });
   }
 
   addresses(): string[] {

@@ -53,7 +53,8 @@ export class ReadyRule {
 
   /** Is ready now; once. */
   ready(): Promise<void> {
-    clearTimeout(this.#timer);
+    // The first call of any timer function loads those of node, for 5 ms.
+    if (this.#timer !== undefined) clearTimeout(this.#timer);
     return this.#ready ??= this.#host.ready();
   }
 }

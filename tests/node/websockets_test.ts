@@ -8,7 +8,7 @@ import { assertEquals } from "@std/assert";
 import { createServer, type IncomingMessage } from "node:http";
 import { createHash } from "node:crypto";
 import type { Duplex } from "node:stream";
-import * as ws from "npm:ws@8.23.0";
+import * as ws from "ws";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 import { begin } from "../support/in_process.ts";
