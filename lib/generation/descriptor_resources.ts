@@ -95,7 +95,7 @@ export class DescriptorResources implements Resources {
 
   /** Has a server of node listen on the socket at `address`, inherited or new. */
   node(address: ListenAddress, server: NodeServer): void {
-    checkNodeServer(server);
+    checkNodeServer(server, address);
     this.#create("listener", address, (fd) => {
       const bound = localAddress(fd.raw);
       listenOn(server, fd, "path" in address ? address.path : undefined);

@@ -12,6 +12,7 @@ import { listenInUse } from "../../ffi/node_error.ts";
 import type { ListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { NodeServer } from "../native/objects.ts";
+import { nodeServersTake } from "../node/node_objects.ts";
 import { make, modeOf, type WrappersHost } from "./wrappers.ts";
 
 /** What the wrapper needs beside what those of Deno's functions need. */
@@ -71,6 +72,11 @@ function wrapped(host: NodeServersHost, listen: Listen): Listen {
       ? { path: address!, ...modeOf({ path: address }) }
       : { hostname: address ?? "::", port: port ?? 0 };
     if (backlog > 0) wanted.backlog = backlog;
+    const needed = nodeServersTake(wanted);
+    if (needed !== undefined) {
+      warnOfVersion(host.logger, String(address), needed);
+      return native();
+    }
     try {
       make(host, wanted, native, () => listenAnywhere(host, this, wanted, address === null));
     } catch (error) {
@@ -111,14 +117,18 @@ function warnBefore28({ logger }: NodeServersHost): void {
       const where = words.join(" ") || "an address of its own";
       if (!warned.has(where)) {
         warned.add(where);
-        logger.warn?.(
-          `A server of node listens at ${where}, and stays with this process: it takes Deno 2.8 or later to ` +
-            `hand it over, and this is ${Deno.version.deno}. A restart fails while the next generation listens there too`,
-        );
+        warnOfVersion(logger, where, "2.8");
       }
       return listen.apply(this, args);
     };
   }
+}
+
+function warnOfVersion(logger: Logger, where: string, needed: string): void {
+  logger.warn?.(
+    `A server of node listens at ${where}, and stays with this process: it takes Deno ${needed} or later to ` +
+      `hand it over, and this is ${Deno.version.deno}. A restart fails while the next generation listens there too`,
+  );
 }
 
 // deno-lint-ignore no-explicit-any -- node's own types are for programs that import them
