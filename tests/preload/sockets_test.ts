@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { activated, hasPython } from "../support/activation.ts";
@@ -146,7 +146,10 @@ for (
     const where = ["--host", "127.0.0.1", "--port", String(port)];
     await using service = new Preloaded(directory, source, {
       deno: [...deno, ...env ? [] : where],
-      env: env ? { DENO_AUTO_SERVE: "1", DENO_SERVE_ADDRESS: `tcp:127.0.0.1:${port}` } : {},
+      env: {
+        GRACEFUL_LOG: "info",
+        ...env && { DENO_AUTO_SERVE: "1", DENO_SERVE_ADDRESS: `tcp:127.0.0.1:${port}` },
+      },
     });
     const first = Number(await firstAnswerAt(port));
     const load = new Load({ transport: "tcp", hostname: "127.0.0.1", port });
@@ -160,7 +163,9 @@ for (
     assertEquals(Number(await answerAt(port)), pids.at(-1));
     // Deno's own listener of SIGTERM closes connections: the generation drains in its place.
     Deno.kill(pids.at(-1)!, "SIGTERM");
-    assertEquals((await service.ended()).code, 0);
+    const { code, stderr } = await service.ended();
+    assertEquals(code, 0);
+    assertMatch(stderr, /^Stopping on SIGTERM$/m);
     assert(new Set(pids).size === 4);
   });
 }
