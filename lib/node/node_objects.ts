@@ -21,7 +21,7 @@ export interface Emitter {
 /** A server of node:net, http, https or http2. */
 export interface ListeningServer extends NodeServer, Emitter {
   /** Its handle while it listens. */
-  _handle?: object | null;
+  _handle?: { fchmod?(rights: number): number } | null;
   /** The path that `address()` gives, of a unix socket. */
   _pipeName?: string;
   _listen2: Listen2;
