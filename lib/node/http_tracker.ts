@@ -16,6 +16,7 @@ import {
   type HttpConnections,
   type HttpResponse,
   type HttpSocket,
+  isHttp2Server,
   type ListeningServer,
   netServerPrototype,
 } from "./node_objects.ts";
@@ -30,7 +31,7 @@ export class NodeHttpTracker implements DrainedServer {
   readonly address: Address | undefined;
   readonly #server: ListeningServer;
   readonly #toldToClose = new Set<string>();
-  readonly #sessions = new Set<Http2Session>();
+  readonly #sessions: ReadonlySet<Http2Session>;
   readonly #upgraded: ReadonlySet<HttpSocket>;
   #isAnnouncingClose = false;
 
@@ -44,10 +45,7 @@ export class NodeHttpTracker implements DrainedServer {
     this.address = address;
     this.isTls = "setSecureContext" in server;
     this.#upgraded = upgraded;
-    server.on("session", (session: Http2Session) => {
-      this.#sessions.add(session);
-      session.once("close", () => this.#sessions.delete(session));
-    });
+    this.#sessions = sessionsOf(server);
   }
 
   /** Does nothing: node's own objects tell. */
@@ -160,6 +158,24 @@ export class NodeHttpTracker implements DrainedServer {
       netServerPrototype(this.#server).close.call(this.#server, () => resolve());
     });
   }
+}
+
+/** The sessions of servers of node:http2: one that is closed may listen again. */
+const sessionsByServer = new WeakMap<ListeningServer, Set<Http2Session>>();
+
+/** The open sessions of a server of node:http2; none of another. */
+function sessionsOf(server: ListeningServer): ReadonlySet<Http2Session> {
+  const known = sessionsByServer.get(server);
+  if (known) return known;
+  const sessions = new Set<Http2Session>();
+  sessionsByServer.set(server, sessions);
+  if (isHttp2Server(server)) {
+    server.on("session", (session: Http2Session) => {
+      sessions.add(session);
+      session.once("close", () => sessions.delete(session));
+    });
+  }
+  return sessions;
 }
 
 /** The `clientKey` of the peer of a socket. */

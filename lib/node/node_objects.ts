@@ -107,7 +107,12 @@ export function checkNodeServer(server: unknown): asserts server is ListeningSer
 
 /** Whether a server speaks HTTP: of node:http and https, or of node:http2. */
 export function isHttpServer(server: ListeningServer): boolean {
-  return "requestTimeout" in server || "updateSettings" in server;
+  return "requestTimeout" in server || isHttp2Server(server);
+}
+
+/** Whether a server is of node:http2; it may speak HTTP/1 too. */
+export function isHttp2Server(server: ListeningServer): boolean {
+  return "updateSettings" in server;
 }
 
 /** `net.Server.prototype`, from which a server inherits. */
