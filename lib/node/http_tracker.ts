@@ -9,6 +9,7 @@ import type { Address } from "../../ffi/sockaddr.ts";
 import { clientKey, type Connection } from "../http/connections.ts";
 import type { Busy, DrainedServer } from "../http/drained_server.ts";
 import type { Protocol } from "../http/protocols.ts";
+import { closeForProgram } from "./close.ts";
 import { closingHead } from "./closing_head.ts";
 import {
   bySymbol,
@@ -155,7 +156,7 @@ export class NodeHttpTracker implements DrainedServer {
     for (const session of this.#sessions) if (!session.closed) session.close();
     await new Promise<void>((resolve) => {
       // An error says that the program has closed it.
-      netServerPrototype(this.#server).close.call(this.#server, () => resolve());
+      closeForProgram(this.#server, netServerPrototype(this.#server).close, () => resolve());
     });
   }
 }

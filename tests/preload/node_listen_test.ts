@@ -103,3 +103,30 @@ test("a path keeps the permissions that the program has given it, until it does 
   await service.next();
   assertEquals(await printed(service, "mode"), 0o777);
 });
+
+test("a replaced program that closes its servers in its listener of SIGTERM gets no error", async () => {
+  using directory = new Directory();
+  const [port, other] = [freePort(), freePort()];
+  const source = `${head}
+    import { createServer as createNetServer } from "node:net";
+    const servers = [serve(), createNetServer((socket) => socket.end())];
+    await listen(servers[0], ${port}, "127.0.0.1");
+    await listen(servers[1], ${other}, "127.0.0.1");
+    process.on("SIGTERM", async () => {
+      const close = (server) => new Promise((resolve) => server.close(resolve));
+      const errors = await Promise.all(servers.map(close));
+      print("errors", errors.map((error) => error?.code ?? null));
+      const again = await Promise.all(servers.map(close));
+      print("again", again.map((error) => error?.code ?? null));
+      process.exit();
+    });
+    print("listening", true);`;
+  await using service = new Preloaded(directory, source);
+  await printed(service, "listening");
+  const pid = await service.next();
+  assertEquals(await printed(service, "errors"), [null, null]);
+  const notRunning = "ERR_SERVER_NOT_RUNNING";
+  assertEquals(await printed(service, "again"), [notRunning, notRunning]);
+  Deno.kill(pid, "SIGTERM");
+  assertEquals(await printed(service, "errors"), [null, null]);
+});
