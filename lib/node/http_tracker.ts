@@ -148,12 +148,16 @@ export class NodeHttpTracker implements DrainedServer {
   }
 
   /**
-   * Stops listening, and resolves when every connection has ended. `close()` of node:http would close idle connections at
-   * once; that of node:net, which it overrides, closes none.
+   * Stops listening, closes the idle connections of a unix socket, and resolves when every connection has ended. `close()` of
+   * node:http would close idle connections at once; that of node:net, which it overrides, closes none.
    */
   async #shutdown(): Promise<void> {
     // GOAWAY: streams under way go on; a later one is refused, and the client may repeat it (RFC 9113, 6.8).
     for (const session of this.#sessions) if (!session.closed) session.close();
+    // Which connections of a unix socket are idle, node alone tells: the others were hung up on.
+    if (this.address && "path" in this.address) {
+      for (const socket of this.#sockets()) if (!socket._httpMessage) socket.destroy();
+    }
     await new Promise<void>((resolve) => {
       // An error says that the program has closed it.
       closeForProgram(this.#server, netServerPrototype(this.#server).close, () => resolve());
