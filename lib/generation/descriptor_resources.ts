@@ -22,6 +22,7 @@ import type { HttpHandler } from "../http/tracker.ts";
 import type { DatagramListenAddress, ListenAddress, TcpListenAddress } from "../listen_address.ts";
 import { fdListener, fdPacketConn, type TlsOptions } from "../native/adopt.ts";
 import type { NodeServer } from "../native/objects.ts";
+import { closeForProgram } from "../node/close.ts";
 import { NodeHttpTracker } from "../node/http_tracker.ts";
 import { listenOn } from "../node/listen.ts";
 import { checkNodeServer, isHttpServer } from "../node/node_objects.ts";
@@ -103,7 +104,7 @@ export class DescriptorResources implements Resources {
       return {
         object: server,
         tracker: isHttpServer(server) ? new NodeHttpTracker(server, bound, upgraded) : undefined,
-        close: () => void server.close(),
+        close: () => closeForProgram(server),
       };
     });
   }

@@ -14,7 +14,7 @@ import { listenerDescriptor } from "../native/descriptor.ts";
 import type { NodeServer } from "../native/objects.ts";
 import { identityOf } from "../native/registry.ts";
 import { NodeHttpTracker } from "./http_tracker.ts";
-import { checkNodeServer, isHttpServer } from "./node_objects.ts";
+import { checkNodeServer, isHttp2Server, isHttpServer } from "./node_objects.ts";
 
 /**
  * Shuts down a server of {@linkcode serveHttp}, node:http or node:https without losing a request, once another process
@@ -59,7 +59,7 @@ function ofNode(server: NodeServer): Drainable {
   const unsupported = noDescriptors();
   if (unsupported) throw unsupported;
   checkNodeServer(server);
-  if (!isHttpServer(server) || "updateSettings" in server) {
+  if (!isHttpServer(server) || isHttp2Server(server)) {
     throw new TypeError(
       "Cannot drain this server of node: drain() is for node:http and https; a generation drains the others " +
         "(listenNode)",

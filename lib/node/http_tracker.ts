@@ -9,6 +9,7 @@ import type { Address } from "../../ffi/sockaddr.ts";
 import { clientKey, type Connection } from "../http/connections.ts";
 import type { Busy, DrainedServer } from "../http/drained_server.ts";
 import type { Protocol } from "../http/protocols.ts";
+import { closeForProgram } from "./close.ts";
 import { closingHead } from "./closing_head.ts";
 import {
   bySymbol,
@@ -16,6 +17,7 @@ import {
   type HttpConnections,
   type HttpResponse,
   type HttpSocket,
+  isHttp2Server,
   type ListeningServer,
   netServerPrototype,
 } from "./node_objects.ts";
@@ -30,7 +32,7 @@ export class NodeHttpTracker implements DrainedServer {
   readonly address: Address | undefined;
   readonly #server: ListeningServer;
   readonly #toldToClose = new Set<string>();
-  readonly #sessions = new Set<Http2Session>();
+  readonly #sessions: ReadonlySet<Http2Session>;
   readonly #upgraded: ReadonlySet<HttpSocket>;
   #isAnnouncingClose = false;
 
@@ -44,10 +46,7 @@ export class NodeHttpTracker implements DrainedServer {
     this.address = address;
     this.isTls = "setSecureContext" in server;
     this.#upgraded = upgraded;
-    server.on("session", (session: Http2Session) => {
-      this.#sessions.add(session);
-      session.once("close", () => this.#sessions.delete(session));
-    });
+    this.#sessions = sessionsOf(server);
   }
 
   /** Does nothing: node's own objects tell. */
@@ -149,17 +148,39 @@ export class NodeHttpTracker implements DrainedServer {
   }
 
   /**
-   * Stops listening, and resolves when every connection has ended. `close()` of node:http would close idle connections at
-   * once; that of node:net, which it overrides, closes none.
+   * Stops listening, closes the idle connections of a unix socket, and resolves when every connection has ended. `close()` of
+   * node:http would close idle connections at once; that of node:net, which it overrides, closes none.
    */
   async #shutdown(): Promise<void> {
     // GOAWAY: streams under way go on; a later one is refused, and the client may repeat it (RFC 9113, 6.8).
     for (const session of this.#sessions) if (!session.closed) session.close();
+    // Which connections of a unix socket are idle, node alone tells: the others were hung up on.
+    if (this.address && "path" in this.address) {
+      for (const socket of this.#sockets()) if (!socket._httpMessage) socket.destroy();
+    }
     await new Promise<void>((resolve) => {
       // An error says that the program has closed it.
-      netServerPrototype(this.#server).close.call(this.#server, () => resolve());
+      closeForProgram(this.#server, netServerPrototype(this.#server).close, () => resolve());
     });
   }
+}
+
+/** The sessions of servers of node:http2: one that is closed may listen again. */
+const sessionsByServer = new WeakMap<ListeningServer, Set<Http2Session>>();
+
+/** The open sessions of a server of node:http2; none of another. */
+function sessionsOf(server: ListeningServer): ReadonlySet<Http2Session> {
+  const known = sessionsByServer.get(server);
+  if (known) return known;
+  const sessions = new Set<Http2Session>();
+  sessionsByServer.set(server, sessions);
+  if (isHttp2Server(server)) {
+    server.on("session", (session: Http2Session) => {
+      sessions.add(session);
+      session.once("close", () => sessions.delete(session));
+    });
+  }
+  return sessions;
 }
 
 /** The `clientKey` of the peer of a socket. */

@@ -38,5 +38,18 @@ export function listenOn(server: ListeningServer, fd: Fd, path?: string): void {
       `Cannot listen: node's server of Deno ${Deno.version.deno} does not take descriptor ${raw}`,
     );
   }
+  if (path !== undefined) replaceFchmod(server, path);
   remember(server, raw);
+}
+
+/**
+ * Gives a handle that was made of a descriptor, and does not know its path, the `fchmod` that `listen()` calls for
+ * `readableAll` (1) and `writableAll` (2).
+ */
+function replaceFchmod({ _handle: handle }: ListeningServer, path: string): void {
+  handle!.fchmod = (rights) => {
+    const added = (rights & 1 ? 0o444 : 0) | (rights & 2 ? 0o222 : 0);
+    Deno.chmodSync(path, Deno.statSync(path).mode! & 0o777 | added);
+    return 0;
+  };
 }

@@ -21,7 +21,7 @@ export interface Emitter {
 /** A server of node:net, http, https or http2. */
 export interface ListeningServer extends NodeServer, Emitter {
   /** Its handle while it listens. */
-  _handle?: object | null;
+  _handle?: { fchmod?(rights: number): number } | null;
   /** The path that `address()` gives, of a unix socket. */
   _pipeName?: string;
   _listen2: Listen2;
@@ -112,7 +112,12 @@ export function checkNodeServer(
 
 /** Whether a server speaks HTTP: of node:http and https, or of node:http2. */
 export function isHttpServer(server: ListeningServer): boolean {
-  return "requestTimeout" in server || "updateSettings" in server;
+  return "requestTimeout" in server || isHttp2Server(server);
+}
+
+/** Whether a server is of node:http2; it may speak HTTP/1 too. */
+export function isHttp2Server(server: ListeningServer): boolean {
+  return "updateSettings" in server;
 }
 
 /** `net.Server.prototype`, from which a server inherits. */

@@ -1,5 +1,6 @@
 /**
- * The sockets of a node server that were upgraded to WebSockets, each of which gets a Close frame when the generation drains.
+ * The sockets of a node server that do not speak HTTP any more; each WebSocket among them gets a Close frame when the
+ * generation drains.
  *
  * @module
  */
@@ -7,28 +8,55 @@
 import type { ClosableWebSocket, WebSockets } from "../http/websockets.ts";
 import { bySymbol, type HttpSocket, type ListeningServer } from "./node_objects.ts";
 
-/** Collects the upgraded sockets of a server, and adds the WebSockets among them to `webSockets`. */
+/** The sockets of one server, and the generation's WebSockets: those of the generation in which it listens now. */
+interface Upgrades {
+  readonly upgraded: Set<HttpSocket>;
+  webSockets: WebSockets;
+}
+
+/** A server that is closed may listen again. */
+const known = new WeakMap<ListeningServer, Upgrades>();
+
+/**
+ * Collects the sockets of a server that speak another protocol, after an upgrade or CONNECT, and adds the WebSockets among
+ * them to `webSockets`.
+ */
 export function upgradesOf(
   server: ListeningServer,
   webSockets: WebSockets,
 ): ReadonlySet<HttpSocket> {
-  const upgraded = new Set<HttpSocket>();
-  const onUpgrade = ({ headers }: { headers: { upgrade?: string } }, socket: HttpSocket) => {
-    upgraded.add(socket);
-    socket.once("close", () => upgraded.delete(socket));
-    if (/^websocket$/i.test(headers.upgrade ?? "")) webSockets.add(new UpgradedSocket(socket));
-  };
-  // A listener changes what node does with requests for an upgrade: it is added beside one of the program.
-  if (server.listenerCount("upgrade") > 0) server.prependListener("upgrade", onUpgrade);
-  else {
-    const onNewListener = (event: string) => {
-      if (event !== "upgrade") return;
-      server.removeListener("newListener", onNewListener);
-      server.prependListener("upgrade", onUpgrade);
-    };
-    server.on("newListener", onNewListener);
+  const before = known.get(server);
+  const upgrades = before ?? { upgraded: new Set(), webSockets };
+  upgrades.webSockets = webSockets;
+  if (!before) {
+    known.set(server, upgrades);
+    for (const event of ["upgrade", "connect"]) collect(server, event, upgrades);
   }
-  return upgraded;
+  return upgrades.upgraded;
+}
+
+/** Listens to an event while the program does: without a listener, node takes the request for another one. */
+function collect(server: ListeningServer, event: string, upgrades: Upgrades): void {
+  const collected = ({ headers }: { headers: { upgrade?: string } }, socket: HttpSocket) => {
+    upgrades.upgraded.add(socket);
+    socket.once("close", () => upgrades.upgraded.delete(socket));
+    const isWebSocket = event === "upgrade" && /^websocket$/i.test(headers.upgrade ?? "");
+    if (isWebSocket) upgrades.webSockets.add(new UpgradedSocket(socket));
+  };
+  let isListening = false;
+  const update = (hasOthers: boolean) => {
+    if (isListening === hasOthers) return;
+    isListening = hasOthers;
+    if (hasOthers) server.prependListener(event, collected);
+    else server.removeListener(event, collected);
+  };
+  update(server.listenerCount(event) > 0);
+  server.on("newListener", (added: string) => {
+    if (added === event) update(true);
+  });
+  server.on("removeListener", (removed: string) => {
+    if (removed === event) update(server.listenerCount(event) > 1);
+  });
 }
 
 /** A WebSocket of npm:ws, which keeps its object at the socket; of another library, whose sockets get the bare frame. */

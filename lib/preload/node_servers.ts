@@ -8,7 +8,7 @@
  * @module
  */
 
-import { listenInUse } from "../../ffi/node_error.ts";
+import { listenError } from "../../ffi/node_error.ts";
 import type { ListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { NodeServer } from "../native/objects.ts";
@@ -24,7 +24,7 @@ export interface NodeServersHost extends WrappersHost {
 
 /** `_listen2`; a path has the port -1, no host the address null. */
 type Listen = (
-  this: NodeServer & { emit(event: string, ...args: unknown[]): void },
+  this: NodeServer & { _handle?: object | null; emit(event: string, ...args: unknown[]): void },
   address: string | null,
   port: number | null,
   addressType: number | null,
@@ -66,10 +66,10 @@ function wrapped(host: NodeServersHost, listen: Listen): Listen {
   return function (...args) {
     const [address, port, , backlog, fd] = args;
     const native = () => listen.apply(this, args);
-    // A descriptor is one of the generation, or the program's own.
-    if (typeof fd === "number" && fd >= 0) return native();
+    // A descriptor is one of the generation, or the program's own; a handle is that of another server.
+    if (typeof fd === "number" && fd >= 0 || this._handle) return native();
     const wanted: ListenAddress = port === -1
-      ? { path: address!, ...modeOf({ path: address }) }
+      ? { path: address!, ...modeOf(host, { path: address }) }
       : { hostname: address ?? "::", port: port ?? 0 };
     if (backlog > 0) wanted.backlog = backlog;
     const needed = nodeServersTake(wanted);
@@ -81,9 +81,7 @@ function wrapped(host: NodeServersHost, listen: Listen): Listen {
       make(host, wanted, native, () => listenAnywhere(host, this, wanted, address === null));
     } catch (error) {
       // As node reports it: the program may have set its listener of "error" after listen().
-      const reported = error instanceof Deno.errors.AddrInUse
-        ? listenInUse(error, address ?? "::", port === -1 ? undefined : port)
-        : error;
+      const reported = listenError(error, address ?? "::", port ?? 0);
       builtin("node:process").nextTick(() => this.emit("error", reported));
     }
   };

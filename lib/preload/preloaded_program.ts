@@ -57,9 +57,8 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
     this.inUse = new AddressesInUse(generation);
     const host = { unclaimed: () => this.unclaimed(), ready: () => this.#accept() };
     this.#rule = new ReadyRule(host, settle, isExplicit);
-    const { inheritance } = this.#parts;
     this.#paths = new SocketPaths({
-      isInherited: (path) => inheritance.hasPath(path),
+      isInherited: this.isInherited,
       isReplaced: () => this.#parts.isReplaced,
     });
   }
@@ -133,6 +132,9 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
   unclaimed(): number {
     return this.#parts.inheritance.addresses().length;
   }
+
+  /** {@linkcode WrappersHost.isInherited} */
+  readonly isInherited = (path: string): boolean => this.#parts.inheritance.hasPath(path);
 
   /** {@linkcode WrappersHost.socketMade} */
   socketMade(address: AnyListenAddress): void {

@@ -21,6 +21,8 @@ export interface WrappersHost {
   hasLeft(): boolean;
   /** How many inherited sockets the program has not asked for. */
   unclaimed(): number;
+  /** Whether a path leads to an inherited socket that the program has not asked for. */
+  readonly isInherited: (path: string) => boolean;
   /** Called when a socket was made. */
   socketMade(address: AnyListenAddress): void;
 }
@@ -59,7 +61,11 @@ export function installWrappers(host: WrappersHost): void {
       if (!hasAddress(options)) return native();
       const where = pick(options, addressOptions[transport]);
       const address = transport === "unix" ? where : { port: 8000, ...where };
-      const given = { ...where, ...modeOf(options), ...pick(options, serveOptions[transport]) };
+      const given = {
+        ...where,
+        ...modeOf(host, options),
+        ...pick(options, serveOptions[transport]),
+      };
       const own = () => generation.serve(given as ServeTcpOptions, handler);
       return make<Deno.HttpServer>(host, address as AnyListenAddress, native, own);
     },
@@ -69,7 +75,7 @@ export function installWrappers(host: WrappersHost): void {
       const native = () => runtime.listen(options as any);
       const transport = transportOf(options ?? {});
       if (transport === undefined || !hasAddress(options)) return native();
-      const address = { ...pick(options, addressOptions[transport]), ...modeOf(options) };
+      const address = { ...pick(options, addressOptions[transport]), ...modeOf(host, options) };
       // deno-lint-ignore no-explicit-any -- as above
       return make(host, address as any, native, () => generation.listen(address as any));
     },
@@ -100,7 +106,7 @@ export function installWrappers(host: WrappersHost): void {
       }
       const given = {
         ...pick(options, [...addressOptions[transport], "transport"]),
-        ...modeOf(options),
+        ...modeOf(host, options),
       };
       // deno-lint-ignore no-explicit-any -- as above
       return make(host, given as any, native, () => generation.listenDatagram(given as any));
@@ -181,9 +187,15 @@ function pick(options: Options, names: readonly string[]): Options {
   );
 }
 
-/** The permissions of a socket's file: those that bind(2) gives it, where the library's own default is the user alone. */
-export function modeOf({ path }: { path?: unknown }): { mode?: number } {
-  return path === undefined ? {} : { mode: 0o777 & ~umask() };
+/**
+ * The permissions of a new socket's file: those that bind(2) gives it, where the library's own default is the user alone. An
+ * inherited one keeps those that the program has given it since: a client may connect before it does so again.
+ */
+export function modeOf({ isInherited }: WrappersHost, { path }: { path?: unknown }): {
+  mode?: number;
+} {
+  if (typeof path !== "string" || isInherited(path)) return {};
+  return { mode: 0o777 & ~umask() };
 }
 
 /** The umask of this process (proc(5), "status"), which `Deno.umask()` needs a permission for. */

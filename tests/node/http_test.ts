@@ -186,6 +186,36 @@ test("a server of node on a unix path says its path, and leaves it to the next g
   assertEquals(directory.names(), []);
 });
 
+test("stop() closes idle connections of a unix socket, and answers what is under way", async () => {
+  using directory = new Directory();
+  const path = directory.join("http.sock");
+  const released = Promise.withResolvers<void>();
+  const asked = Promise.withResolvers<void>();
+  const app = await begin(directory.join("app.sock"), { forceCloseAfter: 600_000 });
+  const server = createServer(async (request, response) => {
+    if (request.url === "/slow") {
+      asked.resolve();
+      await released.promise;
+    }
+    response.end("answered");
+  });
+  server.keepAliveTimeout = 600_000;
+  app.listenNode(server, { path });
+  await app.ready();
+  using silent = await Http1Client.dial({ transport: "unix", path });
+  using idle = await Http1Client.dial({ transport: "unix", path });
+  await idle.request();
+  using slow = await Http1Client.dial({ transport: "unix", path });
+  await slow.send("/slow");
+  await asked.promise;
+  const stopped = app.stop();
+  assert(await silent.ended());
+  assert(await idle.ended());
+  released.resolve();
+  assertEquals((await slow.answer()).body, "answered");
+  await stopped;
+});
+
 test("listenNode() refuses what is no server of node, and one that listens", async () => {
   using directory = new Directory();
   await using app = await begin(directory.join("app.sock"));

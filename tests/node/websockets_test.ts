@@ -4,13 +4,14 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { createServer, type IncomingMessage } from "node:http";
 import { createHash } from "node:crypto";
 import type { Duplex } from "node:stream";
 import * as ws from "ws";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
+import { Http1Client } from "../support/http1_client.ts";
 import { begin } from "../support/in_process.ts";
 import { portOfNode } from "../support/node_servers.ts";
 import { codeOf, opcodes, RawWebSocket, textOf } from "../support/raw_websocket.ts";
@@ -102,4 +103,50 @@ test("the sockets of another library get a Close frame too", async () => {
   client[Symbol.dispose]();
   await old.app.finished;
   await next.app.stop();
+});
+
+test("a WebSocket of a server that has listened before gets one Close frame", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const app = await begin(path, { drainTimeout: 200 });
+  const server = createServer();
+  bare(server);
+  for (let i = 0; i < 12; i++) {
+    app.listenNode(server, { hostname: "127.0.0.1", port: 0 });
+    if (i < 11) await new Promise<void>((resolve) => server.close(() => resolve()));
+  }
+  await app.ready();
+  // More than ten would make node warn of a leak.
+  for (const event of server.eventNames()) assert(server.listenerCount(event) <= 2, String(event));
+  const client = await RawWebSocket.connect(portOfNode(server));
+  const stopped = app.stop();
+  assertEquals(codeOf((await client.next())!), 1001);
+  await client.sendClose(1001);
+  assertEquals(await client.next(), undefined);
+  client[Symbol.dispose]();
+  await stopped;
+});
+
+test("a server whose program has no listener of upgrades any more answers their requests", async () => {
+  using directory = new Directory();
+  const app = await begin(directory.join("app.sock"));
+  const server = createServer((_request, response) => response.end("answered"));
+  const upgrade = () => {};
+  server.on("upgrade", upgrade);
+  app.listenNode(server, { hostname: "127.0.0.1", port: 0 });
+  await app.ready();
+  assertEquals(server.listenerCount("upgrade"), 2);
+  server.off("upgrade", upgrade);
+  assertEquals(server.listenerCount("upgrade"), 0);
+  using client = await Http1Client.dial({
+    transport: "tcp",
+    hostname: "127.0.0.1",
+    port: portOfNode(server),
+  });
+  const headers = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+  assertEquals((await client.request("/", headers)).body, "answered");
+  server.on("upgrade", upgrade);
+  assertEquals(server.listenerCount("upgrade"), 2);
+  client.conn.closeWrite();
+  await app.stop();
 });
