@@ -46,8 +46,8 @@ export function installNodeServers(host: NodeServersHost): void {
       writable: true,
     });
   };
-  if (minor === "8") {
-    // Node's modules are in the snapshot of Deno 2.8: reading them takes 6 ms.
+  // Node's modules are in the snapshot of Deno 2.8: reading them takes 6 ms.
+  if (minor === "8" || isNodeLoaded()) {
     const { prototype } = builtin("node:net").Server;
     return wrap(prototype, prototype[method] as Listen);
   }
@@ -120,6 +120,14 @@ function warnBefore28({ logger }: NodeServersHost): void {
       return listen.apply(this, args);
     };
   }
+}
+
+/** Whether a module of node was loaded before: by another preload module, or an import beside this one. */
+function isNodeLoaded(): boolean {
+  const { internal } = Deno as unknown as { internal?: symbol };
+  const internals = internal &&
+    (Deno as unknown as Record<symbol, Record<string, unknown>>)[internal];
+  return internals?.__nodeProcessBootstrapped === true;
 }
 
 function warnOfVersion(logger: Logger, where: string, needed: string): void {

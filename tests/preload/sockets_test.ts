@@ -230,3 +230,18 @@ test("a program has the listeners of a socket unit, and loses no client that cam
   await load.more(20);
   assertEquals(await load.stop(), 0, JSON.stringify([...load.failures]));
 });
+
+test("a server of node is inherited where another preload module has loaded node before", async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const before = directory.join("before.ts");
+  Deno.writeTextFileSync(before, `import "node:http";`);
+  const source = `import { createServer } from "node:http";
+    createServer((_request, response) => response.end(String(Deno.pid))).listen(${port}, "127.0.0.1");`;
+  await using service = new Preloaded(directory, source, {
+    deno: ["run", "-A", "--preload", before, "--preload", auto],
+  });
+  await firstAnswerAt(port);
+  const pid = await service.next();
+  assertEquals(await answerAt(port), String(pid));
+});
