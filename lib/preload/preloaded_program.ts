@@ -134,6 +134,11 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
     return this.#parts.inheritance.addresses().length;
   }
 
+  /** {@linkcode WrappersHost.isInherited} */
+  isInherited(address: AnyListenAddress): boolean {
+    return this.#parts.inheritance.has(address);
+  }
+
   /** {@linkcode WrappersHost.socketMade} */
   socketMade(address: AnyListenAddress): void {
     // As DENO_AUTO_SERVE: it was for this server.

@@ -21,6 +21,8 @@ export interface WrappersHost {
   hasLeft(): boolean;
   /** How many inherited sockets the program has not asked for. */
   unclaimed(): number;
+  /** Whether one of them is for that address. */
+  isInherited(address: AnyListenAddress): boolean;
   /** Called when a socket was made. */
   socketMade(address: AnyListenAddress): void;
 }
@@ -138,7 +140,8 @@ export function make<T>(
 ): T {
   const { inUse } = host;
   if (host.hasLeft()) return native();
-  if (inUse.has(address) && host.unclaimed() > 0) {
+  // The previous generation has an inherited one: it was in use when the program asked for it twice.
+  if (inUse.has(address) && host.unclaimed() > 0 && !host.isInherited(address)) {
     const what =
       `Cannot listen on ${
         formatListenAddress(address)
