@@ -54,7 +54,6 @@ function settingsOf({ control, start }: PreloadOptions, path: string): Settings 
   const given = Object.entries(start).filter(([, value]) => value !== undefined);
   return withDefaults({
     service: serviceName(),
-    stopOn: ["SIGTERM", "SIGINT"],
     // A terminal sends SIGHUP when it is closed.
     restartOn: Deno.stdin.isTerminal() ? [] : ["SIGHUP"],
     ...control === undefined && { command: { env: { GRACEFUL_CONTROL: path } } },
