@@ -183,7 +183,8 @@ test("a program that asks for its address twice gets it in each generation, and 
   const port = freePort();
   const serve =
     `Deno.serve({ hostname: "127.0.0.1", port: ${port}, onListen() {} }, () => new Response("x"));`;
-  const source = `${serve} try { ${serve} } catch (error) { console.log(error.name); }`;
+  const source =
+    `${serve} try { ${serve} } catch (error) { console.log(error.name); console.error(error.message); }`;
   await using service = new Preloaded(directory, source);
   await service.until("AddrInUse");
   for (let i = 0; i < 2; i++) {
@@ -191,4 +192,7 @@ test("a program that asks for its address twice gets it in each generation, and 
     await service.until("AddrInUse");
     assertEquals(await answerAt(port), "x");
   }
+  Deno.kill((await service.status()).pid, "SIGTERM");
+  const { stderr } = await service.ended();
+  assertMatch(stderr, /listens there already$/m);
 });
