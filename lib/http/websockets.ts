@@ -36,6 +36,8 @@ export interface ClosableWebSocket {
   close(code: number, reason: string): void;
   /** Calls the listener when the connection has ended. */
   addEventListener(event: "close", listener: () => void): void;
+  /** Ends the connection of a client that has not answered the Close frame, where nothing else does. */
+  drop?(): void;
 }
 
 /** The WebSockets of one generation. */
@@ -92,7 +94,11 @@ export class WebSockets {
       cancel();
       const hasUnsent = socket.bufferedAmount > 0;
       const limit = hasUnsent ? forceCloseAfter : Math.min(answerTime, forceCloseAfter);
-      timer = setTimeout(end, Math.min(limit, longestPause));
+      const drop = () => {
+        end();
+        socket.drop?.();
+      };
+      timer = setTimeout(drop, Math.min(limit, longestPause));
       socket.close(code, reason);
     }
     socket.addEventListener("close", end);

@@ -51,6 +51,10 @@ export interface HttpSocket extends NodeSocket, Emitter {
   readonly writable: boolean;
   readonly writableLength: number;
   write(bytes: Uint8Array): boolean;
+  /** Closes the connection when everything is written; only a socket has it, not each stream that a program upgrades. */
+  destroySoon?(): void;
+  /** Where `pipe()` writes what is read. */
+  readonly _readableState?: { readonly pipes?: readonly object[] };
 }
 
 /** A `ServerResponse` of node:http. */

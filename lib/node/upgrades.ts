@@ -62,6 +62,8 @@ function collect(server: ListeningServer, event: string, upgrades: Upgrades): vo
 /** A WebSocket of npm:ws, which keeps its object at the socket; of another library, whose sockets get the bare frame. */
 class UpgradedSocket implements ClosableWebSocket {
   readonly #socket: HttpSocket;
+  /** Whether a Close frame was sent. */
+  #isClosed = false;
 
   constructor(socket: HttpSocket) {
     this.#socket = socket;
@@ -78,14 +80,28 @@ class UpgradedSocket implements ClosableWebSocket {
 
   close(code: number, reason: string): void {
     const object = this.#object;
+    this.#isClosed = object !== undefined || this.#socket.writable && !isRelayed(this.#socket);
     if (object) object.close(code, reason);
     // A library writes each frame as a whole in one turn of the event loop: this is between two frames.
-    else if (this.#socket.writable) this.#socket.write(closeFrame(code, reason));
+    else if (this.#isClosed) this.#socket.write(closeFrame(code, reason));
   }
 
   addEventListener(event: "close", listener: () => void): void {
     this.#socket.once(event, listener);
   }
+
+  /** Else the connection ends when the library of the program gives up: npm:ws does after 30 s. */
+  drop(): void {
+    if (this.#isClosed) this.#socket.destroySoon?.();
+  }
+}
+
+/**
+ * Whether the program passes the bytes of a socket on to another one, as a proxy does: what it writes are parts of frames, and
+ * a frame between them would break the stream.
+ */
+function isRelayed({ _readableState }: HttpSocket): boolean {
+  return _readableState?.pipes?.some((target) => "destroySoon" in target) ?? false;
 }
 
 /** A Close frame of a server (RFC 6455, 5.5.1); the reason has 123 bytes at most. */
