@@ -10,6 +10,13 @@
  * @module
  */
 
+import { printError } from "./logger.ts";
 import { preload } from "./preload/preload.ts";
 
-await preload();
+try {
+  await preload();
+} catch (error) {
+  // Its message says what to do; where it was thrown does not.
+  printError(`Cannot start the program so that it can be restarted: ${(error as Error).message}`);
+  Deno.exit(1);
+}

@@ -342,7 +342,9 @@ class Progress implements Disposable {
   constructor(what: string) {
     this.#timer = setInterval(() => {
       const seconds = Math.round((performance.now() - this.#began) / 1000);
-      this.#show(this.#terminal ? `\r${what}: ${seconds} s` : `${what}: ${seconds} s\n`);
+      this.#show(
+        this.#terminal ? `\r${what} (${seconds} s so far)` : `${what} (${seconds} s so far)\n`,
+      );
     }, this.#terminal ? 1000 : 5000);
   }
 

@@ -177,7 +177,10 @@ export class Handover {
   get progress(): string {
     const addresses = this.#host.resources.addresses();
     const where = addresses.length > 0 ? `, of ${listed(addresses)}` : "";
-    return `it has the offer${where}, and has not called ready()`;
+    const what = this.#host.settings.isPreloaded
+      ? "has not made the listeners that make it ready"
+      : "has not called ready()";
+    return `it has the offer${where}, and ${what}`;
   }
 
   /** Offers, withdraws and drains; or rolls back, and serves on. */
@@ -252,7 +255,8 @@ export class Handover {
 
   /** Tells the successor that this generation has withdrawn, and waits for `healthy`. */
   async #awaitHealthy(probation: number, began: number): Promise<void> {
-    const { settings: { peerTimeout }, logger, path } = this.#host;
+    const { settings, logger, path } = this.#host;
+    const { peerTimeout } = settings;
     // The successor may have ended in good health by then: its frames tell.
     await this.channel.tell({ type: "withdrawn" });
     this.#log("withdrawn", began);
@@ -263,7 +267,9 @@ export class Handover {
     if (!dropped) return;
     logger.warn?.(
       `Process ${this.pid}, the next generation, has asked for none of the listeners of this one, ` +
-        `and closes them: ${listed(dropped.map(indented))}. ${adviceForTwoServices(path)}`,
+        `and closes them: ${listed(dropped.map(indented))}. ${
+          adviceForTwoServices(path, settings)
+        }`,
     );
   }
 
@@ -364,7 +370,11 @@ const lastWordsTime = 1000;
 const longestProbation = 300_000;
 
 /** What to do about two services that take over from each other at one control path. */
-export function adviceForTwoServices(path: string): string {
-  return `Where another service has the same control path, ${formatPath(path)}, give each one of ` +
-    'its own, and a name: start(path, { service: "name" })';
+export function adviceForTwoServices(path: string, { isPreloaded }: Settings): string {
+  const how = isPreloaded
+    ? "set GRACEFUL_CONTROL, or GRACEFUL_SERVICE to a name"
+    : 'and a name: start(path, { service: "name" })';
+  return `Where another service has the same control path, ${
+    formatPath(path)
+  }, give each one of its own, ${how}`;
 }

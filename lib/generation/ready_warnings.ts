@@ -139,7 +139,7 @@ export class ReadyWarnings {
           isPreloaded
             ? "it came after the probation: set GRACEFUL_PROBATION or GRACEFUL_SETTLE to more milliseconds, or GRACEFUL_READY=explicit"
             : "call serve(), listen() or take() before ready()"
-        }${hasSocket ? `. ${adviceForTwoServices(path)}` : ""}`,
+        }${hasSocket ? `. ${adviceForTwoServices(path, settings)}` : ""}`,
       );
     } catch (error) {
       logger.error?.("Cannot close what was inherited and not asked for", error);

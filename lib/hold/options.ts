@@ -24,8 +24,9 @@ is refused while the service starts again.
 
 COMMAND gets the environment that systemd gives a service: LISTEN_FDS with LISTEN_PID and LISTEN_FDNAMES, for
 the listeners of --listen, those that hold itself was passed in that way, and those that the service has put
-into the store (FDSTORE=1); NOTIFY_SOCKET (PATH.notify), PIDFILE (PATH.pid), SYSTEMD_EXEC_PID, INVOCATION_ID.
-start() uses all of them. Another program needs LISTEN_FDS alone: listen({ fd: 3 }) in Node, for example.
+into the store (FDSTORE=1); NOTIFY_SOCKET (PATH.notify), PIDFILE (PATH.pid), SYSTEMD_EXEC_PID, INVOCATION_ID;
+and GRACEFUL_CONTROL (PATH), for a program that knows nothing of it: COMMAND is deno run -A cli.ts run main.ts.
+start() uses all of them but the last. Another program needs LISTEN_FDS alone: listen({ fd: 3 }) in Node, for example.
 COMMAND is started by /bin/sh, which drops variables whose names have other characters than letters, digits
 and "_".
 

@@ -8,6 +8,7 @@
 
 import { currentVariable, removeVariable } from "../../ffi/proc.ts";
 import { listed, quoted } from "../../ffi/quote.ts";
+import { formatPath } from "../../ffi/sockaddr.ts";
 import { checkPath, type Settings, withDefaults } from "../generation/options.ts";
 import { preloadKey, startWith } from "../generation/start.ts";
 import { printError } from "../logger.ts";
@@ -47,6 +48,17 @@ export async function preload(): Promise<void> {
   const program = new PreloadedProgram(generation, settings, { ...options, isAutoServe });
   global[preloadKey] = program;
   program.begin();
+  sayHow(path, generation.generation, settings);
+}
+
+/** Says how the program is restarted: at a terminal, where SIGHUP ends it; in a log, which shows it on request. */
+function sayHow(path: string, generation: number, { logger, restartOn = [] }: Settings): void {
+  const where = `${formatPath(path)}, process ${Deno.pid}`;
+  if (generation === 1 && restartOn.length === 0 && Deno.stderr.isTerminal()) {
+    printError(
+      `Restarted by the command line (cli.ts restart), and by no signal: control path ${where}`,
+    );
+  } else logger.info?.(`Generation ${generation}: control path ${where}`);
 }
 
 /** The options of `start()`, with the defaults of a preloaded program. */
