@@ -11,6 +11,8 @@ import { libc } from "./libc.ts";
 import type { Readiness } from "./poll.ts";
 import type { Registration } from "./proc.ts";
 
+export { setKeepAlive } from "./libc.ts";
+
 const { epoll_event } = structs;
 const [eventsAt, dataAt] = [epoll_event.offset("events"), epoll_event.offset("data")];
 

@@ -211,6 +211,17 @@ export function cString(path: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(`${path}\0`);
 }
 
+/**
+ * Sets whether a call on another thread keeps the process running. Deno has no public API for that; its core has one in every
+ * 2.x. Where it is gone, the call does.
+ */
+export function setKeepAlive(call: Promise<unknown>, alive: boolean): void {
+  // deno-lint-ignore no-explicit-any -- not in Deno's types
+  const core = (Deno as any)[(Deno as any).internal]?.core;
+  if (alive) core?.refOpPromise?.(call);
+  else core?.unrefOpPromise?.(call);
+}
+
 /** A `char *const []`: C strings and the pointers to them, which end with a null. */
 export class StringArray {
   readonly #text: Uint8Array<ArrayBuffer>;
@@ -269,7 +280,7 @@ const groups: Name[][] = [
   ["socket", "bind", "listen", "connect", "getsockname", "getsockopt"],
   ["epoll_create1", "epoll_ctl", "epoll_wait", "malloc", "eventfd"],
   ["timerfd_create", "timerfd_settime"],
-  ["getenv", "strlen"],
+  ["getenv", "strlen", "unsetenv", "geteuid"],
 ];
 
 /** The functions of a library, each looked up when it or another one of its group is first asked for. */
@@ -332,7 +343,10 @@ function padded(call: Call, parameters: number): Call {
 /** Has the descriptor table grow, on another thread. */
 async function growTable({ fcntl_elsewhere, close }: Libc): Promise<void> {
   for (const size of spaciousTables) {
-    const raw = await fcntl_elsewhere(0, c.F_DUPFD_CLOEXEC, size - 1);
+    const grown = fcntl_elsewhere(0, c.F_DUPFD_CLOEXEC, size - 1);
+    // A preload module would have the program wait for it.
+    setKeepAlive(grown, false);
+    const raw = await grown;
     if (raw >= 0) return void close(raw);
   }
 }

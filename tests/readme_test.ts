@@ -6,6 +6,7 @@
 
 import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import * as graceful from "../mod.ts";
+import { preloadVariables } from "../lib/preload/options.ts";
 import { Held, noContainer } from "./hold/held.ts";
 import { Child } from "./support/child.ts";
 import { cli } from "./support/cli.ts";
@@ -233,7 +234,8 @@ test("the three lines of README.md make a program that a second start replaces",
 });
 
 test("the whole service of README.md is replaced by a second start and by SIGHUP, ends its event streams, and is stopped", async () => {
-  const program = [section("Your program is …"), section("A whole service")]
+  const library = Deno.readTextFileSync(new URL("lib/README.md", root));
+  const program = [library.split("\n### Event streams\n")[1], section("A whole service")]
     .map((text) => /```ts(?: ignore)?\n([^]*?)```/.exec(text)![1]).join("\n");
   using project = new Project(program, {
     control: "/run/shop/control.sock",
@@ -255,4 +257,13 @@ test("the whole service of README.md is replaced by a second start and by SIGHUP
   assertEquals((await cli("stop", project.control)).code, 0);
   // The stdout of generation 3 is that of generation 2, and ends with both.
   assertEquals((await second.ended()).code, 0);
+});
+
+test("the table of lib/README.md has every variable of the preload module, and no other", () => {
+  const text = Deno.readTextFileSync(new URL("lib/README.md", root));
+  const [, table] = text.split("\n### No code\n");
+  const named = [...table.split("\n### ")[0].matchAll(/^\| `(GRACEFUL\w*)`/gm)].map(([, name]) =>
+    name
+  );
+  assertEquals(named.sort(), [...preloadVariables].sort());
 });

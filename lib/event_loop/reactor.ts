@@ -14,6 +14,7 @@ import {
   forget,
   resetEventfd,
   rewatchOnce,
+  setKeepAlive,
   signalEventfd,
   watchOnce,
   watchReadable,
@@ -167,13 +168,7 @@ class ByThread implements Way {
   }
 
   keepAlive(alive: boolean): void {
-    if (!this.#pending) return;
-    // Deno has no public API for a pending call that does not keep the process running; its core has one in every
-    // 2.x. Where it is gone, the call keeps the process running.
-    // deno-lint-ignore no-explicit-any -- not in Deno's types
-    const core = (Deno as any)[(Deno as any).internal]?.core;
-    if (alive) core?.refOpPromise?.(this.#pending);
-    else core?.unrefOpPromise?.(this.#pending);
+    if (this.#pending) setKeepAlive(this.#pending, alive);
   }
 }
 

@@ -96,7 +96,7 @@ export class DescriptorResources implements Resources {
 
   /** Has a server of node listen on the socket at `address`, inherited or new. */
   node(address: ListenAddress, server: NodeServer): void {
-    checkNodeServer(server);
+    checkNodeServer(server, address);
     this.#create("listener", address, (fd) => {
       const bound = localAddress(fd.raw);
       listenOn(server, fd, "path" in address ? address.path : undefined);
@@ -212,11 +212,13 @@ export class DescriptorResources implements Resources {
   /** Advice for an address in use. */
   #adviceFor(address: AnyListenAddress): string {
     const { inUseAdvice } = this.#options;
-    const reason = "path" in address
-      ? undefined
-      : this.addresses().includes(formatListenAddress(address))
-      ? "this generation listens there already"
-      : "another socket has that address: end its process (`ss -ltunp` names it), or ask for another port";
+    if ("path" in address) return inUseAdvice ?? "";
+    // The control path has nothing to do with it.
+    if (this.addresses().includes(formatListenAddress(address))) {
+      return "this generation listens there already";
+    }
+    const reason =
+      "another socket has that address: end its process (`ss -ltunp` names it), or ask for another port";
     return [reason, inUseAdvice].filter((each) => each !== undefined).join("; ");
   }
 

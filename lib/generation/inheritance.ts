@@ -246,6 +246,13 @@ export class Inheritance implements Disposable {
     });
   }
 
+  /** Whether a socket for an address is left. */
+  has(address: AnyListenAddress): boolean {
+    return (["listener", "datagram"] as const).some((kind) =>
+      this.#candidates(kind, address).length > 0
+    );
+  }
+
   /** Whether a path leads to one of the sockets that are left. */
   hasPath(path: string): boolean {
     return (["listener", "datagram"] as const).some((kind) => this.#atPath(kind, path));

@@ -36,6 +36,9 @@ import { type Accepted, requestOffer } from "./takeover.ts";
 import { isToldByMainPid } from "./service_manager.ts";
 import { closeLeftovers } from "./watch.ts";
 
+/** The global name of what the preload module gives the program; another copy of the library finds it too. */
+export const preloadKey: symbol = Symbol.for("graceful");
+
 /**
  * Starts a generation of the service whose control socket is `path`: takes over from the one that
  * runs there, or is the first. On macOS, Windows and other systems that pass no descriptors it is the only
@@ -57,10 +60,19 @@ import { closeLeftovers } from "./watch.ts";
  * @throws {UnsupportedRuntimeError} Under `deno serve`, whose listener cannot be handed over.
  * @throws {PeerNotAllowedError} When another user's process has the path, or its `allow` refuses this one.
  * @throws {Deno.errors.NotSupported} For a second one at that path in one process, where none can take over.
+ * @throws {TypeError} When the preload module has made the program a generation.
  */
 export async function start(path: string, options: StartOptions = {}): Promise<Generation> {
   checkPath(path);
   checkStartOptions(options);
+  if (preloadKey in globalThis) {
+    throw new TypeError(
+      `Cannot start at ${
+        formatPath(path)
+      }: the preload module has started a generation of this program, ` +
+        "and both would restart its process; run the program without `--preload`, or with GRACEFUL=off",
+    );
+  }
   return await startWith(path, withDefaults(options));
 }
 

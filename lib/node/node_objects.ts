@@ -80,20 +80,25 @@ export interface HttpConnections {
   _all?: Iterable<HttpSocket>;
 }
 
-/** The first version of Deno whose node servers listen on a descriptor, accept there, and can be taken off it. */
-const firstMinor = 8;
-
-/** Whether this version of Deno can hand over node's servers. */
-export function mayHandOverNodeServers(): boolean {
-  const [, minor] = /^2\.(\d+)\./.exec(Deno.version.deno) ?? [];
-  return minor === undefined || Number(minor) >= firstMinor;
+/**
+ * Gives the version of Deno that it takes to hand over node's servers at an address, if this one cannot: from 2.8 on they
+ * listen on a descriptor, accept there, and can be taken off it; on one of a unix socket from 2.8.3 on.
+ */
+export function nodeServersTake(address: object): string | undefined {
+  const { deno } = Deno.version;
+  if (/^2\.[0-7]\./.test(deno)) return "2.8";
+  return "path" in address && /^2\.8\.[0-2]\b/.test(deno) ? "2.8.3" : undefined;
 }
 
 /** @throws {UnsupportedRuntimeError} When this version cannot, or the object is no server of node's. */
-export function checkNodeServer(server: unknown): asserts server is ListeningServer {
-  if (!mayHandOverNodeServers()) {
+export function checkNodeServer(
+  server: unknown,
+  address: object = {},
+): asserts server is ListeningServer {
+  const needed = nodeServersTake(address);
+  if (needed !== undefined) {
     throw new UnsupportedRuntimeError(
-      `Cannot hand over a server of node: it takes Deno 2.${firstMinor} or later, and this is ${Deno.version.deno}`,
+      `Cannot hand over a server of node: it takes Deno ${needed} or later, and this is ${Deno.version.deno}`,
     );
   }
   const isServer = typeof server === "object" && server !== null &&

@@ -8,6 +8,7 @@ import { pathStatus, readLink } from "../../ffi/file.ts";
 import { effectiveUser } from "../../ffi/peer.ts";
 import { argumentsOfDeno, identify, variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
+import { checkPath } from "../generation/options.ts";
 import { maxServiceName } from "../generation/protocol.ts";
 
 /**
@@ -19,7 +20,14 @@ import { maxServiceName } from "../generation/protocol.ts";
  */
 export function ownControlPath(): string {
   const { pid, started } = identify(Deno.pid);
-  return `${directory()}/graceful-${pid}-${started}.sock`;
+  const path = `${directory()}/graceful-${pid}-${started}.sock`;
+  try {
+    checkPath(path);
+  } catch (error) {
+    (error as Error).message += `; ${advice}`;
+    throw error;
+  }
+  return path;
 }
 
 function directory(): string {
@@ -44,17 +52,23 @@ function temporary(user: number): string {
   throw new Deno.errors.PermissionDenied(
     `Cannot make the control socket in ${
       quoted(path)
-    }: user ${user} is not its only owner; remove it, or set ` +
-      "GRACEFUL_CONTROL to a path in a directory of that user",
+    }: user ${user} is not its only owner; remove it, or ${advice} of that user`,
   );
 }
+
+const advice = "set GRACEFUL_CONTROL to a path in a writable directory";
 
 function makeDirectory(path: string): void {
   try {
     Deno.mkdirSync(path, { mode: 0o700 });
   } catch (error) {
     // Another program was faster.
-    if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+    if (error instanceof Deno.errors.AlreadyExists) return;
+    // As in a container whose file system is read-only.
+    (error as Error).message = `Cannot make the control socket: ${
+      (error as Error).message
+    }; ${advice}`;
+    throw error;
   }
 }
 

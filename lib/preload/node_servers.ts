@@ -12,6 +12,7 @@ import { listenError } from "../../ffi/node_error.ts";
 import type { ListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { NodeServer } from "../native/objects.ts";
+import { nodeServersTake } from "../node/node_objects.ts";
 import { make, modeOf, type WrappersHost } from "./wrappers.ts";
 
 /** What the wrapper needs beside what those of Deno's functions need. */
@@ -45,8 +46,8 @@ export function installNodeServers(host: NodeServersHost): void {
       writable: true,
     });
   };
-  if (minor === "8") {
-    // Node's modules are in the snapshot of Deno 2.8: reading them takes 6 ms.
+  // Node's modules are in the snapshot of Deno 2.8: reading them takes 6 ms.
+  if (minor === "8" || isNodeLoaded()) {
     const { prototype } = builtin("node:net").Server;
     return wrap(prototype, prototype[method] as Listen);
   }
@@ -71,6 +72,11 @@ function wrapped(host: NodeServersHost, listen: Listen): Listen {
       ? { path: address!, ...modeOf(host, { path: address }) }
       : { hostname: address ?? "::", port: port ?? 0 };
     if (backlog > 0) wanted.backlog = backlog;
+    const needed = nodeServersTake(wanted);
+    if (needed !== undefined) {
+      warnOfVersion(host.logger, String(address), needed);
+      return native();
+    }
     try {
       make(host, wanted, native, () => listenAnywhere(host, this, wanted, address === null));
     } catch (error) {
@@ -109,14 +115,26 @@ function warnBefore28({ logger }: NodeServersHost): void {
       const where = words.join(" ") || "an address of its own";
       if (!warned.has(where)) {
         warned.add(where);
-        logger.warn?.(
-          `A server of node listens at ${where}, and stays with this process: it takes Deno 2.8 or later to ` +
-            `hand it over, and this is ${Deno.version.deno}. A restart fails while the next generation listens there too`,
-        );
+        warnOfVersion(logger, where, "2.8");
       }
       return listen.apply(this, args);
     };
   }
+}
+
+/** Whether a module of node was loaded before: by another preload module, or an import beside this one. */
+function isNodeLoaded(): boolean {
+  const { internal } = Deno as unknown as { internal?: symbol };
+  const internals = internal &&
+    (Deno as unknown as Record<symbol, Record<string, unknown>>)[internal];
+  return internals?.__nodeProcessBootstrapped === true;
+}
+
+function warnOfVersion(logger: Logger, where: string, needed: string): void {
+  logger.warn?.(
+    `A server of node listens at ${where}, and stays with this process: it takes Deno ${needed} or later to ` +
+      `hand it over, and this is ${Deno.version.deno}. A restart fails while the next generation listens there too`,
+  );
 }
 
 // deno-lint-ignore no-explicit-any -- node's own types are for programs that import them

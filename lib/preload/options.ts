@@ -8,6 +8,7 @@ import { environment, toBinary, variable } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { checkStartOptions, type StartOptions } from "../generation/options.ts";
 import type { Logger } from "../logger.ts";
+import { runtime } from "../runtime.ts";
 
 /** The options of a preloaded generation. */
 export interface PreloadOptions {
@@ -65,35 +66,39 @@ const levels = ["debug", "info", "warn", "error"] as const;
  */
 export function readOptions(read: (name: string) => string | undefined = variable): PreloadOptions {
   const get = (name: string) => read(name) || undefined;
+  oneOf(get, "GRACEFUL", ["off"]);
   const start: StartOptions = {
+    stopOn: signals(get, "GRACEFUL_STOP_ON") ?? ["SIGTERM", "SIGINT"],
     restartOn: signals(get, "GRACEFUL_RESTART_ON"),
-    stopOn: signals(get, "GRACEFUL_STOP_ON"),
-    service: get("GRACEFUL_SERVICE"),
+    service: checked(get, "GRACEFUL_SERVICE", "service", (name) => name),
     inheritFrom: get("GRACEFUL_INHERIT_FROM"),
     mode: octal(get, "GRACEFUL_MODE"),
     restartAsMain: flag(get, "GRACEFUL_RESTART_AS_MAIN"),
     logger: logger(oneOf(get, "GRACEFUL_LOG", levels)),
   };
-  const given: Record<string, unknown> = { ...start };
   for (const [name, option] of Object.entries(durations)) {
-    const value = get(name);
-    if (value === undefined) continue;
-    given[option] = option === "exitTimeout" && value === "false"
-      ? false
-      : milliseconds(name, value);
+    const value = checked(
+      get,
+      name,
+      option,
+      (text) => option === "exitTimeout" && text === "false" ? false : milliseconds(name, text),
+    );
+    if (value !== undefined) Object.assign(start, { [option]: value });
   }
-  try {
-    checkStartOptions(given);
-  } catch (error) {
-    (error as Error).message = `From the environment: ${(error as Error).message}`;
-    throw error;
+  const { stopOn = [], restartOn = [] } = start;
+  const both = restartOn.find((signal) => stopOn.includes(signal));
+  if (both) {
+    throw new TypeError(
+      `The variable GRACEFUL_RESTART_ON has ${both}, which stops the service: set GRACEFUL_STOP_ON to other signals, ` +
+        'or to "none"',
+    );
   }
   const settle = get("GRACEFUL_SETTLE");
   return {
     control: get("GRACEFUL_CONTROL"),
     isExplicit: oneOf(get, "GRACEFUL_READY", ["explicit"]) !== undefined,
     settle: settle === undefined ? defaultSettle : milliseconds("GRACEFUL_SETTLE", settle),
-    start: given,
+    start,
   };
 }
 
@@ -110,6 +115,27 @@ type Get = (name: string) => string | undefined;
 
 function wrong(name: string, value: string, wanted: string): TypeError {
   return new TypeError(`The variable ${name} is ${quoted(value)}: it has to be ${wanted}`);
+}
+
+/** Reads an option of `start()`; its error is that of `start()`, with the variable. */
+function checked<T>(
+  get: Get,
+  name: string,
+  option: keyof StartOptions,
+  read: (text: string) => T,
+): T | undefined {
+  const text = get(name);
+  if (text === undefined) return undefined;
+  const value = read(text);
+  try {
+    checkStartOptions({ [option]: value });
+  } catch (error) {
+    (error as Error).message = `The variable ${name} is ${quoted(text)}. ${
+      (error as Error).message
+    }`;
+    throw error;
+  }
+  return value;
 }
 
 function milliseconds(name: string, value: string): number {
@@ -141,8 +167,24 @@ function signals(get: Get, name: string): Deno.Signal[] | undefined {
   if (value === undefined) return undefined;
   if (value === "none") return [];
   const names = value.split(/[\s,]+/);
-  if (names.every((each) => /^SIG[A-Z\d]+$/.test(each))) return names as Deno.Signal[];
-  throw wrong(name, value, 'names of signals, such as "SIGHUP,SIGUSR2", or "none"');
+  if (names.every(isSignal)) return names;
+  throw wrong(
+    name,
+    value,
+    'names of signals that can be listened to, such as "SIGHUP,SIGUSR2", or "none"',
+  );
+}
+
+/** Whether Deno listens to a signal; it knows no SIGKILL. */
+function isSignal(name: string): name is Deno.Signal {
+  const listener = () => {};
+  try {
+    runtime.addSignalListener(name as Deno.Signal, listener);
+    runtime.removeSignalListener(name as Deno.Signal, listener);
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 /** A logger on stderr: stdout is the program's. */

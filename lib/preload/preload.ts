@@ -9,7 +9,7 @@
 import { currentVariable, removeVariable } from "../../ffi/proc.ts";
 import { listed, quoted } from "../../ffi/quote.ts";
 import { checkPath, type Settings, withDefaults } from "../generation/options.ts";
-import { startWith } from "../generation/start.ts";
+import { preloadKey, startWith } from "../generation/start.ts";
 import { printError } from "../logger.ts";
 import { ownControlPath, serviceName } from "./control_path.ts";
 import { whyInert } from "./inert.ts";
@@ -20,8 +20,7 @@ import { type Preloaded, PreloadedProgram } from "./preloaded_program.ts";
 /** Makes the program restartable, unless it is not to be. */
 export async function preload(): Promise<void> {
   const global = globalThis as unknown as Record<symbol, Preloaded | undefined>;
-  const key = Symbol.for("graceful");
-  if (global[key] || isOff()) return;
+  if (global[preloadKey] || isOff()) return;
   const inert = whyInert();
   if (inert) {
     if (inert.warning) printError(inert.warning);
@@ -46,7 +45,7 @@ export async function preload(): Promise<void> {
     exitTimeout: false,
   });
   const program = new PreloadedProgram(generation, settings, { ...options, isAutoServe });
-  global[key] = program;
+  global[preloadKey] = program;
   program.begin();
 }
 
@@ -55,7 +54,6 @@ function settingsOf({ control, start }: PreloadOptions, path: string): Settings 
   const given = Object.entries(start).filter(([, value]) => value !== undefined);
   return withDefaults({
     service: serviceName(),
-    stopOn: ["SIGTERM", "SIGINT"],
     // A terminal sends SIGHUP when it is closed.
     restartOn: Deno.stdin.isTerminal() ? [] : ["SIGHUP"],
     ...control === undefined && { command: { env: { GRACEFUL_CONTROL: path } } },

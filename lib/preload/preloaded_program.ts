@@ -58,7 +58,7 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
     const host = { unclaimed: () => this.unclaimed(), ready: () => this.#accept() };
     this.#rule = new ReadyRule(host, settle, isExplicit);
     this.#paths = new SocketPaths({
-      isInherited: this.isInherited,
+      isInherited: (path) => this.isInheritedPath(path),
       isReplaced: () => this.#parts.isReplaced,
     });
   }
@@ -134,7 +134,14 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
   }
 
   /** {@linkcode WrappersHost.isInherited} */
-  readonly isInherited = (path: string): boolean => this.#parts.inheritance.hasPath(path);
+  isInherited(address: AnyListenAddress): boolean {
+    return this.#parts.inheritance.has(address);
+  }
+
+  /** {@linkcode WrappersHost.isInheritedPath} */
+  isInheritedPath(path: string): boolean {
+    return this.#parts.inheritance.hasPath(path);
+  }
 
   /** {@linkcode WrappersHost.socketMade} */
   socketMade(address: AnyListenAddress): void {

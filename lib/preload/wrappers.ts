@@ -21,8 +21,10 @@ export interface WrappersHost {
   hasLeft(): boolean;
   /** How many inherited sockets the program has not asked for. */
   unclaimed(): number;
-  /** Whether a path leads to an inherited socket that the program has not asked for. */
-  readonly isInherited: (path: string) => boolean;
+  /** Whether one of them is for that address. */
+  isInherited(address: AnyListenAddress): boolean;
+  /** Whether a path leads to one of them. */
+  isInheritedPath(path: string): boolean;
   /** Called when a socket was made. */
   socketMade(address: AnyListenAddress): void;
 }
@@ -144,7 +146,8 @@ export function make<T>(
 ): T {
   const { inUse } = host;
   if (host.hasLeft()) return native();
-  if (inUse.has(address) && host.unclaimed() > 0) {
+  // The previous generation has an inherited one: it was in use when the program asked for it twice.
+  if (inUse.has(address) && host.unclaimed() > 0 && !host.isInherited(address)) {
     const what =
       `Cannot listen on ${
         formatListenAddress(address)
@@ -191,10 +194,10 @@ function pick(options: Options, names: readonly string[]): Options {
  * The permissions of a new socket's file: those that bind(2) gives it, where the library's own default is the user alone. An
  * inherited one keeps those that the program has given it since: a client may connect before it does so again.
  */
-export function modeOf({ isInherited }: WrappersHost, { path }: { path?: unknown }): {
+export function modeOf(host: WrappersHost, { path }: { path?: unknown }): {
   mode?: number;
 } {
-  if (typeof path !== "string" || isInherited(path)) return {};
+  if (typeof path !== "string" || host.isInheritedPath(path)) return {};
   return { mode: 0o777 & ~umask() };
 }
 

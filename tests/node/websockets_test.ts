@@ -9,7 +9,7 @@ import { createServer, type IncomingMessage } from "node:http";
 import { createHash } from "node:crypto";
 import { connect, type Socket } from "node:net";
 import type { Duplex } from "node:stream";
-import * as ws from "npm:ws@8.23.0";
+import * as ws from "ws";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
 import { Http1Client } from "../support/http1_client.ts";

@@ -137,3 +137,26 @@ test("the name of the service is the program's path without what names a release
   assertEquals(name("npm:cowsay@1.6.0"), "npm:cowsay@1.6.0");
   assertEquals(name(`/${"x".repeat(300)}/main.ts`).length, 255);
 });
+
+test("without a directory for the control socket, or with one whose path is too long, the error says what to set", async () => {
+  using directory = new Directory();
+  // With the usual directory no other one is needed.
+  if (hasUsual()) return;
+  const long = directory.join("x".repeat(90));
+  Deno.mkdirSync(long);
+  for (const TMPDIR of [directory.join("none"), long]) {
+    const env = { GRACEFUL_CONTROL: "", XDG_RUNTIME_DIR: "", TMPDIR };
+    await using service = new Preloaded(directory, server, { env });
+    const { code, stderr } = await service.ended();
+    assertEquals(code, 1);
+    assertMatch(stderr, /set GRACEFUL_CONTROL to a path in a writable directory/);
+  }
+});
+
+function hasUsual(): boolean {
+  try {
+    return Deno.statSync(`/run/user/${Deno.uid()}`).isDirectory;
+  } catch {
+    return false;
+  }
+}

@@ -84,3 +84,18 @@ test("an inherited listener that the program asks for after the probation was cl
   assertMatch(stderr, new RegExp(`has not asked for: the listener at 127.0.0.1:${late}`));
   assertMatch(stderr, /GRACEFUL_PROBATION|GRACEFUL_READY/);
 });
+
+test("a program that calls start() itself is told that the preload module has done that", async () => {
+  using directory = new Directory();
+  const library = new URL("../../mod.ts", import.meta.url);
+  const source = `import { start } from "${library}";
+    const app = await start(${JSON.stringify(directory.join("own.sock"))});
+    await app.ready();
+    console.log("ready");`;
+  await using told = new Preloaded(directory, source);
+  const { code, stderr } = await told.ended();
+  assertEquals(code, 1);
+  assertMatch(stderr, /run the program without `--preload`, or with GRACEFUL=off/);
+  await using alone = new Preloaded(directory, source, { env: { GRACEFUL: "off" } });
+  await alone.until("ready");
+});

@@ -4,7 +4,8 @@
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Child } from "../support/child.ts";
 import { test } from "../support/guard.ts";
 import { programOf, programs, whyNotCached } from "../system/programs_list.ts";
 import { restartUnderLoad } from "../system/programs_run.ts";
@@ -37,6 +38,19 @@ for (const file of ["three_lines.ts", "node_http.ts", "echo_deno.ts", "websocket
     assert(refused + lost > 0);
   });
 }
+
+test("deno task programs prints its usage, and exits with 2 for wrong arguments", async () => {
+  const run = async (...args: string[]) => {
+    await using child = new Child("../system/programs.ts", args);
+    const { code, stdout, stderr } = await child.ended();
+    assertMatch([...stdout, stderr].join("\n"), /^Usage: deno task programs/m);
+    return code;
+  };
+  assertEquals(await run("--help"), 0);
+  for (const args of [["--bogus"], ["--only", "nothing"], ["--restarts", "0"]]) {
+    assertEquals(await run(...args), 2);
+  }
+});
 
 function words(failures: Map<string, number>): string {
   return Array.from(failures, ([what, count]) => `${count} x ${what}`).join("\n");

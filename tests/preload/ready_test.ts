@@ -177,3 +177,22 @@ test("a program that looks for a free port ends at the same one in each generati
     assertEquals(await service.number("port"), found);
   }
 });
+
+test("a program that asks for its address twice gets it in each generation, and AddrInUse the second time", async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const serve =
+    `Deno.serve({ hostname: "127.0.0.1", port: ${port}, onListen() {} }, () => new Response("x"));`;
+  const source =
+    `${serve} try { ${serve} } catch (error) { console.log(error.name); console.error(error.message); }`;
+  await using service = new Preloaded(directory, source);
+  await service.until("AddrInUse");
+  for (let i = 0; i < 2; i++) {
+    await service.next();
+    await service.until("AddrInUse");
+    assertEquals(await answerAt(port), "x");
+  }
+  Deno.kill((await service.status()).pid, "SIGTERM");
+  const { stderr } = await service.ended();
+  assertMatch(stderr, /listens there already$/m);
+});

@@ -4,9 +4,10 @@
  * @module
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
+import { activated, hasPython } from "../support/activation.ts";
 import { test } from "../support/guard.ts";
 import { askOnce } from "../support/http1_client.ts";
 import { Load } from "../support/load.ts";
@@ -145,7 +146,10 @@ for (
     const where = ["--host", "127.0.0.1", "--port", String(port)];
     await using service = new Preloaded(directory, source, {
       deno: [...deno, ...env ? [] : where],
-      env: env ? { DENO_AUTO_SERVE: "1", DENO_SERVE_ADDRESS: `tcp:127.0.0.1:${port}` } : {},
+      env: {
+        GRACEFUL_LOG: "info",
+        ...env && { DENO_AUTO_SERVE: "1", DENO_SERVE_ADDRESS: `tcp:127.0.0.1:${port}` },
+      },
     });
     const first = Number(await firstAnswerAt(port));
     const load = new Load({ transport: "tcp", hostname: "127.0.0.1", port });
@@ -159,35 +163,30 @@ for (
     assertEquals(Number(await answerAt(port)), pids.at(-1));
     // Deno's own listener of SIGTERM closes connections: the generation drains in its place.
     Deno.kill(pids.at(-1)!, "SIGTERM");
-    assertEquals((await service.ended()).code, 0);
+    const { code, stderr } = await service.ended();
+    assertEquals(code, 0);
+    assertMatch(stderr, /^Stopping on SIGTERM$/m);
     assert(new Set(pids).size === 4);
+  });
+}
+
+const server = (port: number) =>
+  `Deno.serve({ hostname: "127.0.0.1", port: ${port}, onListen() {} }, () => new Response(String(Deno.pid)));`;
+
+/** Starts a program below `cli.ts hold`. */
+function held(directory: Directory, source: string): Preloaded {
+  const cli = new URL("../../lib/cli.ts", import.meta.url).pathname;
+  const command = [Deno.execPath(), "run", "-A", "--preload", auto];
+  return new Preloaded(directory, source, {
+    deno: ["run", "-A", cli, "hold", directory.join("control.sock"), "--", ...command],
+    env: { GRACEFUL_CONTROL: "" },
   });
 }
 
 test("a program below cli.ts hold has hold's control path, and is restarted by it", async () => {
   using directory = new Directory();
   const port = freePort();
-  const cli = new URL("../../lib/cli.ts", import.meta.url).pathname;
-  const main = directory.join("main.ts");
-  const source = `Deno.serve({ hostname: "127.0.0.1", port: ${port}, onListen() {} },
-    () => new Response(String(Deno.pid)));`;
-  await using hold = new Preloaded(directory, source, {
-    deno: [
-      "run",
-      "-A",
-      cli,
-      "hold",
-      directory.join("control.sock"),
-      "--",
-      Deno.execPath(),
-      "run",
-      "-A",
-      "--preload",
-      auto,
-    ],
-    env: { GRACEFUL_CONTROL: "" },
-  });
-  assert(hold.main === main);
+  await using hold = held(directory, server(port));
   const first = await firstAnswerAt(port);
   const load = new Load({ transport: "tcp", hostname: "127.0.0.1", port });
   Deno.kill(hold.pid, "SIGHUP");
@@ -196,4 +195,53 @@ test("a program below cli.ts hold has hold's control path, and is restarted by i
   assertEquals(await load.stop(), 0, JSON.stringify([...load.failures]));
   Deno.kill(hold.pid, "SIGTERM");
   assertEquals((await hold.ended()).code, 0);
+});
+
+test("a service manager is told that a program is ready when it listens, and not before", async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const go = directory.join("go");
+  const source = `
+    console.log("started");
+    while (!await Deno.stat(${JSON.stringify(go)}).catch(() => {})) {
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    ${server(port)}`;
+  await using hold = held(directory, source);
+  await soon(async () => (await hold.status().catch(() => undefined))?.state === "starting");
+  Deno.writeTextFileSync(go, "");
+  await firstAnswerAt(port);
+  await soon(async () => (await hold.status()).state === "serving");
+  Deno.kill(hold.pid, "SIGTERM");
+  assertEquals((await hold.ended()).code, 0);
+});
+
+test("a program has the listeners of a socket unit, and loses no client that came before it", {
+  ignore: !hasPython,
+}, async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const through = activated(`tcp:127.0.0.1:${port}`);
+  const source = `await new Promise((resolve) => setTimeout(resolve, 200)); ${server(port)}`;
+  await using service = new Preloaded(directory, source, { through });
+  assertEquals(await firstAnswerAt(port), String(service.pid));
+  const load = new Load({ transport: "tcp", hostname: "127.0.0.1", port });
+  await service.next();
+  await load.more(20);
+  assertEquals(await load.stop(), 0, JSON.stringify([...load.failures]));
+});
+
+test("a server of node is inherited where another preload module has loaded node before", async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const before = directory.join("before.ts");
+  Deno.writeTextFileSync(before, `import "node:http";`);
+  const source = `import { createServer } from "node:http";
+    createServer((_request, response) => response.end(String(Deno.pid))).listen(${port}, "127.0.0.1");`;
+  await using service = new Preloaded(directory, source, {
+    deno: ["run", "-A", "--preload", before, "--preload", auto],
+  });
+  await firstAnswerAt(port);
+  const pid = await service.next();
+  assertEquals(await answerAt(port), String(pid));
 });

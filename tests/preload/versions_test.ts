@@ -9,6 +9,7 @@ import { installDeno } from "../support/deno_versions.ts";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";
+import { askOnce } from "../support/http1_client.ts";
 import { Load } from "../support/load.ts";
 import { answerAt, auto, firstAnswerAt, Preloaded } from "../support/preloaded.ts";
 
@@ -87,3 +88,27 @@ test(
     ]);
   },
 );
+
+const before = await installDeno("2.8.2");
+
+test("a server of node at a unix path on Deno 2.8.2 says that it takes 2.8.3, and serves", {
+  ignore: "skipped" in before,
+}, async () => {
+  if ("skipped" in before) return;
+  using directory = new Directory();
+  const path = directory.join("http.sock");
+  const source = `import { createServer } from "node:http";
+    createServer((_request, response) => response.end("served")).listen(${
+    JSON.stringify(path)
+  }, () => {
+      console.log("listening");
+    });`;
+  await using service = new Preloaded(directory, source, { program: before.command });
+  await service.until("listening");
+  assertEquals((await askOnce({ transport: "unix", path })).body, "served");
+  Deno.kill(service.pid, "SIGTERM");
+  assertMatch(
+    (await service.ended()).stderr,
+    /http.sock, and stays with this process: it takes Deno 2.8.3/,
+  );
+});

@@ -58,11 +58,13 @@ export async function installEmulatedDeno(): Promise<Runtime> {
 /** Runs a program to its end; gives its error message if it failed. */
 export async function errorOf(program: string, ...args: string[]): Promise<string | undefined> {
   try {
-    const { success, stderr } = await new Deno.Command(program, { args, stdout: "null" }).output();
+    const env = { NO_COLOR: "1" };
+    const command = new Deno.Command(program, { args, env, stdout: "null" });
+    const { success, stderr } = await command.output();
     if (success) return undefined;
     const lines = new TextDecoder().decode(stderr).trim().split("\n");
-    // npm and apt-get print the cause first, and where to read more about it last.
-    return lines.find((line) => /^(npm error (?!code)|E:)/.test(line)) ?? lines.at(-1);
+    // npm, apt-get and Deno print the cause first, and where to read more about it last.
+    return lines.find((line) => /^(npm error (?!code)|E:|error: )/.test(line)) ?? lines.at(-1);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return `${program} is not installed`;
     throw error;

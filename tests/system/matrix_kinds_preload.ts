@@ -5,6 +5,7 @@
  */
 
 import { RawWebSocket, textOf } from "../support/raw_websocket.ts";
+import { succeeds } from "../support/succeeds.ts";
 import { type Kind, Limit } from "./matrix_kind.ts";
 import { dialTcp, dialUnix, expect, get, sendText } from "./matrix_use.ts";
 import { programOf } from "./programs_list.ts";
@@ -41,7 +42,7 @@ export const kindsPreload: Kind[] = [
     },
   },
   restarted("`node:http`", "node_http.ts", ask, nodeLimit),
-  restarted("`node:http`, unix path", "admin_node.ts", askAdmin, nodeLimit),
+  restarted("`node:http`, unix path", "admin_node.ts", askAdmin, nodePathLimit),
   restarted("TCP, `node:net`", "echo_node.ts", talk, nodeLimit),
 ];
 
@@ -65,10 +66,7 @@ function restarted(kind: string, file: string, use: Use, limit = () => {}): Kind
 
 async function started(file: string): Promise<ProgramService> {
   preloadLimit();
-  try {
-    const command = new Deno.Command(Deno.execPath(), { args: ["--version"], stdout: "null" });
-    await command.output();
-  } catch {
+  if (!await succeeds([Deno.execPath(), "--version"])) {
     throw new Limit("under the emulator a process cannot start another one");
   }
   return new ProgramService(programOf(file));
@@ -80,12 +78,22 @@ function preloadLimit(): void {
 
 function nodeLimit(): void {
   preloadLimit();
-  if (isBefore(2, 8)) throw new Limit("servers of node take a listener from Deno 2.8 on");
+  if (isBefore(2, 8)) {
+    throw new Limit("servers of node take a listener of another process from Deno 2.8 on");
+  }
 }
 
-function isBefore(major: number, minor: number): boolean {
-  const [ownMajor, ownMinor] = Deno.version.deno.split(".").map(Number);
-  return ownMajor < major || ownMajor === major && ownMinor < minor;
+function nodePathLimit(): void {
+  nodeLimit();
+  if (isBefore(2, 8, 3)) {
+    throw new Limit("servers of node take one at a unix path from Deno 2.8.3 on");
+  }
+}
+
+function isBefore(...version: number[]): boolean {
+  const own = Deno.version.deno.split(".").map(Number);
+  const at = version.findIndex((number, i) => own[i] !== number);
+  return at >= 0 && own[at] < version[at];
 }
 
 /** Uses a program that is starting. */

@@ -29,6 +29,7 @@ with 2 for wrong arguments.
   --control N     N times stopped and started (2)
   --soak N        instead: N restarts, and what the process that serves uses after each tenth of them
   --bench         instead: requests a second and the start of a process, with the library and without
+  --preload FILE  another preload module, as "deno task build" makes it (lib/auto.ts)
   --verbose       a line for each restart
   --help          print this`;
 
@@ -36,11 +37,14 @@ interface Options {
   chosen: Program[];
   restarts: number;
   control: number;
+  preload: string | undefined;
   verbose: boolean;
 }
 
 /** Restarts each program; prints the table. */
-async function runPrograms({ chosen, restarts, control, verbose }: Options): Promise<boolean> {
+async function runPrograms(
+  { chosen, restarts, control, preload, verbose }: Options,
+): Promise<boolean> {
   const rows: { outcome: Outcome; control?: Outcome }[] = [];
   let failed = 0;
   let current = "";
@@ -52,6 +56,7 @@ async function runPrograms({ chosen, restarts, control, verbose }: Options): Pro
       current = name;
       return await restartUnderLoad(program, {
         isPlain,
+        preload,
         restarts: isPlain ? control : restarts,
         restarted: (restart) => {
           current = `${name}: ${++done} restarts`;
@@ -112,10 +117,12 @@ if (import.meta.main) {
       control: { type: "string", default: "2" },
       soak: { type: "string" },
       bench: { type: "boolean", default: false },
+      preload: { type: "string" },
       verbose: { type: "boolean", default: false },
     },
   }, async ({ values }) => {
     const { only, verbose } = values;
+    const preload = values.preload && Deno.realPathSync(values.preload);
     const restarts = wholeNumber("restarts", values.restarts, { least: 1 });
     const control = wholeNumber("control", values.control);
     const isMeasured = values.soak !== undefined || values.bench;
@@ -125,12 +132,12 @@ if (import.meta.main) {
     });
     if (chosen.length === 0) throw new UsageError(`No program has "${only}" in its name`);
     if (values.soak !== undefined) {
-      return await soakPrograms(chosen, wholeNumber("soak", values.soak, { least: 10 }));
+      return await soakPrograms(chosen, wholeNumber("soak", values.soak, { least: 10 }), preload);
     }
     if (values.bench) {
-      console.log(await reportBench(chosen));
+      console.log(await reportBench(chosen, preload));
       return true;
     }
-    return await runPrograms({ chosen, restarts, control, verbose });
+    return await runPrograms({ chosen, restarts, control, preload, verbose });
   });
 }

@@ -33,6 +33,8 @@ export interface ServiceOptions {
   isPlain?: boolean;
   /** The command that runs Deno. */
   deno?: string[];
+  /** The preload module. @default "lib/auto.ts" */
+  preload?: string;
   /** Other environment variables. */
   env?: Record<string, string>;
 }
@@ -69,12 +71,12 @@ export class ProgramService implements AsyncDisposable {
   }
 
   #start(): void {
-    const { isPlain = false, deno, env } = this.#options;
+    const { isPlain = false, deno, env, preload = auto } = this.#options;
     const { by = "preload", clients } = this.program;
     const address = { PORT: String(this.port), ADMIN: this.admin };
     const { arguments: args, env: further = {} } = isPlain
       ? plainly(by, this.port)
-      : preloaded(by, this.port);
+      : preloaded(by, this.port, preload);
     const whole = {
       ...address,
       CERT: `${data}localhost.crt`,
@@ -146,12 +148,12 @@ function plainly(by: Program["by"], port: number): Started {
 }
 
 /** How it is started to be restartable. */
-function preloaded(by: Program["by"], port: number): Started {
+function preloaded(by: Program["by"], port: number, preload: string): Started {
   if (by === "cli.ts serve") {
     const address = ["--host", "127.0.0.1", "--port", String(port)];
     return { arguments: ["run", "-A", command, "serve", ...address] };
   }
-  const args = ["run", "-A", "--preload", auto];
+  const args = ["run", "-A", "--preload", preload];
   if (by !== "DENO_AUTO_SERVE") return { arguments: args };
   return {
     arguments: args,

@@ -20,11 +20,18 @@ interface Figures {
   own: number;
 }
 
-/** How much more than after the first tenth counts as growth: descriptors of clients come and go. */
-const margins = { descriptors: 5, threads: 2, memory: 1.15, own: 1.15 };
+/**
+ * By how much the least of the second half may exceed that of the first half. The least: connections of clients, threads
+ * of the file system, which end 10 s after their last use, and garbage come and go.
+ */
+const margins = { descriptors: 1.1, threads: 1.1, memory: 1.1, own: 1.1 };
 
 /** Restarts each program so many times; prints what its processes use. Resolves to whether that stays the same. */
-export async function soakPrograms(chosen: Program[], restarts: number): Promise<boolean> {
+export async function soakPrograms(
+  chosen: Program[],
+  restarts: number,
+  preload?: string,
+): Promise<boolean> {
   let isFlat = true;
   for (const program of chosen) {
     const seen: { after: number; figures: Figures }[] = [];
@@ -32,6 +39,7 @@ export async function soakPrograms(chosen: Program[], restarts: number): Promise
     using progress = new Progress(() => `${program.name}: ${done} of ${restarts} restarts`);
     const outcome = await restartUnderLoad(program, {
       restarts,
+      preload,
       enough: 200,
       restarted: ({ pid }) => {
         done++;
@@ -47,7 +55,7 @@ export async function soakPrograms(chosen: Program[], restarts: number): Promise
     for (const [what, count] of failures) progress.print(`  ${count} x ${what}`);
     if (stderr) progress.print(`  stderr: ${stderr.trim()}`);
     progress.print(`${table(seen)}\n`);
-    isFlat &&= refused + lost === 0 && stays(seen[0].figures, seen.at(-1)!.figures);
+    isFlat &&= refused + lost === 0 && stays(seen.map(({ figures }) => figures));
   }
   return isFlat;
 }
@@ -64,12 +72,14 @@ function figuresOf(pid: number): Figures {
   };
 }
 
-/** Whether the last figures are about those of the first tenth. */
-function stays(first: Figures, last: Figures): boolean {
-  return last.descriptors - first.descriptors <= margins.descriptors &&
-    last.threads - first.threads <= margins.threads &&
-    last.memory <= margins.memory * first.memory &&
-    last.own <= margins.own * first.own;
+/** Whether nothing has grown. */
+function stays(seen: Figures[]): boolean {
+  const half = Math.floor(seen.length / 2);
+  const least = (part: Figures[], name: keyof Figures) =>
+    Math.min(...part.map((figures) => figures[name]));
+  return (Object.keys(margins) as (keyof Figures)[]).every((name) =>
+    least(seen.slice(half), name) <= margins[name] * least(seen.slice(0, half), name)
+  );
 }
 
 function table(seen: { after: number; figures: Figures }[]): string {
