@@ -13,7 +13,7 @@ import { drain, fdListener, listenAndServe, listenerHandler, receive } from "../
 import { freePort } from "../support/free_port.ts";
 import { Directory } from "../support/directory.ts";
 import { test } from "../support/guard.ts";
-import { Http1Client } from "../support/http1_client.ts";
+import { askOnce, Http1Client } from "../support/http1_client.ts";
 import { begin } from "../support/in_process.ts";
 import { nodeServing, portOfNode } from "../support/node_servers.ts";
 import { answerAt, firstAnswerAt, Preloaded } from "../support/preloaded.ts";
@@ -140,7 +140,8 @@ test("a next generation that dies in its probation gives the clients back", asyn
     assertEquals(body, first);
     return headers.get("connection") === "close";
   });
-  await fetch(`http://127.0.0.1:${port}/exit`).catch(() => {});
+  // fetch() of Deno 2.8 sends it again when the connection ends, to the old generation then.
+  await askOnce(at(port), "/exit").catch(() => {});
   assertEquals((await restarted).code, 1);
   await soon(async () => await answerAt(port) === first);
   using again = await Http1Client.dial(at(port));
