@@ -162,5 +162,7 @@ test("the environment of the command is that of a service manager, without the o
   has(`PIDFILE=${path}.pid`);
   has("MINE=ä");
   assert(lines.some((line) => /^INVOCATION_ID=[\da-f]{32}$/.test(line)));
-  assertEquals(lines.filter((line) => /^(WATCHDOG|GRACEFUL)_/.test(line)), []);
+  assertEquals(lines.filter((line) => /^(WATCHDOG|GRACEFUL)_/.test(line)), [
+    `GRACEFUL_CONTROL=${path}`,
+  ]);
 });
