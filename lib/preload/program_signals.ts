@@ -62,8 +62,19 @@ export class ProgramSignals {
  * connections which have a request on the way.
  */
 function isCalledByRuntime(): boolean {
-  const frames = new Error().stack?.split("\n").slice(1) ?? [];
   // The first two frames are those of this file.
-  const callers = frames.filter((frame) => !frame.includes(import.meta.url));
+  const callers = frames().filter((frame) => !frame.includes(import.meta.url));
   return callers.length > 0 && callers.every((frame) => /\bext:/.test(frame));
+}
+
+/** The stack as V8 writes it, whatever the program has set for its own errors. */
+function frames(): string[] {
+  const settings = Error as { prepareStackTrace?: unknown; stackTraceLimit?: number };
+  const { prepareStackTrace, stackTraceLimit } = settings;
+  try {
+    Object.assign(settings, { prepareStackTrace: undefined, stackTraceLimit: 20 });
+    return new Error().stack?.split("\n").slice(1) ?? [];
+  } finally {
+    Object.assign(settings, { prepareStackTrace, stackTraceLimit });
+  }
 }

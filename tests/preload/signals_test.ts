@@ -126,6 +126,29 @@ for (
   });
 }
 
+for (
+  const [what, setting] of [
+    ["another form", "Error.prepareStackTrace = (_, frames) => frames;"],
+    ["no frames", "Error.stackTraceLimit = 0;"],
+  ]
+) {
+  test(`SIGTERM is the program's if stack traces have ${what} in it`, async () => {
+    using directory = new Directory();
+    const port = freePort();
+    const source = `import process from "node:process";
+      ${setting}
+      process.on("SIGTERM", () => process.exit(3));
+      console.log(typeof Error.prepareStackTrace, Error.stackTraceLimit);
+      ${server(port)}`;
+    await using service = new Preloaded(directory, source);
+    await firstAnswerAt(port);
+    await service.until(what === "no frames" ? /^\w+ 0$/ : /^function \d+$/);
+    Deno.kill(service.pid, "SIGTERM");
+    const { code, stderr } = await service.ended();
+    assertEquals([code, stderr], [3, ""]);
+  });
+}
+
 test("a program whose listener of SIGTERM does not end it is ended after GRACEFUL_EXIT_TIMEOUT, with a line in the log", async () => {
   using directory = new Directory();
   const port = freePort();
