@@ -9,6 +9,7 @@ import { formatPath } from "../../ffi/sockaddr.ts";
 import { DisposableStack } from "../disposable_stack.ts";
 import { HandoverError, PeerNotAllowedError } from "../errors.ts";
 import { prepare } from "../event_loop/registration.ts";
+import { later } from "../event_loop/timer.ts";
 import type { Logger } from "../logger.ts";
 import { either, pause } from "../time.ts";
 import type { UnixConn } from "../unix/conn.ts";
@@ -210,7 +211,9 @@ export class Takeover implements Disposable {
     const began = performance.now();
     try {
       // Aborted by `endProbation()`.
-      await pause(settings.probation, this.#probation.signal).catch(() => {});
+      const { signal } = this.#probation;
+      if (settings.isPreloaded) await detachedWait(settings.probation, signal);
+      else await pause(settings.probation, signal).catch(() => {});
       const addresses = this.#host.droppedAddresses();
       const dropped = addresses.length > 0 ? addresses : undefined;
       await predecessor.send({ type: "healthy", dropped });
@@ -229,6 +232,13 @@ export class Takeover implements Disposable {
     // A predecessor that has ended has nothing to be told.
     await this.predecessor.send({ type: "healthy" }).catch(() => {});
     await this.predecessor.send({ type: "stop" }).catch(() => {});
+  }
+
+  /** The same in this turn of the event loop, which may be the last one of this process. */
+  concludeNow(): void {
+    this.predecessor.sendNow({ type: "healthy" });
+    this.predecessor.sendNow({ type: "stop" });
+    this.endProbation();
   }
 
   /** Ends the probation early. */
@@ -299,6 +309,16 @@ export class Takeover implements Disposable {
     this.#proven.abort();
     this.predecessor[Symbol.dispose]();
   }
+}
+
+/** Waits for a time, or until the signal is aborted; a program that has ended meanwhile does not wait for it. */
+async function detachedWait(milliseconds: number, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const timer = later(milliseconds, resolve);
+  signal.addEventListener("abort", () => resolve(), { once: true });
+  await promise;
+  timer.cancel();
 }
 
 /** How many characters of an error the predecessor is sent. */

@@ -94,6 +94,9 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
         const stopped = this.#parts.stopForClient().catch(() => {});
         // Before it is ready it has no client.
         if (!isReady) void stopped.then(() => exit(logger, 0));
+      }, () => {
+        // The program stops: its end is no failure, for which the predecessor would accept again.
+        if (this.#parts.lifecycle.isOnProbation) this.#parts.takeover?.concludeNow();
       });
     }
     for (const signal of restartOn) {

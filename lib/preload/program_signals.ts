@@ -46,10 +46,14 @@ export class ProgramSignals {
     });
   }
 
-  /** The same, once: the next signal of that kind has its default action, and ends the process. */
-  onceOtherwise(signal: Deno.Signal, action: () => void): void {
+  /**
+   * The same, once: the next signal of that kind has its default action, and ends the process.
+   *
+   * @param own Called in front of the program's listeners, if it listens.
+   */
+  onceOtherwise(signal: Deno.Signal, action: () => void, own: () => void): void {
     const listener = () => {
-      if (this.has(signal)) return;
+      if (this.has(signal)) return own();
       runtime.removeSignalListener(signal, listener);
       action();
     };

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { assertEquals, assertMatch, assertNotEquals, assertRejects } from "@std/assert";
 import { Directory } from "../support/directory.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";
@@ -208,4 +208,43 @@ test("the command line stops a program, and its listener of SIGTERM is called wh
   await service.until("closed");
   assertEquals(code, 0);
   assertNotEquals((await service.ended()).code, 1);
+});
+
+for (
+  const [how, end] of [["Deno.exit", "Deno.exit(0)"], ["its last server", "server.shutdown()"]]
+) {
+  test(`SIGTERM in the probation ends the service, though the program itself ends by ${how}`, async () => {
+    using directory = new Directory();
+    const port = freePort();
+    const source = `${server(port)} Deno.addSignalListener("SIGTERM", () => ${end});`;
+    await using service = new Preloaded(directory, source, {
+      env: { GRACEFUL_PROBATION: "60000" },
+    });
+    const first = Number(await firstAnswerAt(port));
+    const restarted = service.restart();
+    const second = await replaced(port, first);
+    Deno.kill(second, "SIGTERM");
+    const { code } = await service.ended();
+    assertEquals(code, 0);
+    await restarted;
+    await assertRejects(() => answerAt(port), Deno.errors.ConnectionRefused);
+  });
+}
+
+test("a program that ends by itself in the probation gives the service back", async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const handler = `({ url }) => {
+    if (url.endsWith("/end")) server.shutdown();
+    return new Response(String(Deno.pid), { headers: { connection: "close" } });
+  }`;
+  await using service = new Preloaded(directory, server(port, handler), {
+    env: { GRACEFUL_PROBATION: "60000" },
+  });
+  const first = await firstAnswerAt(port);
+  const restarted = service.restart();
+  await replaced(port, Number(first));
+  await (await fetch(`http://127.0.0.1:${port}/end`)).text();
+  assertEquals((await restarted).code, 1);
+  assertEquals(await answerAt(port), first);
 });
