@@ -6,7 +6,7 @@
 
 import { argumentsOfDeno, denoSubcommand, variable } from "../../ffi/proc.ts";
 import { noDescriptors } from "../../ffi/system.ts";
-import { checkPermissions } from "./permissions.ts";
+import { checkPermissions, mayUseLibrary } from "./permissions.ts";
 
 /** The subcommands whose programs are no services. */
 const inertSubcommands = ["test", "bench", "repl", "eval", "jupyter", "coverage", "doc", "task"];
@@ -29,8 +29,8 @@ export function whyInert(): Inert | undefined {
       warning: `${unsupported.message}: the program runs as without the preload module`,
     };
   }
-  // The C library, by which the rest is read.
-  checkPermissions();
+  // The rest is read by the C library.
+  if (!mayUseLibrary()) checkPermissions();
   const args = argumentsOfDeno();
   if (variable("GRACEFUL") === "off") return {};
   if (inertSubcommands.includes(denoSubcommand() ?? "")) return {};
@@ -48,5 +48,6 @@ export function whyInert(): Inert | undefined {
         "the others. The program runs as without the preload module; run it without --parallel",
     };
   }
+  checkPermissions();
   return undefined;
 }

@@ -17,6 +17,11 @@ export function isOff(): boolean {
   return isGranted({ name: "env", variable }) && Deno.env.get(variable) === "off";
 }
 
+/** Whether the C library may be called, which needs no other permission. */
+export function mayUseLibrary(): boolean {
+  return isGranted(needed[0][0]);
+}
+
 /** @throws {Deno.errors.NotCapable} When flags are missing; the message names them. */
 export function checkPermissions(): void {
   const missing = needed.filter(([permission]) => !isGranted(permission)).map(([, flag]) => flag);
