@@ -39,7 +39,7 @@ async function runInTerminal(...args: string[]): Promise<string> {
 /** The output that replaces the progress in a terminal. */
 function shown(output: string, words: string): string {
   const [progress, rest] = output.split("\r\x1b[K");
-  assertMatch(progress, new RegExp(`^(\r${words}: \\d+ s)+$`));
+  assertMatch(progress, new RegExp(`^(\r${words} \\(\\d+ s so far\\))+$`));
   return rest;
 }
 
