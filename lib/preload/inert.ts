@@ -4,7 +4,7 @@
  * @module
  */
 
-import { argumentsOfDeno, denoSubcommand, variable } from "../../ffi/proc.ts";
+import { argumentsOfDeno, currentVariable, denoSubcommand } from "../../ffi/proc.ts";
 import { noDescriptors } from "../../ffi/system.ts";
 import { checkPermissions, mayUseLibrary } from "./permissions.ts";
 
@@ -32,7 +32,7 @@ export function whyInert(): Inert | undefined {
   // The rest is read by the C library.
   if (!mayUseLibrary()) checkPermissions();
   const args = argumentsOfDeno();
-  if (variable("GRACEFUL") === "off") return {};
+  if (currentVariable("GRACEFUL") === "off") return {};
   if (inertSubcommands.includes(denoSubcommand() ?? "")) return {};
   if (args.some((arg) => arg.startsWith("--watch") || arg.startsWith("--hmr"))) return {};
   if (typeof (globalThis as { WorkerGlobalScope?: unknown }).WorkerGlobalScope === "function") {

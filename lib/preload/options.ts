@@ -4,7 +4,7 @@
  * @module
  */
 
-import { environment, toBinary, variable } from "../../ffi/proc.ts";
+import { currentVariable, environment, toBinary } from "../../ffi/proc.ts";
 import { quoted } from "../../ffi/quote.ts";
 import { checkStartOptions, type StartOptions } from "../generation/options.ts";
 import type { Logger } from "../logger.ts";
@@ -60,11 +60,13 @@ const defaultSettle = 1000;
 const levels = ["debug", "info", "warn", "error"] as const;
 
 /**
- * Reads the options.
+ * Reads the options; `--env-file` sets variables after the start of the process.
  *
  * @throws {TypeError | RangeError} When a variable has a value of another kind; the message names it.
  */
-export function readOptions(read: (name: string) => string | undefined = variable): PreloadOptions {
+export function readOptions(
+  read: (name: string) => string | undefined = currentVariable,
+): PreloadOptions {
   const get = (name: string) => read(name) || undefined;
   oneOf(get, "GRACEFUL", ["off"]);
   const start: StartOptions = {

@@ -7,6 +7,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { serviceName } from "../../lib/preload/control_path.ts";
 import { Directory } from "../support/directory.ts";
+import { Generations } from "../support/generations.ts";
+import { cli } from "../support/cli.ts";
 import { freePort } from "../support/free_port.ts";
 import { test } from "../support/guard.ts";
 import { answerAt, auto, firstAnswerAt, Preloaded } from "../support/preloaded.ts";
@@ -110,6 +112,26 @@ test("with GRACEFUL_CONTROL another program at the same path is refused, by its 
     /it is of the service ".*other\.ts", and the generation that runs there of ".*main\.ts"/,
   );
   assertEquals(await answerAt(port), first);
+});
+
+test("the variables of --env-file count, for each generation", async () => {
+  using directory = new Directory();
+  const port = freePort();
+  const file = directory.join("variables");
+  Deno.writeTextFileSync(
+    file,
+    `GRACEFUL_CONTROL=${directory.join("other.sock")}\nGRACEFUL_PROBATION=100\nPORT=${port}\n`,
+  );
+  const main = directory.join("main.ts");
+  Deno.writeTextFileSync(main, server);
+  const deno = ["run", "-A", `--env-file=${file}`, "--preload", auto];
+  await using service = new Generations(main, [], { deno });
+  for (let i = 0, last = ""; i < 3; i++) {
+    const pid = i === 0 ? String(service.pid) : last;
+    assertEquals(await firstAnswerAt(port), pid);
+    const { stdout, stderr } = await cli("restart", directory.join("other.sock"));
+    last = /process (\d+)/.exec(stdout)?.[1] ?? stderr;
+  }
 });
 
 test("processes that a program starts do not get its control path", async () => {
