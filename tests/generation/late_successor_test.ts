@@ -33,7 +33,7 @@ test("a successor that is stopped after the offer was taken back does not say ST
 }, async () => {
   using directory = new Directory();
   const serve = ["--serve", JSON.stringify({ hostname: "127.0.0.1", port: freePort() })];
-  await using service = new ManagedService(directory, [...serve, "--readyTimeout", "200"]);
+  await using service = new ManagedService(directory, [...serve, "--readyTimeout", "1000"]);
   const old = await service.serving();
   await service.heard(/^FDSTORE=1/);
   const go = directory.join("go");
