@@ -36,6 +36,7 @@ const longFiles = [
   "systemd/units_test.ts",
   "generation/departure_versions_test.ts",
   "preload/programs_test.ts",
+  "node/load_test.ts",
   "examples/examples_test.ts",
   "examples/behind_haproxy_test.ts",
   "system/fuzz_test.ts",

@@ -13,11 +13,12 @@ import { park } from "../native/accept_switch.ts";
 import { listenerDescriptor } from "../native/descriptor.ts";
 import type { NodeServer } from "../native/objects.ts";
 import { identityOf } from "../native/registry.ts";
+import { Clients } from "./clients.ts";
 import { NodeHttpTracker } from "./http_tracker.ts";
-import { checkNodeServer, isHttp2Server, isHttpServer } from "./node_objects.ts";
+import { checkNodeServer, isHttpServer } from "./node_objects.ts";
 
 /**
- * Shuts down a server of {@linkcode serveHttp}, node:http or node:https without losing a request, once another process
+ * Shuts down a server of {@linkcode serveHttp}, node:http, https or http2 without losing a request, once another process
  * accepts on the same listener: stops accepting, answers with `Connection: close` so that the clients close their
  * connections, waits until they have, and shuts the server down. Resolves to the number of connections that were still open
  * after `drainTimeout`.
@@ -32,7 +33,7 @@ import { checkNodeServer, isHttp2Server, isHttpServer } from "./node_objects.ts"
  * console.log(await drain(server), "connections had to be closed");
  * ```
  *
- * @throws {TypeError} When the server is neither of serveHttp's nor of node:http or https, or does not listen.
+ * @throws {TypeError} When the server is neither of serveHttp's nor of node:http, https or http2, or does not listen.
  * @throws {UnsupportedRuntimeError} For a server of node before Deno 2.8.
  * @throws {RangeError} When `drainTimeout` or `forceCloseAfter` is negative or not a number.
  */
@@ -59,10 +60,10 @@ function ofNode(server: NodeServer): Drainable {
   const unsupported = noDescriptors();
   if (unsupported) throw unsupported;
   checkNodeServer(server);
-  if (!isHttpServer(server) || isHttp2Server(server)) {
+  if (!isHttpServer(server)) {
     throw new TypeError(
-      "Cannot drain this server of node: drain() is for node:http and https; a generation drains the others " +
-        "(listenNode)",
+      "Cannot drain a server of node:net: drain() is for those of node:http, https and http2; a generation " +
+        "drains the others (listenNode)",
     );
   }
   if (server.address() === null) {
@@ -70,7 +71,7 @@ function ofNode(server: NodeServer): Drainable {
   }
   using fd = listenerDescriptor(server);
   const tracker = drained.get(server) ??
-    new NodeHttpTracker(server, localAddress(fd.raw), new Set());
+    new NodeHttpTracker(server, localAddress(fd.raw), new Clients());
   drained.set(server, tracker);
   const identity = identityOf(fd.raw);
   const stopAccepting = () => {

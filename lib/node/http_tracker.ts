@@ -6,14 +6,15 @@
  */
 
 import type { Address } from "../../ffi/sockaddr.ts";
-import { clientKey, type Connection } from "../http/connections.ts";
+import type { Connection } from "../http/connections.ts";
 import type { Busy, DrainedServer } from "../http/drained_server.ts";
 import type { Protocol } from "../http/protocols.ts";
+import { type Clients, keyOf } from "./clients.ts";
 import { closeForProgram } from "./close.ts";
 import { closingHead } from "./closing_head.ts";
+import { type Http2Session, Http2Sessions } from "./http2_sessions.ts";
 import {
   bySymbol,
-  type Http2Session,
   type HttpConnections,
   type HttpResponse,
   type HttpSocket,
@@ -32,16 +33,12 @@ export class NodeHttpTracker implements DrainedServer {
   readonly address: Address | undefined;
   readonly #server: ListeningServer;
   readonly #toldToClose = new Set<string>();
-  readonly #sessions: ReadonlySet<Http2Session>;
-  readonly #upgraded: ReadonlySet<HttpSocket>;
+  readonly #sessions: Http2Sessions;
+  readonly #upgraded: Clients;
   #isAnnouncingClose = false;
 
-  /** @param upgraded The sockets that speak another protocol by now. */
-  constructor(
-    server: ListeningServer,
-    address: Address | undefined,
-    upgraded: ReadonlySet<HttpSocket>,
-  ) {
+  /** @param upgraded The clients that speak another protocol by now. */
+  constructor(server: ListeningServer, address: Address | undefined, upgraded: Clients) {
     this.#server = server;
     this.address = address;
     this.isTls = "setSecureContext" in server;
@@ -54,6 +51,8 @@ export class NodeHttpTracker implements DrainedServer {
 
   /** {@linkcode DrainedServer.announceClose} */
   announceClose(): void {
+    // Also those that were opened since the last call.
+    this.#sessions.announceClose();
     if (this.#isAnnouncingClose) return;
     this.#isAnnouncingClose = true;
     for (const { _httpMessage } of this.#sockets()) {
@@ -74,21 +73,24 @@ export class NodeHttpTracker implements DrainedServer {
   }
 
   readonly #onRequest = (_request: unknown, response: HttpResponse): void => {
-    const client = response.socket && keyOf(response.socket);
+    // The response of an HTTP/2 stream.
+    if (typeof response._storeHeader !== "function") return;
+    const client = clientOf(response);
     if (client) this.#toldToClose.delete(client);
     this.#tellToClose(response);
   };
 
   /** Has the head of a response say `Connection: close`, unless it is sent. */
   #tellToClose(response: HttpResponse): void {
-    const store = response._storeHeader;
-    // The response of an HTTP/2 stream has none.
-    if (typeof store !== "function" || response.headersSent) return;
+    if (response.headersSent) return;
+    const store = response._storeHeader!;
     response._storeHeader = (firstLine, headers) => {
       store.call(response, firstLine, headers);
-      if (!this.#isAnnouncingClose || response._header === null) return;
+      // An upgrade is no answer (RFC 9110, 15.2.2).
+      const isUpgrade = response.statusCode === 101;
+      if (!this.#isAnnouncingClose || response._header === null || isUpgrade) return;
       response._header = closingHead(response._header);
-      const client = response.socket && keyOf(response.socket);
+      const client = clientOf(response);
       if (client) this.#toldToClose.add(client);
     };
   }
@@ -111,10 +113,8 @@ export class NodeHttpTracker implements DrainedServer {
 
   protocolOf({ client }: Connection): Protocol | undefined {
     if (client === undefined) return undefined;
-    const isOf = (socket: HttpSocket | undefined) =>
-      socket !== undefined && keyOf(socket) === client;
-    if ([...this.#upgraded].some(isOf)) return "WebSocket";
-    if ([...this.#sessions].some(({ socket }) => isOf(socket))) return "HTTP/2";
+    if (this.#upgraded.has(client)) return "WebSocket";
+    if (this.#sessions.clients.has(client)) return "HTTP/2";
     return "HTTP/1";
   }
 
@@ -152,8 +152,7 @@ export class NodeHttpTracker implements DrainedServer {
    * node:http would close idle connections at once; that of node:net, which it overrides, closes none.
    */
   async #shutdown(): Promise<void> {
-    // GOAWAY: streams under way go on; a later one is refused, and the client may repeat it (RFC 9113, 6.8).
-    for (const session of this.#sessions) if (!session.closed) session.close();
+    this.#sessions.close();
     // Which connections of a unix socket are idle, node alone tells: the others were hung up on.
     if (this.address && "path" in this.address) {
       for (const socket of this.#sockets()) if (!socket._httpMessage) socket.destroy();
@@ -166,25 +165,24 @@ export class NodeHttpTracker implements DrainedServer {
 }
 
 /** The sessions of servers of node:http2: one that is closed may listen again. */
-const sessionsByServer = new WeakMap<ListeningServer, Set<Http2Session>>();
+const sessionsByServer = new WeakMap<ListeningServer, Http2Sessions>();
 
 /** The open sessions of a server of node:http2; none of another. */
-function sessionsOf(server: ListeningServer): ReadonlySet<Http2Session> {
+function sessionsOf(server: ListeningServer): Http2Sessions {
   const known = sessionsByServer.get(server);
   if (known) return known;
-  const sessions = new Set<Http2Session>();
+  const sessions = new Http2Sessions();
   sessionsByServer.set(server, sessions);
   if (isHttp2Server(server)) {
-    server.on("session", (session: Http2Session) => {
+    for (const session of bySymbol<Set<Http2Session>>(server, "sessions") ?? []) {
       sessions.add(session);
-      session.once("close", () => sessions.delete(session));
-    });
+    }
+    server.on("session", (session: Http2Session) => sessions.add(session));
   }
   return sessions;
 }
 
-/** The `clientKey` of the peer of a socket. */
-function keyOf({ remoteAddress, remotePort }: HttpSocket): string | undefined {
-  if (remoteAddress === undefined || remotePort === undefined) return undefined;
-  return clientKey({ transport: "tcp", hostname: remoteAddress, port: remotePort });
+/** The client of an answer, which has no socket while it waits for the answer to an earlier request. */
+function clientOf({ req: { socket } }: HttpResponse): string | undefined {
+  return socket ? keyOf(socket) : undefined;
 }

@@ -5,13 +5,13 @@
  */
 
 import { closeAll, type Fd, rawOf, setNonblocking } from "../../ffi/fd.ts";
+import { acceptQueueLength } from "../../ffi/socket_options.ts";
 import { lookAfter } from "../event_loop/nonblocking_guard.ts";
 import { listenerKind } from "../native/kind.ts";
-import { growAcceptQueue } from "../native/adopt.ts";
 import { remember } from "../native/registry.ts";
 import { checkNodeServer, type ListeningServer } from "./node_objects.ts";
 
-/** The length of the accept queue without a `backlog`, as that of node. */
+/** The length of the accept queue without a `backlog`, as that of node; a longer one of the sender stays. */
 const nodeBacklog = 511;
 
 /**
@@ -25,13 +25,13 @@ const nodeBacklog = 511;
 export function listenOn(server: ListeningServer, fd: Fd, path?: string): void {
   checkNodeServer(server);
   if (server._handle) throw new TypeError("Cannot listen: this server of node listens already");
-  const kind = listenerKind(rawOf(fd));
-  growAcceptQueue(fd.raw, kind);
+  listenerKind(rawOf(fd));
+  const backlog = Math.max(nodeBacklog, acceptQueueLength(fd.raw) ?? 0);
   lookAfter(fd, fd.raw);
   setNonblocking(fd.raw, true);
   if (path !== undefined) server._pipeName = path;
   const raw = fd.take();
-  server._listen2(null, null, null, nodeBacklog, raw, 0);
+  server._listen2(null, null, null, backlog, raw, 0);
   if (!server._handle) {
     closeAll([raw]);
     throw new Deno.errors.NotSupported(

@@ -59,20 +59,14 @@ export interface HttpSocket extends NodeSocket, Emitter {
 
 /** A `ServerResponse` of node:http. */
 export interface HttpResponse {
-  readonly socket: HttpSocket | null;
+  readonly req: { readonly socket?: HttpSocket | null };
+  readonly statusCode: number;
   readonly headersSent: boolean;
   readonly writableFinished: boolean;
   readonly destroyed: boolean;
   /** The head that is going to be sent. */
   _header: string | null;
   _storeHeader?(firstLine: string, headers: unknown): void;
-}
-
-/** A session of node:http2. */
-export interface Http2Session extends Emitter {
-  readonly socket?: HttpSocket;
-  readonly closed: boolean;
-  close(): void;
 }
 
 /** The connections of an HTTP server that speak HTTP/1: those that were upgraded are none of them any more. */

@@ -6,11 +6,12 @@
  */
 
 import type { ClosableWebSocket, WebSockets } from "../http/websockets.ts";
+import { Clients } from "./clients.ts";
 import { bySymbol, type HttpSocket, type ListeningServer } from "./node_objects.ts";
 
 /** The sockets of one server, and the generation's WebSockets: those of the generation in which it listens now. */
 interface Upgrades {
-  readonly upgraded: Set<HttpSocket>;
+  readonly upgraded: Clients;
   webSockets: WebSockets;
 }
 
@@ -18,15 +19,15 @@ interface Upgrades {
 const known = new WeakMap<ListeningServer, Upgrades>();
 
 /**
- * Collects the sockets of a server that speak another protocol, after an upgrade or CONNECT, and adds the WebSockets among
+ * Collects the clients of a server that speak another protocol, after an upgrade or CONNECT, and adds the WebSockets among
  * them to `webSockets`.
  */
 export function upgradesOf(
   server: ListeningServer,
   webSockets: WebSockets,
-): ReadonlySet<HttpSocket> {
+): Clients {
   const before = known.get(server);
-  const upgrades = before ?? { upgraded: new Set(), webSockets };
+  const upgrades = before ?? { upgraded: new Clients(), webSockets };
   upgrades.webSockets = webSockets;
   if (!before) {
     known.set(server, upgrades);
@@ -39,7 +40,6 @@ export function upgradesOf(
 function collect(server: ListeningServer, event: string, upgrades: Upgrades): void {
   const collected = ({ headers }: { headers: { upgrade?: string } }, socket: HttpSocket) => {
     upgrades.upgraded.add(socket);
-    socket.once("close", () => upgrades.upgraded.delete(socket));
     const isWebSocket = event === "upgrade" && /^websocket$/i.test(headers.upgrade ?? "");
     if (isWebSocket) upgrades.webSockets.add(new UpgradedSocket(socket));
   };

@@ -293,6 +293,87 @@ test("the listener of a server of node is sent to another process, and kept", as
   await new Promise<void>((resolve) => server.close(() => resolve()));
 });
 
+test("an answer that its client reads slowly is sent as a whole after drainTimeout", async () => {
+  using directory = new Directory();
+  const asked = Promise.withResolvers<void>();
+  const body = "x".repeat(8 << 20);
+  const { app, port } = await nodeServing(directory.join("app.sock"), (_request, response) => {
+    asked.resolve();
+    response.setHeader("content-length", body.length);
+    response.end(body);
+  }, { drainTimeout: 10 });
+  using client = await Http1Client.dial(at(port));
+  await client.send();
+  await asked.promise;
+  const stopped = app.stop();
+  await new Promise((resolve) => setTimeout(resolve, 200));
+  assertEquals((await client.answer()).body.length, body.length);
+  assert(await client.ended());
+  await stopped;
+});
+
+test("answers without a body, of HTTP/1.0, with a connection header of their own, and to Expect", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const listener = (request: IncomingMessage, response: ServerResponse) => {
+    if (request.url === "/304") response.writeHead(304);
+    if (request.url === "/own") response.setHeader("Connection", "keep-alive, x-other");
+    if (request.url === "/raw") response.writeHead(200, ["connection", "keep-alive", "a", "b"]);
+    if (request.url === "/hints") response.writeEarlyHints({ link: "</a>; rel=preload" });
+    response.end(request.method === "HEAD" || request.url === "/304" ? undefined : "old");
+  };
+  const old = await nodeServing(path, listener);
+  old.server.on("checkContinue", (_request, response) => response.writeContinue());
+  old.server.on("checkContinue", listener);
+  const lines = [
+    "HEAD / HTTP/1.1",
+    "GET /304 HTTP/1.1",
+    "GET /own HTTP/1.1",
+    "GET /raw HTTP/1.1",
+    "GET /hints HTTP/1.1",
+    "GET / HTTP/1.0",
+    "GET / HTTP/1.0\r\nConnection: keep-alive",
+    "POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 0",
+  ];
+  const clients = await Promise.all(lines.map(() => Http1Client.dial(at(old.port))));
+  const ask = async (client: Http1Client, line: string) => {
+    await client.conn.write(new TextEncoder().encode(`${line}\r\nHost: a\r\n\r\n`));
+    let head = "";
+    while (!/(^|\r\n\r\n)HTTP\/1.1 [2-5][^]*\r\n\r\n/.test(head)) {
+      const bytes = new Uint8Array(4096);
+      const n = await client.conn.read(bytes);
+      if (n === null) throw new Error(`${line}: the connection ended after ${head}`);
+      head += new TextDecoder().decode(bytes.subarray(0, n));
+    }
+    return [line, ...(head.match(/^connection: .*$/gim) ?? [])];
+  };
+  // Each connection is open before the handover, and has a request before it.
+  for (const client of clients) await client.request();
+  const next = await nodeServing(path, says("new"), { port: old.port });
+  const answers = await Promise.all(lines.map((line, i) => ask(clients[i], line)));
+  assertEquals(answers, lines.map((line) => [line, "Connection: close"]));
+  for (const client of clients) client.conn.closeWrite();
+  await old.app.finished;
+  for (const client of clients) client[Symbol.dispose]();
+  await next.app.stop();
+});
+
+test("an upgrade that the listener of requests answers keeps its Connection header", async () => {
+  using directory = new Directory();
+  const path = directory.join("app.sock");
+  const old = await nodeServing(path, (_request, response) => {
+    response.writeHead(101, { connection: "Upgrade", upgrade: "other" });
+    response.end();
+  });
+  using client = await Http1Client.dial(at(old.port));
+  const next = await nodeServing(path, says("new"), { port: old.port });
+  const { status, headers } = await client.request("/");
+  assertEquals([status, headers.get("connection")], [101, "Upgrade"]);
+  client.conn.closeWrite();
+  await old.app.finished;
+  await next.app.stop();
+});
+
 test("the head of an answer is changed in nothing else", () => {
   const head =
     "HTTP/1.1 200 OK\r\nX-Connection: a\r\nConnection: keep-alive\r\nKeep-Alive: timeout=5\r\n" +

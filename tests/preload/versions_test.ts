@@ -60,22 +60,25 @@ for (const version of ["2.4.4", "2.6.8", "2.7.14", "2.8.3"]) {
   }
 }
 
-const old = await installDeno("2.7.14");
-
-test(
-  "listenNode() on Deno 2.7.14 names the version that it takes",
-  { ignore: "skipped" in old },
-  async () => {
+for (const version of ["2.6.8", "2.7.14"]) {
+  const old = await installDeno(version);
+  const ignore = "skipped" in old;
+  test(`listenNode() and drain() on Deno ${version} name the version that they take`, {
+    ignore,
+  }, async () => {
     if ("skipped" in old) return;
     using directory = new Directory();
     const library = new URL("../../mod.ts", import.meta.url).href;
     const source = `import { createServer } from "node:http";
-    import { start } from ${JSON.stringify(library)};
+    import { drain, start } from ${JSON.stringify(library)};
     const app = await start(${JSON.stringify(directory.join("app.sock"))});
-    try {
-      app.listenNode(createServer(), { port: 0 });
-    } catch (error) {
-      console.log(error.name + ": " + error.message);
+    const server = createServer();
+    for (const call of [() => app.listenNode(server, { port: 0 }), () => drain(server)]) {
+      try {
+        await call();
+      } catch (error) {
+        console.log(error.name + ": " + error.message);
+      }
     }
     await app.stop();`;
     await using service = new Preloaded(directory, source, {
@@ -83,11 +86,12 @@ test(
       deno: ["run", "-A"],
     });
     const { stdout } = await service.ended();
-    assertEquals(stdout, [
-      "UnsupportedRuntimeError: Cannot hand over a server of node: it takes Deno 2.8 or later, and this is 2.7.14",
-    ]);
-  },
-);
+    const error =
+      "UnsupportedRuntimeError: Cannot hand over a server of node: it takes Deno 2.8 or " +
+      `later, and this is ${version}`;
+    assertEquals(stdout, [error, error]);
+  });
+}
 
 const before = await installDeno("2.8.2");
 
