@@ -6,7 +6,7 @@
 
 import { errnos } from "./abi.ts";
 
-/** The error of node's `listen()`, with the properties that node gives it; one that node does not know stays as it is. */
+/** Makes the error that node's `listen()` emits, with its properties; an error without a code of errno(3) is returned as it is. */
 export function listenError(cause: unknown, address: string, port: number): unknown {
   const code = codeOf(cause);
   if (code === undefined || !(cause instanceof Error)) return cause;
@@ -15,7 +15,7 @@ export function listenError(cause: unknown, address: string, port: number): unkn
   return Object.assign(new Error(message, { cause }), properties);
 }
 
-/** The code of an error of a listen: a path with another file is in use, and one that is too long is invalid. */
+/** The code that node gives an error of `listen()`: EADDRINUSE for a path that exists, EINVAL for a path that is too long. */
 function codeOf(error: unknown): string | undefined {
   const { AddrInUse, AlreadyExists, PermissionDenied } = Deno.errors;
   if (error instanceof AddrInUse || error instanceof AlreadyExists) return "EADDRINUSE";

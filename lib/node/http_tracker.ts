@@ -164,7 +164,7 @@ export class NodeHttpTracker implements DrainedServer {
   }
 }
 
-/** The sessions of servers of node:http2: one that is closed may listen again. */
+/** The sessions by server: a server of node:http2 that was closed may call `listen()` again. */
 const sessionsByServer = new WeakMap<ListeningServer, Http2Sessions>();
 
 /** The open sessions of a server of node:http2; none of another. */

@@ -31,9 +31,12 @@ export function listenOn(server: ListeningServer, fd: Fd, path?: string): void {
   setNonblocking(fd.raw, true);
   if (path !== undefined) server._pipeName = path;
   const raw = fd.take();
-  server._listen2(null, null, null, backlog, raw, 0);
+  try {
+    server._listen2(null, null, null, backlog, raw, 0);
+  } finally {
+    if (!server._handle) closeAll([raw]);
+  }
   if (!server._handle) {
-    closeAll([raw]);
     throw new Deno.errors.NotSupported(
       `Cannot listen: node's server of Deno ${Deno.version.deno} does not take descriptor ${raw}`,
     );

@@ -11,7 +11,7 @@ import { type AnyListenAddress, keyOf } from "../generation/inheritance.ts";
 /** The name under which the next generation gets them. */
 const keptName = "graceful: addresses in use";
 
-/** The addresses that were in use, of this generation and the one before. */
+/** The addresses at which this generation or its predecessor got AddrInUse. */
 export class AddressesInUse {
   readonly #generation: Generation;
   readonly #keys: Set<string>;

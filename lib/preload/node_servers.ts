@@ -12,7 +12,7 @@ import { listenError } from "../../ffi/node_error.ts";
 import type { ListenAddress } from "../listen_address.ts";
 import type { Logger } from "../logger.ts";
 import type { NodeServer } from "../native/objects.ts";
-import { nodeServersTake } from "../node/node_objects.ts";
+import { type Listen2, listen2, nodeServersTake } from "../node/node_objects.ts";
 import { make, modeOf, type WrappersHost } from "./wrappers.ts";
 
 /** What the wrapper needs beside what those of Deno's functions need. */
@@ -22,25 +22,18 @@ export interface NodeServersHost extends WrappersHost {
   listenNode(server: NodeServer, address: ListenAddress): void;
 }
 
-/** `_listen2`; a path has the port -1, no host the address null. */
+/** `_listen2` as a method; a path has the port -1, no host the address null. */
 type Listen = (
   this: NodeServer & { _handle?: object | null; emit(event: string, ...args: unknown[]): void },
-  address: string | null,
-  port: number | null,
-  addressType: number | null,
-  backlog: number,
-  fd?: number | null,
-  flags?: number,
+  ...args: Parameters<Listen2>
 ) => void;
-
-const method = "_listen2";
 
 /** Replaces `_listen2` as soon as the program loads node:net. */
 export function installNodeServers(host: NodeServersHost): void {
   const [, minor] = /^2\.(\d+)\./.exec(Deno.version.deno) ?? [];
   if (minor !== undefined && Number(minor) < 8) return warnBefore28(host);
   const wrap = (prototype: object, listen: Listen) => {
-    Object.defineProperty(prototype, method, {
+    Object.defineProperty(prototype, listen2, {
       value: wrapped(host, listen),
       configurable: true,
       writable: true,
@@ -49,14 +42,14 @@ export function installNodeServers(host: NodeServersHost): void {
   // Node's modules are in the snapshot of Deno 2.8: reading them takes 6 ms.
   if (minor === "8" || isNodeLoaded()) {
     const { prototype } = builtin("node:net").Server;
-    return wrap(prototype, prototype[method] as Listen);
+    return wrap(prototype, prototype[listen2] as Listen);
   }
   // From Deno 2.9 on they are evaluated when the program loads them, for 17 ms: then `Server.prototype._listen2 = ...` calls
   // this setter, which is inherited until there is a property. No other hook is called before the program's own code.
-  Object.defineProperty(Object.prototype, method, {
+  Object.defineProperty(Object.prototype, listen2, {
     configurable: true,
     set(this: object, listen: Listen) {
-      delete (Object.prototype as Record<string, unknown>)[method];
+      delete (Object.prototype as Record<string, unknown>)[listen2];
       wrap(this, listen);
     },
   });

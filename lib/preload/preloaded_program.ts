@@ -34,7 +34,6 @@ export interface Preloaded {
 export class PreloadedProgram implements Preloaded, NodeServersHost {
   readonly generation: Generation;
   readonly inUse: AddressesInUse;
-  readonly logger: Logger;
   readonly #parts: Parts;
   /** Whether Deno serves the program's default export, at the address of a variable. */
   readonly #isAutoServe: boolean;
@@ -52,7 +51,6 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
     this.#isAutoServe = isAutoServe;
     this.generation = generation;
     this.#settings = settings;
-    this.logger = settings.logger;
     this.#parts = partsOf(generation);
     this.inUse = new AddressesInUse(generation);
     const host = { unclaimed: () => this.unclaimed(), ready: () => this.#accept() };
@@ -61,6 +59,11 @@ export class PreloadedProgram implements Preloaded, NodeServersHost {
       isInherited: (path) => this.isInheritedPath(path),
       isReplaced: () => this.#parts.isReplaced,
     });
+  }
+
+  /** {@linkcode NodeServersHost.logger} */
+  get logger(): Logger {
+    return this.#settings.logger;
   }
 
   /** Gives the program its functions, and listens to signals. */

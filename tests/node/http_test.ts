@@ -221,7 +221,7 @@ test("stop() closes idle connections of a unix socket, and answers what is under
   await stopped;
 });
 
-test("listenNode() refuses what is no server of node, and one that listens", async () => {
+test("listenNode() throws for an object that is no server of node, and for a server that listens already", async () => {
   using directory = new Directory();
   await using app = await begin(directory.join("app.sock"));
   const server = createServer();

@@ -1,5 +1,5 @@
 /**
- * What cannot be handed over: the next generation fails, the one that runs goes on, and the error says why.
+ * Sockets that cannot be handed over: the next generation fails, its predecessor goes on, and the error has the reason.
  *
  * @module
  */

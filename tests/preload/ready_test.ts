@@ -80,7 +80,7 @@ test("a release that drops a listener is ready when no further one has come for 
   ]);
 });
 
-test("a generation without a socket is never ready, and the one that runs goes on", async () => {
+test("a generation without a socket is never ready, and its predecessor goes on", async () => {
   using directory = new Directory();
   const port = freePort();
   await using service = new Preloaded(directory, server(port), {
@@ -94,7 +94,7 @@ test("a generation without a socket is never ready, and the one that runs goes o
   assertEquals(await answerAt(port), first);
 });
 
-test("a release that throws leaves the one that runs in its place, with the error", async () => {
+test("a release that throws fails the restart with its error, and the predecessor goes on", async () => {
   using directory = new Directory();
   const port = freePort();
   await using service = new Preloaded(directory, server(port));
